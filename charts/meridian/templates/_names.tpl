@@ -1,0 +1,13 @@
+{{- define "meridian.labels" -}}
+app.kubernetes.io/name: meridian-operator
+app.kubernetes.io/component: {{ .Values.role }}
+app.kubernetes.io/part-of: meridian
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "meridian.selector" -}}
+app.kubernetes.io/name: meridian-operator
+app.kubernetes.io/component: {{ .Values.role }}
+{{- end }}

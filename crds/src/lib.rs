@@ -1,0 +1,34 @@
+//! The custom resources of Meridian as types: group `meridian.sh`, version `v1alpha1`.
+//!
+//! What the API server can check by itself is here, as schema and CEL: shapes, sizes, immutability, numbers that never
+//! shrink. What is lawful is not: that is `meridian-policy`, whose spec types the resources wrap.
+
+mod condition;
+mod definitions;
+mod fitness_region;
+mod ingest_pool;
+mod jurisdiction;
+mod party;
+mod region_stack;
+mod structure;
+mod tenant_data_residency;
+mod tenant_placement;
+mod workload;
+
+pub use condition::{Condition, ConditionStatus};
+pub use definitions::{all_crds, to_yaml};
+pub use fitness_region::{
+    ClusterMember, ClusterRole, ClusterState, DeletionPolicy, Endpoints, FitnessRegion, FitnessRegionSpec,
+    FitnessRegionStatus, Gateway, KubeconfigSecret,
+};
+pub use ingest_pool::{
+    IngestPool, IngestPoolSpec, IngestPoolStatus, OnSaturation, Quotas, Scaling, ScalingDriver, Stabilization, Stream,
+};
+pub use jurisdiction::{Jurisdiction, JurisdictionResource, JurisdictionStatus};
+pub use party::{Party, PartyResource};
+pub use region_stack::{Ack, AckRole, RegionStack, RegionStackSpec, RegionStackStatus};
+pub use tenant_data_residency::{
+    EdgeDecision, EdgeVerdict, TenantDataResidency, TenantDataResidencyStatus, TenantPhase, TenantResidency,
+};
+pub use tenant_placement::{TenantPlacement, TenantPlacementSpec, TenantPlacementStatus};
+pub use workload::{DataPlane, Kafka, KafkaMode, Postgres, PostgresMode, Resources, SERVICES, ServiceTuning};

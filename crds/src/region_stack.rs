@@ -1,0 +1,157 @@
+//! RegionStack: the compiled desired state of a region, as the hub writes it into the member. Cluster-scoped, named after
+//! the region.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use meridian_policy::{CountryCode, EdgeId, Epoch, JurisdictionName, PolicyRevision, RegionName, RegionPolicy};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Condition;
+use crate::fitness_region::Endpoints;
+use crate::workload::{DataPlane, ServiceTuning, services_are_known};
+
+/// The spec of a RegionStack.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "meridian.sh",
+    version = "v1alpha1",
+    kind = "RegionStack",
+    shortname = "rstack",
+    category = "meridian",
+    status = "RegionStackStatus",
+    doc = "The compiled desired state of one region. The hub writes it, the region's operator lays it down and reports public keys, opaque ids and counts back.",
+    derive = "PartialEq",
+    printcolumn(name = "JURISDICTION", type_ = "string", json_path = ".spec.jurisdiction"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "REVISION", type_ = "integer", json_path = ".spec.revision"),
+    printcolumn(name = "APPLIED", type_ = "integer", json_path = ".status.appliedRevision"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = ("self.metadata.name == self.spec.region", "the resource is named after its region")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("self.revision >= oldSelf.revision", "revision never decreases"),
+    validation = ("self.epochFloor >= oldSelf.epochFloor", "epochFloor never decreases"),
+    validation = ("self.jurisdiction == oldSelf.jurisdiction", "jurisdiction is immutable"),
+    validation = (services_are_known().as_str(), "services tunes something that is not a service")
+)]
+pub struct RegionStackSpec {
+    /// The region.
+    pub region: RegionName,
+    /// Whose law holds.
+    pub jurisdiction: JurisdictionName,
+    /// The image of all services, where it is not the one that the region's operator was installed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// Host name of the public certificate.
+    #[schemars(length(min = 1, max = 253))]
+    pub public_host: String,
+    /// Where athletes reach it.
+    #[schemars(length(min = 1, max = 512))]
+    pub public_url: String,
+    /// Where other regions' replicators reach it.
+    #[schemars(length(min = 1, max = 512))]
+    pub peer_url: String,
+    /// The countries whose athletes it serves.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub countries_served: Vec<CountryCode>,
+    /// Where data is kept and events run.
+    #[serde(default)]
+    pub data_plane: DataPlane,
+    /// How each service runs, where the defaults do not fit.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub services: BTreeMap<String, ServiceTuning>,
+    /// Change nothing that runs. The policy is still obeyed.
+    #[serde(default)]
+    pub paused: bool,
+    /// The compiled policy of the region. Its form is meridian-policy's: the API server keeps what it does not know.
+    #[schemars(schema_with = "any_object")]
+    pub policy: RegionPolicy,
+    /// Of the policy. It only grows.
+    pub revision: PolicyRevision,
+    /// No tenant here may have a lower epoch. It only grows.
+    #[serde(default)]
+    pub epoch_floor: Epoch,
+}
+
+/// The status of a RegionStack.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegionStackStatus {
+    /// Ready, Reconciling, Stalled, DataPlaneReady, ServicesReady, ResidencyEnforced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 24))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The generation that was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The revision of the policy that every service here obeys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_revision: Option<PolicyRevision>,
+    /// Whether the region's namespace is there, so that placements can be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_ready: Option<bool>,
+    /// The region's own CA, PEM: what other regions verify it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65_536))]
+    pub ca_bundle: Option<String>,
+    /// The public keys that sign its athletes' tokens (RFC 7517).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_optional_object")]
+    pub jwks: Option<serde_json::Value>,
+    /// Where it is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<Endpoints>,
+    /// What was done about edges that were cut.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["edge".into(), "role".into()]))]
+    pub acks: Vec<Ack>,
+    /// Counts, by name. Never anything about one person.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub counts: BTreeMap<String, i64>,
+}
+
+/// An acknowledged cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ack {
+    /// The edge.
+    pub edge: EdgeId,
+    /// Who acknowledges.
+    pub role: AckRole,
+    /// The revision that was applied.
+    pub revision: PolicyRevision,
+    /// How many copies were purged.
+    pub purged: u64,
+    /// Where they were purged from.
+    #[serde(default)]
+    #[schemars(length(max = 16), inner(length(max = 64)))]
+    pub sinks: Vec<String>,
+}
+
+/// The side of an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AckRole {
+    /// No delivery starts any more.
+    Exporter,
+    /// The copies are gone.
+    Importer,
+}
+
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}
+
+fn any_optional_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": ["object", "null"], "x-kubernetes-preserve-unknown-fields": true })
+}

@@ -1,0 +1,162 @@
+//! What FitnessRegion and RegionStack both say about how a region runs: its data plane and its services.
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The services of a region; `services` may tune these and no other.
+pub const SERVICES: [&str; 9] = [
+    "keyring",
+    "identity",
+    "consent",
+    "training",
+    "telemetry",
+    "social",
+    "promotions",
+    "replicator",
+    "gateway",
+];
+
+/// A CEL rule: every key of the optional map `services` names a service.
+pub(crate) fn services_are_known() -> String {
+    let names: Vec<String> = SERVICES.iter().map(|name| format!("'{name}'")).collect();
+    format!(
+        "!has(self.services) || self.services.all(key, key in [{}])",
+        names.join(", ")
+    )
+}
+
+/// Where the region's data is kept and its events run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DataPlane {
+    /// PostgreSQL.
+    #[serde(default)]
+    pub postgres: Postgres,
+    /// Kafka.
+    #[serde(default)]
+    pub kafka: Kafka,
+}
+
+/// PostgreSQL of a region.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("self.mode != 'External' || has(self.connectionSecret)", "an External PostgreSQL needs connectionSecret"))]
+pub struct Postgres {
+    /// Who runs it.
+    #[serde(default)]
+    pub mode: PostgresMode,
+    /// Size of its volume, for example `10Gi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"))]
+    pub storage: Option<String>,
+    /// Of its container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Its image, where the platform's default does not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub image: Option<String>,
+    /// External: the Secret in the region's namespace that holds the superuser's `url`. It stays in the region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub connection_secret: Option<String>,
+}
+
+/// Who runs PostgreSQL.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PostgresMode {
+    /// The region's operator, inside the cluster: one instance.
+    #[default]
+    Embedded,
+    /// Somebody else, inside the same jurisdiction.
+    External,
+    /// The CloudNativePG operator.
+    CloudNativePG,
+}
+
+/// Kafka of a region.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("self.mode != 'External' || has(self.bootstrap)", "an External Kafka needs bootstrap"))]
+pub struct Kafka {
+    /// Who runs it.
+    #[serde(default)]
+    pub mode: KafkaMode,
+    /// Size of its volume, for example `10Gi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"))]
+    pub storage: Option<String>,
+    /// Partitions of the topics whose partitions no IngestPool decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub partitions: Option<u32>,
+    /// Of its container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Its image, where the platform's default does not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub image: Option<String>,
+    /// External: its addresses, inside the same jurisdiction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub bootstrap: Option<String>,
+}
+
+/// Who runs Kafka.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum KafkaMode {
+    /// The region's operator, inside the cluster: one broker.
+    #[default]
+    Embedded,
+    /// Somebody else, inside the same jurisdiction.
+    External,
+    /// The Strimzi operator.
+    Strimzi,
+}
+
+/// How one service runs. What is left out has the platform's default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceTuning {
+    /// How many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 500))]
+    pub replicas: Option<u32>,
+    /// Of its container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Its image, where it is not the region's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub image: Option<String>,
+}
+
+/// Requests and limits of a container, in Kubernetes' own form.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What is reserved, by resource: `cpu`, `memory`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "quantities")]
+    pub requests: BTreeMap<String, String>,
+    /// What is never exceeded, by resource: `cpu`, `memory`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "quantities")]
+    pub limits: BTreeMap<String, String>,
+}
+
+fn quantities(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 8,
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 32,
+            "pattern": "^[0-9]+(\\.[0-9]+)?(m|Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"
+        }
+    })
+}

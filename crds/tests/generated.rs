@@ -1,0 +1,104 @@
+//! The checked-in YAML is what the types give, and everything in it has a largest size.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
+use meridian_crds::{all_crds, to_yaml};
+
+#[test]
+fn the_checked_in_files_are_what_the_types_give() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("generated");
+    for crd in all_crds() {
+        let (file, text) = to_yaml(&crd).unwrap();
+        let found = std::fs::read_to_string(folder.join(&file)).unwrap_or_default();
+        assert!(found == text, "crds/generated/{file} is stale; run `cargo xtask crds`");
+    }
+}
+
+#[test]
+fn every_kind_has_a_short_name_a_category_and_columns() {
+    let names: Vec<(String, String)> = all_crds()
+        .iter()
+        .map(|crd| {
+            let names = &crd.spec.names;
+            assert_eq!(
+                names.categories.as_deref(),
+                Some(&["meridian".to_owned()][..]),
+                "{}",
+                names.kind
+            );
+            assert!(
+                crd.spec.versions[0]
+                    .additional_printer_columns
+                    .as_ref()
+                    .is_some_and(|columns| columns.len() > 3)
+            );
+            (names.kind.clone(), names.short_names.clone().unwrap()[0].clone())
+        })
+        .collect();
+    let expected = [
+        ("FitnessRegion", "fr"),
+        ("IngestPool", "ipool"),
+        ("Jurisdiction", "jur"),
+        ("Party", "party"),
+        ("RegionStack", "rstack"),
+        ("TenantDataResidency", "tdr"),
+        ("TenantPlacement", "tplace"),
+    ];
+    assert_eq!(names, expected.map(|(kind, short)| (kind.to_owned(), short.to_owned())));
+}
+
+/// The API server estimates what a CEL rule costs from these bounds, and refuses what could cost too much.
+#[test]
+fn every_string_list_and_map_is_bounded() {
+    for crd in all_crds() {
+        let schema = crd.spec.versions[0].schema.clone().unwrap().open_api_v3_schema.unwrap();
+        let mut unbounded = Vec::new();
+        for part in ["spec", "status"] {
+            if let Some(schema) = schema.properties.as_ref().unwrap().get(part) {
+                collect_unbounded(part, schema, &mut unbounded);
+            }
+        }
+        assert_eq!(unbounded, Vec::<String>::new(), "{}", crd.spec.names.kind);
+    }
+}
+
+fn collect_unbounded(path: &str, schema: &JSONSchemaProps, unbounded: &mut Vec<String>) {
+    match schema.type_.as_deref() {
+        Some("string") if schema.max_length.is_none() && schema.enum_.is_none() => unbounded.push(path.to_owned()),
+        Some("array") if schema.max_items.is_none() => unbounded.push(path.to_owned()),
+        Some("object") if schema.additional_properties.is_some() && schema.max_properties.is_none() => {
+            unbounded.push(path.to_owned());
+        }
+        _ => {}
+    }
+    for (name, nested) in schema.properties.iter().flatten() {
+        collect_unbounded(&format!("{path}.{name}"), nested, unbounded);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+        collect_unbounded(&format!("{path}[]"), items, unbounded);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &schema.additional_properties {
+        collect_unbounded(&format!("{path}{{}}"), values, unbounded);
+    }
+}
+
+#[test]
+fn no_format_is_one_that_the_api_server_warns_about() {
+    let text: String = all_crds().iter().map(|crd| to_yaml(crd).unwrap().1).collect();
+    assert!(!text.contains("format: uint"));
+}
+
+#[test]
+fn conditions_merge_by_type() {
+    for crd in all_crds() {
+        let text = to_yaml(&crd).unwrap().1;
+        if text.contains("conditions:\n") {
+            assert!(
+                text.contains("x-kubernetes-list-map-keys:\n                - type\n"),
+                "{}",
+                crd.spec.names.kind
+            );
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Plain HTTP for the kubelet and Prometheus: /livez /readyz /healthcheck /metrics. Never data.
+
+use crate::metrics::Metrics;
+use axum::{Json, Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio_util::sync::CancellationToken;
+
+/// What readiness depends on: named gates, each open or closed with a reason. Clones share them.
+#[derive(Clone, Default)]
+pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>);
+
+impl Readiness {
+    /// Declares a gate as closed, so that nobody is ready before it was opened.
+    pub fn expect(&self, gate: &'static str) {
+        self.close(gate, "not yet");
+    }
+
+    /// Opens a gate.
+    pub fn open(&self, gate: &'static str) {
+        self.set(gate, Ok(()));
+    }
+
+    /// Closes a gate.
+    pub fn close(&self, gate: &'static str, why: &str) {
+        self.set(gate, Err(why.to_owned()));
+    }
+
+    fn set(&self, gate: &'static str, state: Result<(), String>) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(gate, state);
+    }
+
+    /// The closed gates with their reasons.
+    #[must_use]
+    pub fn closed(&self) -> BTreeMap<&'static str, String> {
+        let gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gates
+            .iter()
+            .filter_map(|(gate, state)| Some((*gate, state.as_ref().err()?.clone())))
+            .collect()
+    }
+}
+
+#[derive(Clone)]
+struct Admin {
+    readiness: Readiness,
+    metrics: Metrics,
+}
+
+/// Serves until shutdown.
+///
+/// # Errors
+/// When the address cannot be bound or the listener fails.
+pub async fn serve(
+    listen: SocketAddr,
+    readiness: Readiness,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::bind(listen).await?;
+    axum::serve(listener, router(readiness, metrics))
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await
+}
+
+fn router(readiness: Readiness, metrics: Metrics) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .route("/healthcheck", get(ready))
+        .route("/metrics", get(render))
+        .with_state(Admin { readiness, metrics })
+}
+
+async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
+    let closed = admin.readiness.closed();
+    let status = if closed.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(serde_json::json!({"ready": closed.is_empty(), "waiting_for": closed})),
+    )
+}
+
+async fn render(State(admin): State<Admin>) -> impl IntoResponse {
+    (
+        [(
+            header::CONTENT_TYPE,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        )],
+        admin.metrics.render(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_that_was_only_declared_keeps_the_process_unready() {
+        let readiness = Readiness::default();
+        readiness.expect("caches");
+        assert_eq!(
+            readiness.closed().into_iter().next(),
+            Some(("caches", "not yet".to_owned()))
+        );
+        readiness.open("caches");
+        assert!(readiness.closed().is_empty());
+    }
+}

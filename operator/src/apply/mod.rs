@@ -1,0 +1,450 @@
+//! Server-side apply: one field manager per purpose, forced, and no write where nothing would change.
+//!
+//! Before a write the planned object is compared with the observed one ([`difference`], pure). The digest of the last
+//! applied manifest is kept as an annotation, so that a field which left the plan is noticed too: the digest differs, the
+//! apply goes out, and the API server drops the field that this manager owned.
+//!
+//! An object of the same name that is not ours is never touched: [`ApplyError::Foreign`], unless a person has put
+//! `meridian.sh/adopt: "true"` on it.
+
+mod difference;
+
+pub use difference::{difference, digest};
+
+use crate::election::Leadership;
+use crate::manifest::{
+    ADOPT_ANNOTATION, APPLIED_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL, Manifest, OWNER_UID_LABEL, ObjectKey,
+    REGION_LABEL,
+};
+use crate::metrics::{Metrics, Write};
+use crate::watch::Cache;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Client, ResourceExt};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long one request to an API server may take. Shorter than the gap between losing a lease and its end.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Why fields are written: each purpose is one field manager, so that no two of ours fight over a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Hub role: RegionStack in a member.
+    HubStack,
+    /// Hub role: TenantPlacements in a member.
+    HubPlacement,
+    /// Hub role: IngestPool copies in a member.
+    HubPool,
+    /// Hub role: the policy Lease in a member.
+    HubLease,
+    /// Hub role: webhook certificates and configuration.
+    HubAdmission,
+    /// Region role: what RegionStack asks for.
+    RegionStack,
+    /// Region role: certificates and credentials that are born here.
+    RegionSecrets,
+    /// Region role: writer Deployments of IngestPools (never `replicas`).
+    RegionIngest,
+    /// Region role: `replicas`, through the scale subresource.
+    RegionScale,
+    /// Status subresources of our custom resources.
+    Status,
+}
+
+impl Purpose {
+    /// The field manager's name.
+    #[must_use]
+    pub const fn manager(self) -> &'static str {
+        match self {
+            Self::HubStack => "meridian-hub-stack",
+            Self::HubPlacement => "meridian-hub-placement",
+            Self::HubPool => "meridian-hub-pool",
+            Self::HubLease => "meridian-hub-lease",
+            Self::HubAdmission => "meridian-hub-admission",
+            Self::RegionStack => "meridian-region-stack",
+            Self::RegionSecrets => "meridian-region-secrets",
+            Self::RegionIngest => "meridian-region-ingest",
+            Self::RegionScale => "meridian-region-scale",
+            Self::Status => "meridian-status",
+        }
+    }
+}
+
+/// What an apply did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The object did not exist.
+    Created,
+    /// It existed and differed.
+    Changed,
+    /// It was as planned: no request was sent.
+    Unchanged,
+}
+
+/// Why an object could not be applied, read or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The API server refused or could not be reached.
+    #[error("{verb} {key} failed: {source}")]
+    Api {
+        /// What was tried.
+        verb: &'static str,
+        /// On which object.
+        key: Box<ObjectKey>,
+        /// What came back.
+        source: Box<kube::Error>,
+    },
+    /// No answer in [`REQUEST_TIMEOUT`].
+    #[error("{verb} {key} got no answer within {} s; it is tried again", REQUEST_TIMEOUT.as_secs())]
+    Timeout {
+        /// What was tried.
+        verb: &'static str,
+        /// On which object.
+        key: Box<ObjectKey>,
+    },
+    /// Somebody else's object has the name.
+    #[error(
+        "{key} exists and is not Meridian's; remove it, or hand it over with the annotation {ADOPT_ANNOTATION}: \"true\""
+    )]
+    Foreign {
+        /// The object.
+        key: Box<ObjectKey>,
+    },
+    /// This process is not the leader (any more).
+    #[error("{key} was not written: this replica does not hold the role's lease")]
+    NotLeader {
+        /// The object that was to be written.
+        key: Box<ObjectKey>,
+    },
+}
+
+impl ApplyError {
+    /// Whether the API server said that the object (or its kind) is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s) if s.is_not_found()))
+    }
+
+    /// Whether the API server said no, as opposed to not being reachable.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Api { source, .. } => matches!(source.as_ref(), kube::Error::Api(_)),
+            Self::Foreign { .. } => true,
+            Self::Timeout { .. } | Self::NotLeader { .. } => false,
+        }
+    }
+}
+
+/// Writes planned objects into one cluster.
+#[derive(Clone)]
+pub struct Applier {
+    client: Client,
+    cache: Cache,
+    leadership: Leadership,
+    metrics: Metrics,
+    /// Per object: digest of the status told, and what the API server kept of it.
+    told: Arc<Mutex<BTreeMap<ObjectKey, (String, Value)>>>,
+}
+
+impl Applier {
+    /// `cache` must watch every kind that is applied and pruned through this.
+    #[must_use]
+    pub fn new(client: Client, cache: Cache, leadership: Leadership, metrics: Metrics) -> Self {
+        Self {
+            client,
+            cache,
+            leadership,
+            metrics,
+            told: Arc::default(),
+        }
+    }
+
+    /// The observed objects.
+    #[must_use]
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The client of the cluster written to.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Brings one object to its plan. The manifest must carry [`OWNER_UID_LABEL`] or be recognisable by region label.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn apply(&self, purpose: Purpose, manifest: &Manifest) -> Result<Applied, ApplyError> {
+        let key = manifest.key();
+        let digest = digest(manifest.body());
+        let live = match self.cache.get(key) {
+            Some(live) => Some(live),
+            // Ours are all in the cache (it watches by label): what is not there is new, or somebody else's.
+            None => self.read(key).await?.map(Arc::new),
+        };
+        if let Some(live) = &live {
+            if !ours(live, manifest) {
+                return Err(ApplyError::Foreign {
+                    key: Box::new(key.clone()),
+                });
+            }
+            let applied = live.annotations().get(APPLIED_ANNOTATION);
+            if applied == Some(&digest) && difference(manifest.body(), &observed(live)).is_none() {
+                return Ok(Applied::Unchanged);
+            }
+        }
+        let body = manifest.clone().with_annotation(APPLIED_ANNOTATION, &digest);
+        let params = PatchParams::apply(purpose.manager()).force();
+        let patch = Patch::Apply(body.body());
+        let written = self
+            .write("apply", key, self.api(key).patch(&key.name, &params, &patch))
+            .await?;
+        self.cache.put(key.clone(), written);
+        let applied = if live.is_none() {
+            Applied::Created
+        } else {
+            Applied::Changed
+        };
+        tracing::info!(resource = %key, role = purpose.manager(), state = ?applied, "applied");
+        Ok(applied)
+    }
+
+    /// Writes the status subresource as its one field manager; no request when it says the same already.
+    ///
+    /// `observed_status` is the status as last seen, without parts that others write. What was told and how the API server
+    /// kept it is remembered, so that a field which its schema drops (an older CRD) is not told again and again.
+    ///
+    /// # Errors
+    /// See [`ApplyError`]. A custom resource that is gone meanwhile is [`ApplyError::is_not_found`].
+    pub async fn apply_status(&self, key: &ObjectKey, observed_status: &Value, status: Value) -> Result<Applied, ApplyError> {
+        let wanted = digest(&status);
+        let known = self.told.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        let same = match known {
+            Some((told, kept)) => told == wanted && difference(&kept, observed_status).is_none(),
+            None => difference(&status, observed_status).is_none() && difference(observed_status, &status).is_none(),
+        };
+        if same {
+            return Ok(Applied::Unchanged);
+        }
+        let body = serde_json::json!({
+            "apiVersion": key.kind.api_version(), "kind": key.kind.kind,
+            "metadata": {"name": key.name, "namespace": key.namespace}, "status": status,
+        });
+        let params = PatchParams::apply(Purpose::Status.manager()).force();
+        let patch = Patch::Apply(&body);
+        let written = self.write("status", key, self.api(key).patch_status(&key.name, &params, &patch)).await?;
+        let kept = restricted(&status, &written.data["status"]);
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), (wanted, kept));
+        self.cache.put(key.clone(), written);
+        Ok(Applied::Changed)
+    }
+
+    /// Makes an object that must not exist yet, and is never changed by a plan afterwards (credentials).
+    ///
+    /// # Errors
+    /// See [`ApplyError`]; also when there is one of that name already, seen or not.
+    pub async fn create(&self, purpose: Purpose, manifest: &Manifest) -> Result<(), ApplyError> {
+        let key = manifest.key();
+        let params = PostParams { field_manager: Some(purpose.manager().to_owned()), ..PostParams::default() };
+        let object: DynamicObject = match serde_json::from_value(manifest.body().clone()) {
+            Ok(object) => object,
+            Err(error) => {
+                let source = Box::new(kube::Error::SerdeError(error));
+                return Err(ApplyError::Api { verb: "create", key: Box::new(key.clone()), source });
+            }
+        };
+        let written = self.write("create", key, self.api(key).create(&params, &object)).await?;
+        self.cache.put(key.clone(), written);
+        tracing::info!(resource = %key, state = "created", "made");
+        Ok(())
+    }
+
+    /// Deletes what carries our labels and this owner's UID and is not in `keep`. Others' objects never match.
+    ///
+    /// # Errors
+    /// See [`Applier::prune_unless`].
+    pub async fn prune(&self, owner_uid: &str, keep: &BTreeSet<ObjectKey>) -> Result<Vec<ObjectKey>, ApplyError> {
+        self.prune_unless(owner_uid, |key| keep.contains(key)).await
+    }
+
+    /// Deletes what carries our labels and this owner's UID, unless it is to be kept.
+    ///
+    /// # Errors
+    /// The first deletion that failed; the others were still tried.
+    pub async fn prune_unless(&self, owner_uid: &str, keep: impl Fn(&ObjectKey) -> bool) -> Result<Vec<ObjectKey>, ApplyError> {
+        let (mut removed, mut failed) = (Vec::new(), None);
+        for (key, object) in self.cache.owned_by(owner_uid) {
+            if keep(&key) || object.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            match self.delete(&key, object.uid()).await {
+                Ok(()) => removed.push(key),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(removed), Err)
+    }
+
+    /// Deletes one object, only if it is still the one that was observed.
+    ///
+    /// # Errors
+    /// See [`ApplyError`]; an object that is gone already is success.
+    pub async fn delete(&self, key: &ObjectKey, uid: Option<String>) -> Result<(), ApplyError> {
+        let params = DeleteParams::background().preconditions(Preconditions {
+            uid,
+            resource_version: None,
+        });
+        let api = self.api(key);
+        match self.write("delete", key, api.delete(&key.name, &params)).await {
+            Ok(_) => {
+                tracing::info!(resource = %key, state = "deleted", "removed");
+                Ok(())
+            }
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads one object past the cache; `None` when there is none.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn read(&self, key: &ObjectKey) -> Result<Option<DynamicObject>, ApplyError> {
+        bounded("read", key, self.api(key).get_opt(&key.name)).await
+    }
+
+    /// Runs a write of the caller's own under the same rules: leader only, bounded in time, counted.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn write<T>(
+        &self,
+        verb: &'static str,
+        key: &ObjectKey,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, ApplyError> {
+        if !self.leadership.may_write() {
+            return Err(ApplyError::NotLeader {
+                key: Box::new(key.clone()),
+            });
+        }
+        let result = bounded(verb, key, request).await;
+        self.metrics.write(&Write {
+            kind: key.kind.kind,
+            verb,
+            failed: result.is_err(),
+        });
+        result
+    }
+
+    /// The dynamic API for an object's kind and namespace.
+    #[must_use]
+    pub fn api(&self, key: &ObjectKey) -> Api<DynamicObject> {
+        let resource = key.kind.resource();
+        match &key.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+}
+
+async fn bounded<T>(
+    verb: &'static str,
+    key: &ObjectKey,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ApplyError> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => Err(ApplyError::Api {
+            verb,
+            key: Box::new(key.clone()),
+            source: Box::new(source),
+        }),
+        Err(_) => Err(ApplyError::Timeout {
+            verb,
+            key: Box::new(key.clone()),
+        }),
+    }
+}
+
+/// The fields of `kept` that `told` has, one level deep.
+fn restricted(told: &Value, kept: &Value) -> Value {
+    let fields = told.as_object().into_iter().flatten().map(|(name, _)| name);
+    fields.filter_map(|name| Some((name.clone(), kept.get(name)?.clone()))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// Ours: managed by Meridian for the same owner or, after that owner was made anew, for the same region; or handed over.
+fn ours(live: &DynamicObject, manifest: &Manifest) -> bool {
+    let label = |key: &str| live.labels().get(key).map(String::as_str).unwrap_or_default();
+    let same = |key: &str| !manifest.label(key).is_empty() && label(key) == manifest.label(key);
+    let handed_over = live.annotations().get(ADOPT_ANNOTATION).is_some_and(|v| v == "true");
+    handed_over || (label(MANAGED_BY_LABEL) == MANAGED_BY && (same(OWNER_UID_LABEL) || same(REGION_LABEL)))
+}
+
+/// The observed object as JSON; a DynamicObject always serialises, its keys are strings.
+pub(crate) fn observed(object: &DynamicObject) -> Value {
+    serde_json::to_value(object).unwrap_or(Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn manifest() -> Manifest {
+        let labels = json!({MANAGED_BY_LABEL: MANAGED_BY, OWNER_UID_LABEL: "u1", REGION_LABEL: "eu"});
+        let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "b", "labels": labels}});
+        Manifest::new(body).unwrap()
+    }
+
+    fn live(metadata: Value) -> DynamicObject {
+        serde_json::from_value(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})).unwrap()
+    }
+
+    #[test]
+    fn an_object_without_our_labels_is_foreign_until_it_is_handed_over() {
+        assert!(!ours(&live(json!({"name": "a"})), &manifest()));
+        assert!(!ours(
+            &live(json!({"name": "a", "labels": {REGION_LABEL: "eu"}})),
+            &manifest()
+        ));
+        assert!(ours(
+            &live(json!({"name": "a", "annotations": {ADOPT_ANNOTATION: "true"}})),
+            &manifest()
+        ));
+    }
+
+    #[test]
+    fn an_owner_made_anew_takes_its_regions_objects_over_and_no_other_regions() {
+        let of = |region: &str| {
+            live(
+                json!({"name": "a", "labels": {MANAGED_BY_LABEL: MANAGED_BY, OWNER_UID_LABEL: "u0", REGION_LABEL: region}}),
+            )
+        };
+        assert!(ours(&of("eu"), &manifest()));
+        assert!(!ours(&of("us"), &manifest()));
+    }
+
+    #[test]
+    fn every_purpose_has_a_field_manager_of_its_own() {
+        use Purpose::*;
+        let all = [
+            HubStack,
+            HubPlacement,
+            HubPool,
+            HubLease,
+            HubAdmission,
+            RegionStack,
+            RegionSecrets,
+            RegionIngest,
+            RegionScale,
+            Status,
+        ];
+        let names: BTreeSet<_> = all.iter().map(|p| p.manager()).collect();
+        assert_eq!(names.len(), all.len());
+    }
+}

@@ -1,0 +1,375 @@
+//! One writer per role: a `coordination.k8s.io` Lease.
+//!
+//! The holder renews every [`Timing::retry`]; when it has not managed to for [`Timing::renew_deadline`], counted on its own
+//! monotonic clock from *before* the last renewal was sent, it may not write any more. That is earlier than the
+//! end of the lease by more than one request may take ([`crate::apply::REQUEST_TIMEOUT`]), so its last write has ended
+//! before anybody else can begin. Candidates trust no clock but their own either: they take the lease when they have seen
+//! it unchanged for its whole duration, or at once when it was released.
+
+use crate::metrics::Metrics;
+use crate::tasks::RunError;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{Api, ObjectMeta, PostParams};
+use kube::{Client, ResourceExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long a lease lasts and how often it is renewed.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How long others wait without seeing a renewal before they take over.
+    pub duration: Duration,
+    /// How long the holder writes without having renewed.
+    pub renew_deadline: Duration,
+    /// Between attempts, of the holder and of candidates.
+    pub retry: Duration,
+}
+
+impl Default for Timing {
+    /// 13 s, 8 s, 1 s: a replica that was killed is replaced within 15 s, one that left within 2 s.
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(13),
+            renew_deadline: Duration::from_secs(8),
+            retry: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Whether this process may write. Clones share the answer.
+#[derive(Clone)]
+pub struct Leadership {
+    /// Milliseconds after `base` until which writes are allowed; zero before the first acquisition.
+    until: Arc<AtomicU64>,
+    base: Instant,
+}
+
+impl Leadership {
+    /// Nobody's leadership: every write is refused until an [`Election`] grants it.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            until: Arc::new(AtomicU64::new(0)),
+            base: Instant::now(),
+        }
+    }
+
+    /// A process that needs no election (tests, command-line tools).
+    #[must_use]
+    pub fn alone() -> Self {
+        let alone = Self::none();
+        alone.until.store(u64::MAX, Ordering::SeqCst);
+        alone
+    }
+
+    /// Whether a write may begin now.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        let now = u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX);
+        now < self.until.load(Ordering::SeqCst)
+    }
+
+    fn grant(&self, until: Instant) {
+        let millis = until.saturating_duration_since(self.base).as_millis();
+        self.until
+            .store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    fn revoke(&self) {
+        self.until.store(0, Ordering::SeqCst);
+    }
+}
+
+/// A candidacy for one lease.
+pub struct Election {
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+    timing: Timing,
+    leadership: Leadership,
+    metrics: Metrics,
+}
+
+/// What a look at the lease says to do. Pure, so that every case has a test.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Create,
+    Renew,
+    Take,
+    Wait,
+}
+
+/// The lease as a candidate last saw it, and since when it has not changed.
+struct Seen {
+    version: Option<String>,
+    since: Instant,
+}
+
+fn step(spec: Option<&LeaseSpec>, identity: &str, unchanged_for: Duration, own_duration: Duration) -> Step {
+    let Some(spec) = spec else { return Step::Create };
+    let holder = spec.holder_identity.as_deref().unwrap_or_default();
+    if holder == identity {
+        return Step::Renew;
+    }
+    let declared = spec
+        .lease_duration_seconds
+        .and_then(|s| u64::try_from(s).ok())
+        .map(Duration::from_secs);
+    // A holder of another version may have declared a longer lease than ours: it keeps it.
+    let duration = declared.map_or(own_duration, |d| d.max(own_duration));
+    if holder.is_empty() || unchanged_for >= duration {
+        Step::Take
+    } else {
+        Step::Wait
+    }
+}
+
+impl Election {
+    /// A candidate `identity` (the pod's name) for the lease `name`. The leadership starts as refused.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, name: &str, identity: &str, timing: Timing, metrics: Metrics) -> Self {
+        let api = Api::namespaced(client, namespace);
+        Self {
+            api,
+            name: name.to_owned(),
+            identity: identity.to_owned(),
+            timing,
+            leadership: Leadership::none(),
+            metrics,
+        }
+    }
+
+    /// The answer that writers ask.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        self.leadership.clone()
+    }
+
+    /// Waits until this process holds the lease; returns `false` when shutdown came first.
+    pub async fn acquire(&mut self, shutdown: &CancellationToken) -> bool {
+        let mut seen = Seen {
+            version: None,
+            since: Instant::now(),
+        };
+        loop {
+            if self.attempt(&mut seen).await {
+                tracing::info!(resource = %self.name, "leading");
+                self.metrics.leader(true);
+                return true;
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return false,
+                () = tokio::time::sleep(self.timing.retry) => {}
+            }
+        }
+    }
+
+    /// Keeps the lease until shutdown, then releases it (call this as the *last* task to stop: after it, others write).
+    ///
+    /// # Errors
+    /// When the lease was lost. The leadership refuses writes from that moment; the process should end.
+    pub async fn hold(self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let mut seen = Seen {
+            version: None,
+            since: Instant::now(),
+        };
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(self.timing.retry) => {}
+            }
+            let renewed = self.attempt(&mut seen).await;
+            if !renewed && !self.leadership.may_write() {
+                self.metrics.leader(false);
+                return Err(RunError::LeaseLost(format!(
+                    "lease {} could not be renewed in time",
+                    self.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the lease up, so that the next candidate need not wait for its end. Writes are refused from here on.
+    pub async fn release(api: Api<Lease>, name: &str, identity: &str, leadership: &Leadership) {
+        leadership.revoke();
+        let released = async {
+            let mut lease = api.get(name).await?;
+            let holder = lease.spec.as_ref().and_then(|s| s.holder_identity.clone());
+            if holder.as_deref() == Some(identity) {
+                if let Some(spec) = lease.spec.as_mut() {
+                    spec.holder_identity = None;
+                    spec.renew_time = Some(MicroTime(Timestamp::now()));
+                }
+                api.replace(name, &PostParams::default(), &lease).await?;
+            }
+            Ok::<_, kube::Error>(())
+        };
+        match tokio::time::timeout(crate::apply::REQUEST_TIMEOUT, released).await {
+            Ok(Ok(())) => tracing::info!(resource = name, "released"),
+            Ok(Err(error)) => {
+                tracing::warn!(resource = name, error = %error, "could not be released; others wait for its end")
+            }
+            Err(_) => tracing::warn!(resource = name, "could not be released in time; others wait for its end"),
+        }
+    }
+
+    /// A function to release the lease after everything else has stopped.
+    pub fn releaser(&self) -> impl FnOnce() -> futures::future::BoxFuture<'static, ()> + Send + 'static {
+        let (api, name, identity) = (self.api.clone(), self.name.clone(), self.identity.clone());
+        let leadership = self.leadership.clone();
+        move || Box::pin(async move { Self::release(api, &name, &identity, &leadership).await })
+    }
+
+    /// One try to create, renew or take the lease; true when it is ours afterwards.
+    async fn attempt(&self, seen: &mut Seen) -> bool {
+        let sent = Instant::now();
+        let limit = self.timing.retry.max(Duration::from_secs(2));
+        match tokio::time::timeout(limit, self.try_once(seen)).await {
+            Ok(Ok(true)) => {
+                self.leadership.grant(sent + self.timing.renew_deadline);
+                true
+            }
+            Ok(Ok(false)) => {
+                // Seen with another holder: whatever was granted before is over.
+                self.leadership.revoke();
+                false
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(resource = %self.name, error = %error, "lease not renewed");
+                false
+            }
+            Err(_) => {
+                tracing::warn!(resource = %self.name, "lease not renewed in time");
+                false
+            }
+        }
+    }
+
+    async fn try_once(&self, seen: &mut Seen) -> Result<bool, kube::Error> {
+        let current = self.api.get_opt(&self.name).await?;
+        let version = current.as_ref().and_then(ResourceExt::resource_version);
+        if version != seen.version {
+            *seen = Seen {
+                version,
+                since: Instant::now(),
+            };
+        }
+        let spec = current.as_ref().and_then(|l| l.spec.as_ref());
+        let step = step(spec, &self.identity, seen.since.elapsed(), self.timing.duration);
+        let params = PostParams {
+            field_manager: Some("meridian-election".to_owned()),
+            ..PostParams::default()
+        };
+        let written = match step {
+            Step::Wait => return Ok(false),
+            Step::Create => self.api.create(&params, &self.lease(None, true)).await,
+            // The resource version in the metadata makes two takers' writes exclude each other.
+            Step::Renew => self.api.replace(&self.name, &params, &self.lease(current, false)).await,
+            Step::Take => self.api.replace(&self.name, &params, &self.lease(current, true)).await,
+        };
+        match written {
+            Ok(lease) => {
+                *seen = Seen {
+                    version: lease.resource_version(),
+                    since: Instant::now(),
+                };
+                Ok(true)
+            }
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lease(&self, current: Option<Lease>, taking: bool) -> Lease {
+        let mut lease = current.unwrap_or_else(|| Lease {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                ..ObjectMeta::default()
+            },
+            spec: None,
+        });
+        let mut spec = lease.spec.take().unwrap_or_default();
+        let now = MicroTime(Timestamp::now());
+        if taking {
+            spec.acquire_time = Some(now.clone());
+            spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0).saturating_add(1));
+        }
+        spec.holder_identity = Some(self.identity.clone());
+        spec.renew_time = Some(now);
+        spec.lease_duration_seconds = i32::try_from(self.timing.duration.as_secs()).ok();
+        Lease {
+            spec: Some(spec),
+            ..lease
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: Duration = Duration::from_secs(13);
+
+    fn held_by(holder: Option<&str>, seconds: i32) -> LeaseSpec {
+        LeaseSpec {
+            holder_identity: holder.map(ToOwned::to_owned),
+            lease_duration_seconds: Some(seconds),
+            ..LeaseSpec::default()
+        }
+    }
+
+    #[test]
+    fn a_free_or_released_lease_is_taken_at_once_and_a_held_one_only_after_its_whole_duration() {
+        assert_eq!(step(None, "me", Duration::ZERO, OWN), Step::Create);
+        assert_eq!(step(Some(&held_by(None, 13)), "me", Duration::ZERO, OWN), Step::Take);
+        assert_eq!(
+            step(
+                Some(&held_by(Some("other"), 13)),
+                "me",
+                Duration::from_millis(12_999),
+                OWN
+            ),
+            Step::Wait
+        );
+        assert_eq!(step(Some(&held_by(Some("other"), 13)), "me", OWN, OWN), Step::Take);
+        assert_eq!(
+            step(Some(&held_by(Some("me"), 13)), "me", Duration::ZERO, OWN),
+            Step::Renew
+        );
+    }
+
+    #[test]
+    fn a_holder_that_declared_a_longer_lease_keeps_it() {
+        let spec = held_by(Some("other"), 60);
+        assert_eq!(step(Some(&spec), "me", Duration::from_secs(59), OWN), Step::Wait);
+        assert_eq!(step(Some(&spec), "me", Duration::from_secs(60), OWN), Step::Take);
+    }
+
+    #[tokio::test]
+    async fn the_loser_stops_writing_before_its_lease_can_be_taken() {
+        let (timing, leadership) = (Timing::default(), Leadership::none());
+        assert!(!leadership.may_write());
+        leadership.grant(Instant::now() + timing.renew_deadline);
+        assert!(leadership.may_write());
+        let sent_long_ago = Instant::now()
+            .checked_sub(timing.renew_deadline)
+            .unwrap_or_else(Instant::now);
+        leadership.grant(sent_long_ago + timing.renew_deadline);
+        assert!(!leadership.may_write());
+        assert!(timing.renew_deadline + crate::apply::REQUEST_TIMEOUT < timing.duration);
+    }
+
+    #[tokio::test]
+    async fn a_revoked_leader_may_not_write() {
+        let leadership = Leadership::alone();
+        assert!(leadership.may_write());
+        leadership.revoke();
+        assert!(!leadership.may_write());
+    }
+}

@@ -1,0 +1,74 @@
+//! The validating webhook: the policy's own answer at `kubectl apply`. The controllers decide again from what is stored, so
+//! a webhook that is gone changes nothing but the time at which a mistake is seen.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use kube::core::DynamicObject;
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
+use meridian_policy::{
+    JurisdictionSpec, PartySpec, PolicySource, TenantResidencySpec, Violation, review, review_change,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::source::region_facts;
+
+/// Answers one review. Pure: the source is what the hub knows now.
+#[must_use]
+pub fn answer(request: &AdmissionRequest<DynamicObject>, source: &PolicySource, now: Timestamp) -> AdmissionResponse {
+    let response = AdmissionResponse::from(request);
+    let Some(object) = &request.object else { return response };
+    match judge(request, object, source, now) {
+        Ok(violations) if violations.is_empty() => response,
+        Ok(violations) => response.deny(sentence(&violations)),
+        Err(unreadable) => response.deny(unreadable),
+    }
+}
+
+fn judge(
+    request: &AdmissionRequest<DynamicObject>,
+    object: &DynamicObject,
+    source: &PolicySource,
+    now: Timestamp,
+) -> Result<Vec<Violation>, String> {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    match request.kind.kind.as_str() {
+        "TenantDataResidency" => {
+            let new: TenantResidencySpec = spec(object)?;
+            let old = request.old_object.as_ref().filter(|_| request.operation == Operation::Update);
+            match old.map(spec::<TenantResidencySpec>) {
+                // What is wrong already may stay while something else is narrowed: revoking is never refused.
+                Some(Ok(old)) => Ok(review_change(&old, &new, source, now)),
+                _ => Ok(review(&new, source, now)),
+            }
+        }
+        "FitnessRegion" => {
+            let facts = region_facts(name, &object.data["spec"], None)?;
+            Ok(meridian_policy::review_region(&facts, source))
+        }
+        // A law or a party may always change: what depends on it becomes Violating, and its edges are cut.
+        "Jurisdiction" => spec::<JurisdictionSpec>(object).map(|_| Vec::new()),
+        "Party" => spec::<PartySpec>(object).map(|_| Vec::new()),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn spec<T: DeserializeOwned>(object: &DynamicObject) -> Result<T, String> {
+    T::deserialize(&object.data["spec"]).map_err(|error| format!("spec cannot be read: {error}"))
+}
+
+fn sentence(violations: &[Violation]) -> String {
+    let each: Vec<String> =
+        violations.iter().take(8).map(|found| format!("{}: {} ({})", found.rule, found.message, found.path)).collect();
+    let more = violations.len().saturating_sub(each.len());
+    if more == 0 { each.join("; ") } else { format!("{}; and {more} more", each.join("; ")) }
+}
+
+/// Parses a map of named specs; what does not parse is left out, which can only refuse.
+pub(super) fn named<K: FromStr + Ord, T: DeserializeOwned>(objects: impl Iterator<Item = (String, Value)>) -> BTreeMap<K, T> {
+    objects
+        .filter_map(|(name, spec)| Some((name.parse().ok()?, T::deserialize(&spec).ok()?)))
+        .collect()
+}

@@ -1,0 +1,175 @@
+//! The policy lease: while the hub renews it in a member, that member's transfers may go on.
+//!
+//! It is renewed only while the newest compiled policy has been written into the member and the member says that it
+//! applies it; so a revocation that a member has not applied yet ends all of its transfers within the lease's duration.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::members::Members;
+use crate::apply::Purpose;
+use crate::manifest::{LEASE, ObjectKey};
+
+/// Name of the Lease in the operator's namespace of a member. The member's chart creates it.
+pub const NAME: &str = "meridian-policy";
+/// How often it is renewed.
+pub const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How long a renewal is valid, in seconds.
+pub const VALID_SECONDS: i32 = 20;
+/// Annotation with the revision that the renewal vouches for.
+pub const REVISION_ANNOTATION: &str = "meridian.sh/revision";
+
+/// What the last pass over a region found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The member cluster that holds the region.
+    pub member: String,
+    /// Serial number of the compiled policy that the pass worked with.
+    pub serial: u64,
+    /// Revision that is written in the member.
+    pub written: u64,
+    /// Revision that the member says it applies.
+    pub applied: u64,
+}
+
+/// What is known of every region. Clones share it.
+#[derive(Clone, Default)]
+pub struct Ledger(Arc<Mutex<BTreeMap<String, Settled>>>);
+
+impl Ledger {
+    /// A pass over a region ended.
+    pub fn record(&self, region: &str, settled: Settled) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(region.to_owned(), settled);
+    }
+
+    /// A region is gone, or its pass failed: nothing is renewed for it.
+    pub fn forget(&self, region: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(region);
+    }
+
+    fn renewable(&self, serial: u64) -> Vec<Settled> {
+        let ledger = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A cluster may hold several regions and has one lease: every one of them must be settled.
+        let mut by_member: BTreeMap<&str, Option<&Settled>> = BTreeMap::new();
+        for settled in ledger.values() {
+            let ok = may_renew(settled, serial);
+            let entry = by_member.entry(&settled.member).or_insert(Some(settled));
+            if !ok {
+                *entry = None;
+            }
+        }
+        by_member.into_values().flatten().cloned().collect()
+    }
+}
+
+/// Whether the lease may be renewed: the pass saw the newest policy, and the member applies what it wrote.
+#[must_use]
+pub fn may_renew(settled: &Settled, newest_serial: u64) -> bool {
+    settled.serial == newest_serial && settled.applied == settled.written
+}
+
+/// Renews the leases of all members that are settled, until shutdown.
+///
+/// # Errors
+/// None of its own: a lease that cannot be renewed is logged, and ends.
+pub async fn renew(
+    members: Members,
+    ledger: Ledger,
+    serial: impl Fn() -> u64 + Send + 'static,
+    namespace: String,
+    identity: String,
+    shutdown: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    let mut ticks = tokio::time::interval(RENEW_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        let renewals = ledger.renewable(serial()).into_iter().map(|settled| {
+            let (members, namespace, identity) = (members.clone(), namespace.clone(), identity.clone());
+            async move { renew_one(&members, &namespace, &identity, &settled).await }
+        });
+        futures::future::join_all(renewals).await;
+    }
+}
+
+async fn renew_one(members: &Members, namespace: &str, identity: &str, settled: &Settled) {
+    let Some(member) = members.get(&settled.member) else { return };
+    let key = ObjectKey::namespaced(LEASE, namespace, NAME);
+    let body = renewal(namespace, identity, settled.written, Timestamp::now());
+    let params = PatchParams::apply(Purpose::HubLease.manager()).force();
+    let patch = Patch::Apply(&body);
+    let api = member.applier.api(&key);
+    let request = api.patch(NAME, &params, &patch);
+    if let Err(error) = member.applier.write("renew", &key, request).await {
+        tracing::warn!(member = %settled.member, error = %error, "policy lease not renewed; its transfers end with it");
+    }
+}
+
+fn renewal(namespace: &str, identity: &str, revision: u64, now: Timestamp) -> Value {
+    json!({
+        "apiVersion": LEASE.api_version(), "kind": LEASE.kind,
+        "metadata": {
+            "name": NAME, "namespace": namespace,
+            "annotations": { REVISION_ANNOTATION: revision.to_string() },
+        },
+        "spec": {
+            "holderIdentity": identity,
+            "leaseDurationSeconds": VALID_SECONDS,
+            "renewTime": format!("{now:.6}"),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled(member: &str, serial: u64, written: u64, applied: u64) -> Settled {
+        Settled { member: member.to_owned(), serial, written, applied }
+    }
+
+    #[test]
+    fn a_member_that_has_not_applied_what_was_written_is_not_renewed() {
+        assert!(may_renew(&settled("eu", 3, 7, 7), 3));
+        assert!(!may_renew(&settled("eu", 3, 8, 7), 3));
+    }
+
+    #[test]
+    fn a_pass_that_saw_an_older_policy_renews_nothing() {
+        assert!(!may_renew(&settled("eu", 2, 7, 7), 3));
+    }
+
+    #[test]
+    fn one_unsettled_region_holds_back_the_lease_of_its_whole_cluster() {
+        let ledger = Ledger::default();
+        ledger.record("de", settled("eu", 1, 1, 1));
+        ledger.record("fr", settled("eu", 1, 2, 1));
+        ledger.record("us", settled("us", 1, 1, 1));
+        let members: Vec<_> = ledger.renewable(1).into_iter().map(|settled| settled.member).collect();
+        assert_eq!(members, ["us"]);
+    }
+
+    #[test]
+    fn a_region_whose_pass_failed_is_not_renewed() {
+        let ledger = Ledger::default();
+        ledger.record("us", settled("us", 1, 1, 1));
+        ledger.forget("us");
+        assert!(ledger.renewable(1).is_empty());
+    }
+
+    #[test]
+    fn a_renewal_is_written_in_the_form_that_the_api_server_keeps() {
+        let body = renewal("meridian-system", "hub-0", 4, "2026-11-21T10:00:00.123456Z".parse().unwrap());
+        assert_eq!(body["spec"]["renewTime"], "2026-11-21T10:00:00.123456Z");
+        assert_eq!(body["metadata"]["annotations"][REVISION_ANNOTATION], "4");
+    }
+}

@@ -1,0 +1,231 @@
+//! The member clusters: a client each, a cache each, and whether they answer.
+//!
+//! A member is connected by the kubeconfig in its Secret and again whenever that changes; the old connection's watches end
+//! with it. One member that does not answer degrades its own region and holds up nothing else: every request to it is
+//! bounded, and what was last seen of it stays readable.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kube::Client;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::Applier;
+use crate::election::Leadership;
+use crate::manifest::{INGEST_POOL, Kind, NODE, REGION_STACK, TENANT_PLACEMENT};
+use crate::member::{MemberError, connect};
+use crate::metrics::Metrics;
+use crate::watch::{Cache, OnChange, Selection, follow};
+
+/// How often a member is asked whether it is there.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// How long it may take to answer that.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// What the hub reads in a member.
+pub const OBSERVED: &[Kind] = &[REGION_STACK, TENANT_PLACEMENT, INGEST_POOL, NODE];
+
+/// Whether a member answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Not asked yet.
+    Unknown,
+    /// The last probe was answered.
+    Reachable,
+    /// It was not; why.
+    Unreachable(String),
+}
+
+/// A connected member.
+pub struct Member {
+    /// Name of the cluster.
+    pub name: String,
+    /// Writes into it and remembers what is there.
+    pub applier: Applier,
+    fingerprint: [u8; 32],
+    health: Arc<Mutex<Health>>,
+    stop: CancellationToken,
+}
+
+impl Member {
+    /// Whether it answers, as of the last probe.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is there.
+    #[must_use]
+    pub fn cache(&self) -> &Cache {
+        self.applier.cache()
+    }
+
+    /// Whether everything the hub reads has been listed once.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.cache().is_synced(OBSERVED)
+    }
+}
+
+/// All members, by name of the cluster. Clones share them.
+#[derive(Clone)]
+pub struct Members {
+    connected: Arc<Mutex<BTreeMap<String, Arc<Member>>>>,
+    refused: Arc<Mutex<BTreeSet<String>>>,
+    leadership: Leadership,
+    metrics: Metrics,
+    on_change: Arc<dyn Fn(&str) + Send + Sync>,
+    spawn: mpsc::UnboundedSender<MemberTask>,
+}
+
+/// A watch or a probe of one member.
+pub struct MemberTask {
+    stop: CancellationToken,
+    work: futures::future::BoxFuture<'static, ()>,
+}
+
+impl Members {
+    /// `on_change` hears the name of a member in which something that the hub reads has changed. The receiver goes to
+    /// [`run_tasks`].
+    #[must_use]
+    pub fn new(
+        leadership: Leadership,
+        metrics: Metrics,
+        on_change: Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> (Self, mpsc::UnboundedReceiver<MemberTask>) {
+        // Bounded by the number of members times the few kinds of OBSERVED: a task is sent only on a new connection.
+        let (spawn, tasks) = mpsc::unbounded_channel();
+        (Self { connected: Arc::default(), refused: Arc::default(), leadership, metrics, on_change, spawn }, tasks)
+    }
+
+    /// The member as it is connected now.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<Member>> {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// The member, connected by this kubeconfig: a new connection only if the kubeconfig has changed.
+    ///
+    /// # Errors
+    /// When the kubeconfig is refused or no client can be made of it.
+    pub async fn ensure(&self, name: &str, kubeconfig: &str) -> Result<Arc<Member>, MemberError> {
+        let fingerprint: [u8; 32] = Sha256::digest(kubeconfig.as_bytes()).into();
+        if let Some(known) = self.get(name).filter(|member| member.fingerprint == fingerprint) {
+            return Ok(known);
+        }
+        let client = connect(name, kubeconfig).await?;
+        let member = Arc::new(Member {
+            name: name.to_owned(),
+            applier: Applier::new(client.clone(), Cache::default(), self.leadership.clone(), self.metrics.clone()),
+            fingerprint,
+            health: Arc::new(Mutex::new(Health::Unknown)),
+            stop: CancellationToken::new(),
+        });
+        self.begin(&member, client);
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let replaced = self.connected.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), member.clone());
+        if let Some(old) = replaced {
+            old.stop.cancel();
+        }
+        tracing::info!(member = name, "member connected");
+        Ok(member)
+    }
+
+    /// There is no way to ask this member: its kubeconfig is missing or refused. An earlier connection ends.
+    pub fn refuse(&self, name: &str) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        if let Some(old) = self.connected.lock().unwrap_or_else(PoisonError::into_inner).remove(name) {
+            old.stop.cancel();
+            tracing::warn!(member = name, "member disconnected");
+        }
+    }
+
+    /// Whether waiting could tell more about this member: false when it has been listed, does not answer, or cannot be
+    /// asked at all.
+    #[must_use]
+    pub fn is_awaited(&self, name: &str) -> bool {
+        match self.get(name) {
+            Some(member) => !member.is_known() && !matches!(member.health(), Health::Unreachable(_)),
+            None => !self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(name),
+        }
+    }
+
+    /// Forgets members that no region names any more, or whose kubeconfig is gone.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, member| {
+            let kept = keep(name);
+            if !kept {
+                member.stop.cancel();
+            }
+            kept
+        });
+    }
+
+    fn begin(&self, member: &Arc<Member>, client: Client) {
+        let (name, tell) = (member.name.clone(), self.on_change.clone());
+        let on_change: OnChange = Arc::new(move |_, _| tell(&name));
+        for kind in OBSERVED {
+            let work = follow(client.clone(), Selection::all(*kind), member.cache().clone(), on_change.clone());
+            self.run(&member.stop, work);
+        }
+        let probe = probe(member.name.clone(), client, member.health.clone(), self.metrics.clone(), self.on_change.clone());
+        self.run(&member.stop, Box::pin(probe));
+    }
+
+    fn run(&self, stop: &CancellationToken, work: futures::future::BoxFuture<'static, ()>) {
+        // The receiver lives as long as the process; when it is gone, the process is ending.
+        let _ = self.spawn.send(MemberTask { stop: stop.clone(), work });
+    }
+}
+
+/// Runs the members' watches and probes. One that ends without having been told to is an error, which ends the process.
+///
+/// # Errors
+/// Which task ended.
+pub async fn run_tasks(mut tasks: mpsc::UnboundedReceiver<MemberTask>, shutdown: CancellationToken) -> Result<(), String> {
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            task = tasks.recv() => {
+                let Some(MemberTask { stop, work }) = task else { return Ok(()) };
+                running.spawn(async move { stop.run_until_cancelled(work).await.is_none() });
+            }
+            Some(ended) = running.join_next() => match ended {
+                Ok(true) => {}
+                Ok(false) => return Err("a member's watch returned".to_owned()),
+                Err(panic) => return Err(format!("a member's task panicked: {panic}")),
+            }
+        }
+    }
+}
+
+async fn probe(
+    name: String,
+    client: Client,
+    health: Arc<Mutex<Health>>,
+    metrics: Metrics,
+    on_change: Arc<dyn Fn(&str) + Send + Sync>,
+) {
+    loop {
+        let seen = match tokio::time::timeout(PROBE_LIMIT, client.apiserver_version()).await {
+            Ok(Ok(_)) => Health::Reachable,
+            Ok(Err(error)) => Health::Unreachable(error.to_string()),
+            Err(_) => Health::Unreachable(format!("no answer within {} s", PROBE_LIMIT.as_secs())),
+        };
+        metrics.member_reachable(&name, seen == Health::Reachable);
+        let changed = {
+            let mut known = health.lock().unwrap_or_else(PoisonError::into_inner);
+            let changed = std::mem::discriminant(&*known) != std::mem::discriminant(&seen);
+            *known = seen;
+            changed
+        };
+        if changed {
+            on_change(&name);
+        }
+        tokio::time::sleep(PROBE_EVERY).await;
+    }
+}

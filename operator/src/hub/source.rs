@@ -1,0 +1,145 @@
+//! What the policy is compiled from, read off the hub's and the members' caches.
+
+use std::collections::BTreeMap;
+
+use meridian_crds::FitnessRegionSpec;
+use meridian_policy::{Epoch, PolicySource, RegionFacts, RegionName, RegionPolicy, RegionTrust, TenantFacts, TenantId, TenantResidencySpec};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::admission::named;
+use super::members::{Member, Members};
+use crate::apply::observed;
+use crate::manifest::{
+    FITNESS_REGION, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
+};
+use crate::watch::Cache;
+
+/// Everything, or nothing while a member that could be asked has not been listed yet: a policy compiled from half of what
+/// there is would cut edges that are lawful.
+#[must_use]
+pub fn gather(hub: &Cache, members: &Members) -> Option<PolicySource> {
+    let regions = regions(hub);
+    let placed: BTreeMap<RegionName, Option<std::sync::Arc<Member>>> = regions
+        .iter()
+        .map(|(name, spec)| (name.clone(), spec.clusters.first().and_then(|cluster| members.get(&cluster.name))))
+        .collect();
+    if regions.values().filter_map(|spec| spec.clusters.first()).any(|cluster| members.is_awaited(&cluster.name)) {
+        return None;
+    }
+    let known: Vec<&Member> = placed.values().flatten().map(std::convert::AsRef::as_ref).filter(|member| member.is_known()).collect();
+    let regions = regions
+        .into_iter()
+        .map(|(name, spec)| {
+            let trust = trust(&name, placed.get(&name).and_then(|member| member.as_deref()), &known);
+            let facts = facts(&name, &spec, trust);
+            (name, facts)
+        })
+        .collect();
+    Some(PolicySource {
+        jurisdictions: named(specs(hub, JURISDICTION)),
+        parties: named(specs(hub, PARTY)),
+        tenants: tenants(hub, &placed, &known),
+        regions,
+    })
+}
+
+/// What the webhook judges by: the same, without what only members know. No edge is compiled from it.
+pub(super) fn for_review(hub: &Cache) -> PolicySource {
+    let tenants = hub.of_kind(TENANT_DATA_RESIDENCY).into_iter().filter_map(|(_, object)| {
+        let spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
+        Some((spec.tenant.clone(), TenantFacts { spec, epoch: Epoch::from(1) }))
+    });
+    PolicySource {
+        jurisdictions: named(specs(hub, JURISDICTION)),
+        parties: named(specs(hub, PARTY)),
+        regions: regions(hub).into_iter().map(|(name, spec)| (name.clone(), facts(&name, &spec, None))).collect(),
+        tenants: tenants.collect(),
+    }
+}
+
+fn specs(cache: &Cache, kind: Kind) -> impl Iterator<Item = (String, Value)> {
+    cache.of_kind(kind).into_iter().map(|(key, object)| (key.name, object.data["spec"].clone()))
+}
+
+/// The regions that can be read.
+pub(super) fn regions(hub: &Cache) -> BTreeMap<RegionName, FitnessRegionSpec> {
+    named(specs(hub, FITNESS_REGION))
+}
+
+/// What the policy needs of a region, from its unparsed spec.
+///
+/// # Errors
+/// Which field cannot be read.
+pub(super) fn region_facts(name: &str, spec: &Value, trust: Option<RegionTrust>) -> Result<RegionFacts, String> {
+    let name: RegionName = name.parse().map_err(|error| format!("metadata.name: {error}"))?;
+    let spec = FitnessRegionSpec::deserialize(spec).map_err(|error| format!("spec cannot be read: {error}"))?;
+    Ok(facts(&name, &spec, trust))
+}
+
+fn facts(name: &RegionName, spec: &FitnessRegionSpec, trust: Option<RegionTrust>) -> RegionFacts {
+    RegionFacts {
+        name: name.clone(),
+        jurisdiction: spec.jurisdiction.clone(),
+        operated_by: spec.operated_by.clone(),
+        countries_served: spec.countries_served.clone(),
+        public_url: spec.gateway.public_url.clone(),
+        replicator_url: spec.gateway.peer_url.clone(),
+        trust,
+    }
+}
+
+/// What a region is verified by: what its member says, or, while that cannot be asked, what the others were told last.
+fn trust(region: &RegionName, member: Option<&Member>, known: &[&Member]) -> Option<RegionTrust> {
+    let own = member.and_then(|member| {
+        let stack = stack(member, region)?;
+        let status = &stack["status"];
+        let ca_pem = status["caBundle"].as_str().filter(|pem| !pem.is_empty())?.to_owned();
+        let jwks = status.get("jwks").filter(|jwks| !jwks.is_null())?.clone();
+        Some(RegionTrust { ca_pem, jwks })
+    });
+    own.or_else(|| {
+        known.iter().flat_map(|other| policies(other)).find_map(|policy| {
+            let peer = policy.peer(region)?;
+            Some(RegionTrust { ca_pem: peer.ca_pem.clone(), jwks: peer.jwks.clone() })
+        })
+    })
+}
+
+/// The region's stack as the member holds it.
+pub(super) fn stack(member: &Member, region: &RegionName) -> Option<Value> {
+    let key = ObjectKey::cluster(REGION_STACK, region.as_str());
+    member.cache().get(&key).map(|object| observed(&object))
+}
+
+fn policies(member: &Member) -> Vec<RegionPolicy> {
+    let parse = |object: &kube::api::DynamicObject| RegionPolicy::deserialize(&object.data["spec"]["policy"]).ok();
+    member.cache().of_kind(REGION_STACK).iter().filter_map(|(_, object)| parse(object)).collect()
+}
+
+/// Tenants with the epoch of their home: the highest that any member or the tenant's own status has seen. A tenant that was
+/// never placed gets the first epoch only while its home can be asked whether it holds a higher one.
+fn tenants(
+    hub: &Cache,
+    placed: &BTreeMap<RegionName, Option<std::sync::Arc<Member>>>,
+    known: &[&Member],
+) -> BTreeMap<TenantId, TenantFacts> {
+    let parsed = hub.of_kind(TENANT_DATA_RESIDENCY).into_iter().filter_map(|(_, object)| {
+        let spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
+        let recorded = object.data["status"]["epoch"].as_u64();
+        let placements = known.iter().filter_map(|member| placed_epoch(member, &spec.tenant)).max();
+        let home_is_known = placed.get(&spec.home.region).and_then(Option::as_deref).is_some_and(Member::is_known);
+        let epoch = match recorded.max(placements) {
+            Some(epoch) => epoch.max(1),
+            None if home_is_known => 1,
+            None => return None,
+        };
+        Some((spec.tenant.clone(), TenantFacts { spec, epoch: Epoch::from(epoch) }))
+    });
+    parsed.collect()
+}
+
+fn placed_epoch(member: &Member, tenant: &TenantId) -> Option<u64> {
+    let placements = member.cache().of_kind(TENANT_PLACEMENT);
+    placements.iter().filter(|(key, _)| key.name == tenant.as_str()).filter_map(|(_, object)| object.data["spec"]["epoch"].as_u64()).max()
+}

@@ -1,0 +1,6 @@
+//! The policy in force in this region: which one it is, whether it is fresh, and telling the services.
+
+pub mod acks;
+pub mod feed;
+pub mod hold;
+pub mod lease;

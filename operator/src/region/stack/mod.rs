@@ -1,0 +1,298 @@
+//! RegionStack: lays a region's stack down and keeps it.
+//!
+//! observe ([`observe`]) → validate ([`validate`]) → plan ([`plan`], pure) → apply (here, phase by phase as
+//! [`progress`] allows) → status ([`status`]).
+
+pub mod observe;
+pub mod plan;
+pub mod progress;
+pub mod secrets;
+pub mod status;
+pub mod validate;
+
+use super::identity::TokenKeys;
+use super::policy::feed::Feed;
+use super::policy::hold::{self, Refusal};
+use crate::apply::{Applied, Applier, ApplyError, Purpose};
+use crate::conditions::Observation;
+use crate::events::{Events, Reason};
+use crate::manifest::{Manifest, NotAManifest, ObjectKey, REGION_STACK, SECRET};
+use crate::reconcile::{Outcome, Pass};
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use meridian_policy::{RegionName, RegionPolicy};
+use secrets::SecretsError;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+use validate::{Images, Invalid, NodePorts, Request, Stack};
+
+/// Writes of one phase that are under way at the same time.
+const WRITES_AT_ONCE: usize = 8;
+/// A look without any event, for certificates that come due.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
+
+/// Why a pass over a RegionStack failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    /// Its content.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// Its secrets.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+    /// A write.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// A defect of a plan.
+    #[error(transparent)]
+    Plan(#[from] NotAManifest),
+}
+
+impl StackError {
+    /// For conditions and events.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "Invalid",
+            Self::Secrets(SecretsError::Certificate(_)) => "CertificateFailed",
+            Self::Secrets(SecretsError::DamagedCredential(_)) => "CredentialDamaged",
+            Self::Secrets(SecretsError::Apply(ApplyError::Foreign { .. })) | Self::Apply(ApplyError::Foreign { .. }) => "ForeignObject",
+            Self::Secrets(_) | Self::Apply(_) => "ApplyFailed",
+            Self::Plan(_) => "PlanFailed",
+        }
+    }
+
+    /// Trying again alone will not help.
+    #[must_use]
+    pub fn needs_somebody(&self) -> bool {
+        matches!(self.reason(), "Invalid" | "CertificateFailed" | "CredentialDamaged" | "ForeignObject" | "PlanFailed")
+    }
+
+    fn event(&self) -> Reason {
+        match self.reason() {
+            "Invalid" => Reason::Invalid,
+            "ForeignObject" => Reason::ForeignObject,
+            _ => Reason::ReconcileFailed,
+        }
+    }
+}
+
+/// What a pass did and found.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// How many objects were written.
+    pub written: usize,
+    /// What the next phase waits for.
+    pub waiting: Option<String>,
+    /// Conditions of the parts.
+    pub parts: Vec<Observation>,
+    /// What was asked for and refused.
+    pub refusals: Vec<Refusal>,
+    /// The region CA's certificate.
+    pub ca_certificate: Option<String>,
+    /// Counts for status.
+    pub counts: Option<Value>,
+    /// Nothing was done on request.
+    pub paused: bool,
+    /// When the next certificate is due.
+    pub next_renewal: Option<Timestamp>,
+}
+
+/// The controller.
+#[derive(Clone)]
+pub struct Stacks {
+    /// Writes into this cluster.
+    pub applier: Applier,
+    /// Tells people.
+    pub events: Events,
+    /// Images to run.
+    pub images: Images,
+    /// How regions are reached from outside the cluster.
+    pub node_ports: NodePorts,
+    /// What services are told.
+    pub feed: Feed,
+    /// The region's token keys.
+    pub token_keys: TokenKeys,
+    /// The one region of this cluster.
+    pub served: Served,
+    /// What was last reported about each region, so that Events tell changes and not passes.
+    pub reported: Arc<Mutex<BTreeMap<String, String>>>,
+}
+
+/// Which region this cluster is: the one given at the start, or the first one seen.
+#[derive(Clone, Default)]
+pub struct Served(Arc<OnceLock<RegionName>>);
+
+impl Served {
+    /// A fixed one.
+    #[must_use]
+    pub fn fixed(region: Option<RegionName>) -> Self {
+        let served = Self::default();
+        if let Some(region) = region {
+            // A new cell is empty.
+            let _ = served.0.set(region);
+        }
+        served
+    }
+
+    /// The region, once it is known.
+    #[must_use]
+    pub fn get(&self) -> Option<&RegionName> {
+        self.0.get()
+    }
+
+    fn claim(&self, region: &RegionName) -> Result<(), Invalid> {
+        let served = self.0.get_or_init(|| region.clone());
+        if served == region { Ok(()) } else { Err(Invalid::SecondRegion { served: served.clone() }) }
+    }
+}
+
+impl Stacks {
+    /// One pass.
+    ///
+    /// # Errors
+    /// What failed, after status has been told.
+    pub async fn reconcile(self, name: String) -> Result<Pass, StackError> {
+        let cache = self.applier.cache();
+        let Some(object) = observe::stack(cache, &name) else {
+            // What it laid down stays: losing a custom resource must not lose data. `docs/runbooks` says how to remove it.
+            return Ok(Pass::of(Outcome::Gone));
+        };
+        if let Some(keys) = object.pointer("/status/jwks") {
+            self.token_keys.recall(keys);
+        }
+        let request = validate::validate(&object, &self.images);
+        let result = match &request {
+            Ok(request) => self.lay_down(request.clone()).await,
+            Err(invalid) => Err(invalid.clone().into()),
+        };
+        let region = request.as_ref().ok().map(|r| &r.region);
+        let facts = status::Facts {
+            token_keys: self.token_keys.get(),
+            lease_valid: self.feed.lease_valid(),
+            applied_revision: self.feed.policy().map(|p| p.revision.0).filter(|_| result.is_ok()),
+            namespace_ready: region.is_some_and(|region| observe::namespace_ready(cache, region)),
+        };
+        let status = status::status(&object, request.as_ref().ok(), &result, &facts, Timestamp::now());
+        let mut seen = object["status"].clone();
+        if let Some(map) = seen.as_object_mut() {
+            map.remove("acks");
+        }
+        let told = self.applier.apply_status(&ObjectKey::cluster(REGION_STACK, &name), &seen, status).await;
+        self.report(&object, &name, &result).await;
+        let done = match result {
+            Ok(done) => done,
+            Err(error) if matches!(error, StackError::Invalid(_)) => {
+                told?;
+                tracing::warn!(region = %name, error = %error, "refused");
+                return Ok(Pass::of(Outcome::Refused));
+            }
+            Err(error) => return Err(error),
+        };
+        let written = done.written + usize::from(told? != Applied::Unchanged);
+        let outcome = match (written, &done.waiting) {
+            (0, None) => Outcome::Steady,
+            (0, Some(_)) => Outcome::Waiting,
+            _ => Outcome::Progressed,
+        };
+        let due = done.next_renewal.and_then(|at| Duration::try_from(at.duration_since(Timestamp::now())).ok());
+        Ok(Pass::of(outcome).again(due.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)))
+    }
+
+    async fn lay_down(&self, request: Request) -> Result<Done, StackError> {
+        self.served.claim(&request.region)?;
+        let cache = self.applier.cache();
+        let (asked, region) = (request.policy.clone(), request.region.clone());
+        if request.paused {
+            return Ok(Done { paused: true, ..Done::default() });
+        }
+        let held = observe::held_policy(cache, &region);
+        let (policy, refusals) = hold::decide(&region, held.as_ref(), &asked, &observe::placements(cache, &region));
+        let policy = policy.ok_or_else(|| {
+            Invalid::NoPolicy(refusals.first().map(ToString::to_string).unwrap_or_default())
+        })?;
+        let counts = counts(&policy);
+        let stack = Stack { node_ports: self.node_ports, ..request.with(policy, observe::ingest(cache, &region)) };
+        let mut written = self.policy_first(&stack).await?;
+        let secrets = secrets::ensure(&self.applier, &stack, Timestamp::now()).await?;
+        written += secrets.written;
+        let plan = plan::plan(&stack, &secrets.material)?;
+        let (reached, waiting) = progress::reached(&plan, cache);
+        for phase in plan.phases.iter().take(reached) {
+            written += self.apply_all(&phase.manifests).await?;
+        }
+        written += self.prune(&stack, &plan, &secrets.material).await?;
+        Ok(Done {
+            written,
+            waiting,
+            parts: progress::conditions(&plan, cache),
+            refusals,
+            ca_certificate: Some(secrets.material.ca_certificate),
+            counts: Some(counts),
+            paused: false,
+            next_renewal: Some(secrets.next_renewal),
+        })
+    }
+
+    /// The policy before anything else: a revocation must not wait for certificates and rollouts. It is written down
+    /// before services hear it, so that a restart cannot fall behind what they were told.
+    async fn policy_first(&self, stack: &Stack) -> Result<usize, StackError> {
+        let mut written = self.apply_all(&[plan::namespace(stack)?]).await?;
+        let policy = Manifest::new(plan::foundation::policy(stack))?;
+        written += self.apply_all(std::slice::from_ref(&policy)).await?;
+        self.feed.publish(&stack.policy);
+        Ok(written)
+    }
+
+    async fn apply_all(&self, manifests: &[Manifest]) -> Result<usize, ApplyError> {
+        let one = |manifest: Manifest| {
+            let applier = self.applier.clone();
+            async move { applier.apply(Purpose::RegionStack, &manifest).await }
+        };
+        let writes: Vec<_> = manifests.iter().cloned().map(one).collect();
+        let applied: Vec<Applied> = futures::stream::iter(writes).buffer_unordered(WRITES_AT_ONCE).try_collect().await?;
+        Ok(applied.into_iter().filter(|applied| *applied != Applied::Unchanged).count())
+    }
+
+    /// Removes what has left the plan. Secrets that data depends on are never removed by a plan.
+    async fn prune(&self, stack: &Stack, plan: &plan::Plan, material: &plan::Material) -> Result<usize, ApplyError> {
+        let planned = plan.keys();
+        let keep = |key: &ObjectKey| match key.kind {
+            SECRET => !key.name.starts_with("marketing-") || material.digests.contains_key(&key.name),
+            _ => planned.contains(key),
+        };
+        Ok(self.applier.prune_unless(&stack.uid, keep).await?.len())
+    }
+
+    async fn report(&self, object: &Value, name: &str, result: &Result<Done, StackError>) {
+        let (reason, note) = match (result, status::standing(result)) {
+            (Err(error), _) => (error.event(), error.to_string()),
+            (Ok(_), crate::conditions::Standing::Failed { message, .. }) => (Reason::MigrationFailed, message),
+            (Ok(done), _) if !done.refusals.is_empty() => {
+                (Reason::DecreaseRefused, done.refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            }
+            (Ok(_), crate::conditions::Standing::Current) => (Reason::Ready, "the region is as planned".to_owned()),
+            (Ok(_), crate::conditions::Standing::InProgress(_)) => return,
+        };
+        let line = format!("{reason:?} {note}");
+        let known = self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), line.clone());
+        if known.as_ref() == Some(&line) {
+            return;
+        }
+        let reference = ObjectReference {
+            api_version: Some(REGION_STACK.api_version()),
+            kind: Some(REGION_STACK.kind.to_owned()),
+            name: Some(name.to_owned()),
+            uid: object["metadata"]["uid"].as_str().map(ToOwned::to_owned),
+            ..ObjectReference::default()
+        };
+        self.events.report(&reference, reason, &note).await;
+    }
+}
+
+fn counts(policy: &RegionPolicy) -> Value {
+    json!({"tenants": policy.homes.len(), "exports": policy.exports.len(), "imports": policy.imports.len()})
+}

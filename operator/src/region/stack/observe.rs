@@ -1,0 +1,70 @@
+//! What is there: everything a pass over a RegionStack looks at, read from the cache.
+
+use super::plan::foundation::{POLICY, POLICY_KEY};
+use super::progress::Observed;
+use super::validate::namespace;
+use crate::apply::observed;
+use crate::manifest::{CONFIG_MAP, INGEST_POOL, NAMESPACE, ObjectKey, REGION_STACK, TENANT_PLACEMENT};
+use crate::region::ingest::{self, validate::Settings};
+use crate::region::policy::hold::Placement;
+use crate::watch::Cache;
+use meridian_policy::{RegionName, RegionPolicy};
+use serde_json::Value;
+
+/// The RegionStack of a region.
+#[must_use]
+pub fn stack(cache: &Cache, region: &str) -> Option<Value> {
+    cache.get(&ObjectKey::cluster(REGION_STACK, region)).map(|object| observed(&object))
+}
+
+/// The policy that was in force when it was last written down.
+#[must_use]
+pub fn held_policy(cache: &Cache, region: &RegionName) -> Option<RegionPolicy> {
+    let config = cache.get(&ObjectKey::namespaced(CONFIG_MAP, &namespace(region), POLICY))?;
+    serde_json::from_str(config.data["data"][POLICY_KEY].as_str()?).ok()
+}
+
+/// The placements of a region; one that does not parse is as good as absent, and said so.
+#[must_use]
+pub fn placements(cache: &Cache, region: &RegionName) -> Vec<Placement> {
+    let namespace = namespace(region);
+    let parse = |spec: &Value| {
+        Some(Placement {
+            tenant: serde_json::from_value(spec["tenant"].clone()).ok()?,
+            home: serde_json::from_value(spec["home"].clone()).ok()?,
+            epoch: serde_json::from_value(spec["epoch"].clone()).ok()?,
+        })
+    };
+    let mut placements = Vec::new();
+    for (key, object) in cache.of_kind(TENANT_PLACEMENT) {
+        if key.namespace.as_deref() != Some(namespace.as_str()) {
+            continue;
+        }
+        match parse(&object.data["spec"]) {
+            Some(placement) => placements.push(placement),
+            None => tracing::error!(resource = %key, "a placement cannot be read; its tenant is not at home here"),
+        }
+    }
+    placements
+}
+
+/// What the region's first valid IngestPool tells telemetry.
+#[must_use]
+pub fn ingest(cache: &Cache, region: &RegionName) -> Option<Settings> {
+    let pools = cache.of_kind(INGEST_POOL).into_iter();
+    let valid = pools.filter_map(|(_, pool)| ingest::validate::validate(&observed(&pool)).ok());
+    valid.filter(|pool| pool.region == *region).map(|pool| pool.settings).next()
+}
+
+/// Whether the region's namespace is there.
+#[must_use]
+pub fn namespace_ready(cache: &Cache, region: &RegionName) -> bool {
+    let key = ObjectKey::cluster(NAMESPACE, &namespace(region));
+    cache.get(&key).is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_none())
+}
+
+impl Observed for Cache {
+    fn get(&self, key: &ObjectKey) -> Option<Value> {
+        Self::get(self, key).map(|object| observed(&object))
+    }
+}

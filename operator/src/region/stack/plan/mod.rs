@@ -1,0 +1,142 @@
+//! The plan of a region stack: a pure function from a validated [`Stack`] and its secrets' digests to phases of manifests.
+//!
+//! A phase is written when what it needs is observed to be there; see [`Gate`]. Everything in the plan is kept from
+//! pruning whether its phase has been reached or not, so that a gate that closes takes nothing away.
+
+pub mod components;
+pub mod foundation;
+mod kafka;
+mod migrations;
+mod network;
+pub mod pods;
+mod postgres;
+pub mod services;
+
+use super::validate::Stack;
+use crate::manifest::{Manifest, NotAManifest, ObjectKey};
+use components::{COMPONENTS, GATEWAY, Workload, run_as};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where services follow the policy.
+pub const POLICY_URL: &str = "https://region-operator.meridian-system.svc:8444";
+
+/// What a plan needs to know of secrets: that they are there, and digests of their content.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Material {
+    /// The region CA's certificate, PEM.
+    pub ca_certificate: String,
+    /// Digest of each Secret by name.
+    pub digests: BTreeMap<String, String>,
+}
+
+impl Material {
+    /// Digest of a Secret; empty when it is not there (the plan is then not applied).
+    #[must_use]
+    pub fn digest_of(&self, secret: &str) -> &str {
+        self.digests.get(secret).map(String::as_str).unwrap_or_default()
+    }
+}
+
+/// What must be observed before a phase is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// Nothing.
+    Open,
+    /// All StatefulSets and Deployments of earlier phases are ready.
+    WorkloadsReady,
+    /// All Jobs of earlier phases are complete.
+    JobsComplete,
+}
+
+/// Manifests that are written together.
+#[derive(Clone, Debug)]
+pub struct Phase {
+    /// Its name, as status says it.
+    pub name: &'static str,
+    /// What it waits for.
+    pub gate: Gate,
+    /// What it writes.
+    pub manifests: Vec<Manifest>,
+}
+
+/// The whole plan.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// In order.
+    pub phases: Vec<Phase>,
+}
+
+impl Plan {
+    /// Keys of everything planned.
+    #[must_use]
+    pub fn keys(&self) -> BTreeSet<ObjectKey> {
+        self.manifests().map(|m| m.key().clone()).collect()
+    }
+
+    /// Everything planned.
+    pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
+        self.phases.iter().flat_map(|phase| &phase.manifests)
+    }
+}
+
+/// Renders the plan.
+///
+/// # Errors
+/// Never for a validated stack; a defect in a builder would show here.
+pub fn plan(stack: &Stack, material: &Material) -> Result<Plan, NotAManifest> {
+    let mut foundation = vec![foundation::namespace(stack)];
+    foundation.extend(network::policies(stack));
+    foundation.extend(foundation::objects(stack, &material.ca_certificate));
+    foundation.extend([postgres::config(stack), kafka::config(stack)]);
+    for component in COMPONENTS {
+        foundation.extend(services::addresses(stack, component));
+    }
+    let budgeted = COMPONENTS.iter().filter(|c| !matches!(c.name, "migrate" | "telemetry-writer"));
+    foundation.extend(budgeted.map(|c| services::disruption_budget(stack, c.name)));
+
+    let mut data_plane =
+        vec![postgres::workload(stack, material.digest_of("tls-postgres")), kafka::workload(stack)];
+    data_plane.extend(run_as(Workload::StatefulSet).filter_map(|c| services::workload(stack, c, material)));
+
+    let inner = run_as(Workload::Deployment).filter(|c| c.name != GATEWAY);
+    let inner: Vec<_> = inner.filter_map(|c| services::workload(stack, c, material)).collect();
+    let gateway = run_as(Workload::Deployment).filter(|c| c.name == GATEWAY);
+    let gateway: Vec<_> = gateway.filter_map(|c| services::workload(stack, c, material)).collect();
+
+    let phases = [
+        ("foundation", Gate::Open, foundation),
+        ("data plane", Gate::Open, data_plane),
+        ("databases", Gate::WorkloadsReady, vec![migrations::cluster(stack, material)]),
+        ("migrations", Gate::JobsComplete, migrations::services(stack, material)),
+        ("services", Gate::JobsComplete, inner),
+        ("gateway", Gate::WorkloadsReady, gateway),
+    ];
+    let phases = phases.into_iter().map(|(name, gate, bodies)| {
+        let manifests = bodies.into_iter().map(Manifest::new).collect::<Result<_, _>>()?;
+        Ok(Phase { name, gate, manifests })
+    });
+    Ok(Plan { phases: phases.collect::<Result<_, _>>()? })
+}
+
+/// The namespace alone: it must be there before secrets can be made, which the rest of the plan needs.
+///
+/// # Errors
+/// See [`plan`].
+pub fn namespace(stack: &Stack) -> Result<Manifest, NotAManifest> {
+    Manifest::new(foundation::namespace(stack))
+}
+
+/// The plan as YAML documents, for people and snapshots.
+#[must_use]
+pub fn render(plan: &Plan) -> String {
+    let document = |body: &Value| serde_yaml::to_string(body).unwrap_or_default();
+    let phase = |phase: &Phase| {
+        let bodies: String = phase.manifests.iter().map(|m| format!("---\n{}", document(m.body()))).collect();
+        format!("# phase: {} ({:?})\n{bodies}", phase.name, phase.gate)
+    };
+    plan.phases.iter().map(phase).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! The region's certificate authority and the certificates it issues. ECDSA P-256, 90 days, renewed after 60.
+
+use super::Data;
+use jiff::Timestamp;
+use meridian_policy::RegionName;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use x509_parser::extensions::GeneralName;
+use x509_parser::pem::parse_x509_pem;
+
+const DAY: u64 = 24 * 60 * 60;
+const CA_DAYS: u64 = 3650;
+const LEAF_DAYS: u64 = 90;
+/// Clocks of nodes differ: a certificate is valid a little before it was made.
+const BACKDATED: u64 = 5 * 60;
+
+/// Why a certificate could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// The library refused.
+    #[error("certificate {name} cannot be made: {cause}")]
+    Make {
+        /// Which.
+        name: String,
+        /// Why.
+        cause: String,
+    },
+    /// The stored CA is damaged. Nothing is replaced by itself: every peer pins this CA.
+    #[error("Secret region-ca of region {region} is damaged ({cause}); restore it, or delete it to have the region trusted anew by its peers")]
+    DamagedAuthority {
+        /// Whose.
+        region: String,
+        /// What is wrong.
+        cause: String,
+    },
+}
+
+/// A certificate that a stack needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Name of its Secret.
+    pub secret: String,
+    /// DNS names.
+    pub dns: Vec<String>,
+    /// Identity, `meridian://<region>/<service>`; none for certificates that only browsers see.
+    pub uri: Option<String>,
+}
+
+/// The CA of one region.
+pub struct Authority {
+    certificate: String,
+    key: KeyPair,
+}
+
+/// A point in time as rcgen wants it, seconds after the epoch.
+macro_rules! at {
+    ($second:expr) => {
+        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs($second)
+    };
+}
+
+fn seconds(now: Timestamp) -> u64 {
+    u64::try_from(now.as_second()).unwrap_or(0)
+}
+
+impl Authority {
+    /// Makes a new CA.
+    ///
+    /// # Errors
+    /// When the library refuses, which it does for no valid region name.
+    pub fn new(region: &RegionName, now: Timestamp) -> Result<Self, CertificateError> {
+        let failed = |e: rcgen::Error| CertificateError::Make { name: super::REGION_CA.to_owned(), cause: e.to_string() };
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name(&format!("Meridian region {region}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = at!(seconds(now).saturating_sub(BACKDATED));
+        params.not_after = at!(seconds(now) + CA_DAYS * DAY);
+        let certificate = params.self_signed(&key).map_err(failed)?.pem();
+        Ok(Self { certificate, key })
+    }
+
+    /// Reads a CA from its Secret's content.
+    ///
+    /// # Errors
+    /// [`CertificateError::DamagedAuthority`] when it is not whole.
+    pub fn read(region: &RegionName, data: &Data) -> Result<Self, CertificateError> {
+        let damaged = |cause: &str| CertificateError::DamagedAuthority { region: region.to_string(), cause: cause.to_owned() };
+        let text = |key: &str| data.get(key).and_then(|v| std::str::from_utf8(v).ok()).ok_or_else(|| damaged(&format!("no {key}")));
+        let certificate = text("tls.crt")?.to_owned();
+        let key = KeyPair::from_pem(text("tls.key")?).map_err(|_| damaged("tls.key is no private key"))?;
+        let (_, pem) = parse_x509_pem(certificate.as_bytes()).map_err(|_| damaged("tls.crt is no certificate"))?;
+        let parsed = pem.parse_x509().map_err(|_| damaged("tls.crt is no certificate"))?;
+        if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
+            return Err(damaged("tls.key does not belong to tls.crt"));
+        }
+        Ok(Self { certificate, key })
+    }
+
+    /// Content of the Secret that keeps it.
+    #[must_use]
+    pub fn data(&self) -> Data {
+        Data::from([
+            ("tls.crt".to_owned(), self.certificate.clone().into_bytes()),
+            ("tls.key".to_owned(), self.key.serialize_pem().into_bytes()),
+        ])
+    }
+
+    /// The CA's certificate, PEM: what others pin.
+    #[must_use]
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Issues a certificate with a new key; content of its Secret.
+    ///
+    /// # Errors
+    /// When a name is not valid in a certificate.
+    pub fn issue(&self, wanted: &Wanted, now: Timestamp) -> Result<Data, CertificateError> {
+        let failed = |cause: String| CertificateError::Make { name: wanted.secret.clone(), cause };
+        let issuer = Issuer::from_ca_cert_pem(&self.certificate, &self.key).map_err(|e| failed(e.to_string()))?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| failed(e.to_string()))?;
+        let mut params = CertificateParams::new(wanted.dns.clone()).map_err(|e| failed(e.to_string()))?;
+        params.distinguished_name = name(&wanted.secret);
+        if let Some(uri) = &wanted.uri {
+            let uri = uri.as_str().try_into().map_err(|e: rcgen::Error| failed(e.to_string()))?;
+            params.subject_alt_names.push(SanType::URI(uri));
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = at!(seconds(now).saturating_sub(BACKDATED));
+        params.not_after = at!(seconds(now) + LEAF_DAYS * DAY);
+        let certificate = params.signed_by(&key, &issuer).map_err(|e| failed(e.to_string()))?;
+        Ok(Data::from([
+            ("tls.crt".to_owned(), certificate.pem().into_bytes()),
+            ("tls.key".to_owned(), key.serialize_pem().into_bytes()),
+            ("ca.crt".to_owned(), self.certificate.clone().into_bytes()),
+        ]))
+    }
+}
+
+fn name(common: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, "Meridian");
+    name.push(DnType::CommonName, common);
+    name
+}
+
+/// When an issued certificate is due for renewal; `None` when it must be made anew now: missing, damaged, with other
+/// names than wanted, from another CA, or past two thirds of its life.
+#[must_use]
+pub fn renew_at(data: &Data, wanted: &Wanted, authority: &Authority, now: Timestamp) -> Option<Timestamp> {
+    let key = data.get("tls.key").and_then(|v| std::str::from_utf8(v).ok())?;
+    let key = KeyPair::from_pem(key).ok()?;
+    if data.get("ca.crt").map(Vec::as_slice) != Some(authority.certificate().as_bytes()) {
+        return None;
+    }
+    let (_, pem) = parse_x509_pem(data.get("tls.crt")?).ok()?;
+    let certificate = pem.parse_x509().ok()?;
+    if certificate.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
+        return None;
+    }
+    let names = certificate.subject_alternative_name().ok()??;
+    let (mut dns, mut uris) = (BTreeSet::new(), BTreeSet::new());
+    for general in &names.value.general_names {
+        match general {
+            GeneralName::DNSName(name) => _ = dns.insert((*name).to_owned()),
+            GeneralName::URI(uri) => _ = uris.insert((*uri).to_owned()),
+            _ => return None,
+        }
+    }
+    if dns != wanted.dns.iter().cloned().collect() || uris != wanted.uri.iter().cloned().collect() {
+        return None;
+    }
+    let (from, until) = (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
+    let due = Timestamp::from_second(from + (until - from) / 3 * 2).ok()?;
+    (due > now).then_some(due)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-11-21T00:00:00Z".parse().unwrap()
+    }
+
+    fn region() -> RegionName {
+        "eu".parse().unwrap()
+    }
+
+    fn wanted() -> Wanted {
+        Wanted { secret: "tls-identity".into(), dns: vec!["identity".into()], uri: Some("meridian://eu/identity".into()) }
+    }
+
+    fn days(days: i64) -> Timestamp {
+        Timestamp::from_second(now().as_second() + days * 86_400).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_after_two_thirds_of_its_90_days() {
+        let authority = Authority::new(&region(), now()).unwrap();
+        let data = authority.issue(&wanted(), now()).unwrap();
+        let due = renew_at(&data, &wanted(), &authority, now()).unwrap();
+        assert!(due > days(59) && due < days(61), "{due}");
+        assert!(renew_at(&data, &wanted(), &authority, days(61)).is_none());
+    }
+
+    #[test]
+    fn other_names_or_another_authority_make_it_anew() {
+        let (authority, other) = (Authority::new(&region(), now()).unwrap(), Authority::new(&region(), now()).unwrap());
+        let data = authority.issue(&wanted(), now()).unwrap();
+        let renamed = Wanted { dns: vec!["identity".into(), "id".into()], ..wanted() };
+        assert!(renew_at(&data, &renamed, &authority, now()).is_none());
+        assert!(renew_at(&data, &wanted(), &other, now()).is_none());
+        assert!(renew_at(&Data::new(), &wanted(), &authority, now()).is_none());
+    }
+
+    #[test]
+    fn an_authority_comes_back_from_its_secret_and_a_mixed_up_one_is_refused() {
+        let (authority, other) = (Authority::new(&region(), now()).unwrap(), Authority::new(&region(), now()).unwrap());
+        let read = Authority::read(&region(), &authority.data()).unwrap();
+        let leaf = read.issue(&wanted(), now()).unwrap();
+        assert!(renew_at(&leaf, &wanted(), &authority, now()).is_some());
+        let mut mixed = authority.data();
+        mixed.insert("tls.key".into(), other.data()["tls.key"].clone());
+        assert!(matches!(Authority::read(&region(), &mixed), Err(CertificateError::DamagedAuthority { .. })));
+        assert!(Authority::read(&region(), &Data::new()).is_err());
+    }
+}

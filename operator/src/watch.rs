@@ -1,0 +1,297 @@
+//! What is, as opposed to what is planned: a cache of observed objects fed by watches.
+//!
+//! A reconcile reads from here and asks no API server. Every change is handed to `on_change`, which puts the object that
+//! depends on it into a [`crate::reconcile::Queue`]; so drift is seen in the time of a watch event.
+
+use crate::manifest::{Kind, MANAGED_BY, MANAGED_BY_LABEL, OWNER_UID_LABEL, ObjectKey};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture};
+use kube::api::{Api, DynamicObject, TypeMeta};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+/// Observed objects by key. Cheap to clone; all clones see the same objects.
+#[derive(Clone)]
+pub struct Cache {
+    objects: Arc<Mutex<BTreeMap<ObjectKey, Arc<DynamicObject>>>>,
+    synced: Arc<watch::Sender<BTreeSet<Kind>>>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            objects: Arc::default(),
+            synced: Arc::new(watch::Sender::new(BTreeSet::new())),
+        }
+    }
+}
+
+impl Cache {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, Arc<DynamicObject>>> {
+        // A panic while holding the lock cannot leave the map half changed: every change is one call.
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One object as last observed.
+    #[must_use]
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<DynamicObject>> {
+        self.lock().get(key).cloned()
+    }
+
+    /// One object, parsed into its type; `None` when it is not there or does not parse.
+    #[must_use]
+    pub fn typed<T: serde::de::DeserializeOwned>(&self, key: &ObjectKey) -> Option<T> {
+        serde_json::from_value(crate::apply::observed(self.get(key)?.as_ref())).ok()
+    }
+
+    /// All objects of a kind, in order of namespace and name.
+    #[must_use]
+    pub fn of_kind(&self, kind: Kind) -> Vec<(ObjectKey, Arc<DynamicObject>)> {
+        self.lock()
+            .iter()
+            .filter(|(k, _)| k.kind == kind)
+            .map(|(k, o)| (k.clone(), o.clone()))
+            .collect()
+    }
+
+    /// All objects labelled as managed by Meridian for the owner with this UID.
+    #[must_use]
+    pub fn owned_by(&self, uid: &str) -> Vec<(ObjectKey, Arc<DynamicObject>)> {
+        let owned = |o: &DynamicObject| {
+            let label = |key: &str| o.labels().get(key).map(String::as_str);
+            !uid.is_empty() && label(OWNER_UID_LABEL) == Some(uid) && label(MANAGED_BY_LABEL) == Some(MANAGED_BY)
+        };
+        self.lock()
+            .iter()
+            .filter(|(_, o)| owned(o))
+            .map(|(k, o)| (k.clone(), o.clone()))
+            .collect()
+    }
+
+    /// Records what a write returned, so that the next reconcile sees it even before the watch does.
+    pub fn put(&self, key: ObjectKey, mut object: DynamicObject) {
+        object.metadata.managed_fields = None;
+        // Items of a list come without their type; a plan names it.
+        object.types = Some(TypeMeta { api_version: key.kind.api_version(), kind: key.kind.kind.to_owned() });
+        let mut objects = self.lock();
+        // Since Kubernetes 1.35 resource versions of one resource are comparable numbers; anything else is taken as newer.
+        let older = objects
+            .get(&key)
+            .is_some_and(|known| match (version(known), version(&object)) {
+                (Some(known), Some(new)) => known > new,
+                _ => false,
+            });
+        if !older {
+            objects.insert(key, Arc::new(object));
+        }
+    }
+
+    fn remove(&self, key: &ObjectKey, uid: Option<&str>) {
+        let mut objects = self.lock();
+        // A delete event that comes after the object was made anew must not hide the new one.
+        if objects
+            .get(key)
+            .is_some_and(|known| uid.is_none() || known.metadata.uid.as_deref() == uid)
+        {
+            objects.remove(key);
+        }
+    }
+
+    fn mark_synced(&self, kind: Kind) {
+        self.synced.send_if_modified(|kinds| kinds.insert(kind));
+    }
+
+    /// Whether the first listing of all these kinds is in.
+    #[must_use]
+    pub fn is_synced(&self, kinds: &[Kind]) -> bool {
+        let synced = self.synced.borrow();
+        kinds.iter().all(|kind| synced.contains(kind))
+    }
+
+    /// Waits for the first listing of all these kinds. A plan made before that would prune by ignorance.
+    pub async fn synced(&self, kinds: &[Kind]) {
+        let mut synced = self.synced.subscribe();
+        // The sender lives in self, so waiting ends only with the condition.
+        let _ = synced
+            .wait_for(|known| kinds.iter().all(|kind| known.contains(kind)))
+            .await;
+    }
+}
+
+fn version(object: &DynamicObject) -> Option<u128> {
+    object.metadata.resource_version.as_ref()?.parse().ok()
+}
+
+/// What to watch of a kind.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The kind.
+    pub kind: Kind,
+    /// Only in this namespace.
+    pub namespace: Option<String>,
+    /// Label selector; empty for all.
+    pub labels: String,
+}
+
+impl Selection {
+    /// Objects of a kind that carry our label, in every namespace.
+    #[must_use]
+    pub fn managed(kind: Kind) -> Self {
+        Self {
+            kind,
+            namespace: None,
+            labels: format!("{MANAGED_BY_LABEL}={MANAGED_BY}"),
+        }
+    }
+
+    /// All objects of a kind.
+    #[must_use]
+    pub fn all(kind: Kind) -> Self {
+        Self {
+            kind,
+            namespace: None,
+            labels: String::new(),
+        }
+    }
+}
+
+/// Called with each key whose object came, changed or went (then without an object).
+pub type OnChange = Arc<dyn Fn(&ObjectKey, Option<&DynamicObject>) + Send + Sync>;
+
+/// Follows one selection into the cache until cancelled. Failures are retried with back-off and logged; the cache keeps
+/// what it knew. A CRD that is missing at start is such a failure: the watch begins when it appears.
+#[must_use]
+pub fn follow(client: Client, selection: Selection, cache: Cache, on_change: OnChange) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let kind = selection.kind;
+        let resource = kind.resource();
+        let api: Api<DynamicObject> = match &selection.namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
+        };
+        let mut config = watcher::Config::default();
+        if !selection.labels.is_empty() {
+            config = config.labels(&selection.labels);
+        }
+        let mut listed = BTreeSet::new();
+        let mut events = watcher(api, config).default_backoff().into_stream().boxed();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => absorb(event, kind, &selection, &cache, &on_change, &mut listed),
+                Err(error) => tracing::warn!(resource = kind.kind, error = %error, "watch failed; it is tried again"),
+            }
+        }
+    })
+}
+
+fn absorb(
+    event: watcher::Event<DynamicObject>,
+    kind: Kind,
+    selection: &Selection,
+    cache: &Cache,
+    on_change: &OnChange,
+    listed: &mut BTreeSet<ObjectKey>,
+) {
+    match event {
+        watcher::Event::Init => listed.clear(),
+        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+            if let Some(key) = ObjectKey::of(kind, &object) {
+                listed.insert(key.clone());
+                on_change_after(cache, key, object, on_change);
+            }
+        }
+        watcher::Event::Delete(object) => {
+            if let Some(key) = ObjectKey::of(kind, &object) {
+                listed.remove(&key);
+                cache.remove(&key, object.metadata.uid.as_deref());
+                on_change(&key, None);
+            }
+        }
+        watcher::Event::InitDone => {
+            let gone: Vec<_> = cache
+                .of_kind(kind)
+                .into_iter()
+                .map(|(key, _)| key)
+                .filter(|key| {
+                    !listed.contains(key) && (selection.namespace.is_none() || key.namespace == selection.namespace)
+                })
+                .collect();
+            for key in gone {
+                cache.remove(&key, None);
+                on_change(&key, None);
+            }
+            cache.mark_synced(kind);
+        }
+    }
+}
+
+fn on_change_after(cache: &Cache, key: ObjectKey, object: DynamicObject, on_change: &OnChange) {
+    cache.put(key.clone(), object);
+    if let Some(object) = cache.get(&key) {
+        on_change(&key, Some(&object));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::CONFIG_MAP;
+    use serde_json::json;
+
+    fn config(name: &str, uid: &str, version: &str) -> DynamicObject {
+        let labels = json!({MANAGED_BY_LABEL: MANAGED_BY, OWNER_UID_LABEL: "owner"});
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n", "uid": uid, "resourceVersion": version, "labels": labels}})).unwrap()
+    }
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::namespaced(CONFIG_MAP, "n", name)
+    }
+
+    #[test]
+    fn an_older_watch_event_does_not_hide_what_we_just_wrote() {
+        let cache = Cache::default();
+        cache.put(key("a"), config("a", "u", "10"));
+        cache.put(key("a"), config("a", "u", "9"));
+        assert_eq!(
+            cache.get(&key("a")).unwrap().metadata.resource_version.as_deref(),
+            Some("10")
+        );
+    }
+
+    #[test]
+    fn a_late_delete_event_does_not_hide_an_object_made_anew() {
+        let cache = Cache::default();
+        cache.put(key("a"), config("a", "new", "10"));
+        cache.remove(&key("a"), Some("old"));
+        assert!(cache.get(&key("a")).is_some());
+        cache.remove(&key("a"), Some("new"));
+        assert!(cache.get(&key("a")).is_none());
+    }
+
+    #[test]
+    fn what_a_relisting_no_longer_holds_is_forgotten_and_told() {
+        let (cache, selection) = (Cache::default(), Selection::managed(CONFIG_MAP));
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = told.clone();
+        let on_change: OnChange =
+            Arc::new(move |key, object| heard.lock().unwrap().push((key.name.clone(), object.is_some())));
+        let mut listed = BTreeSet::new();
+        cache.put(key("gone"), config("gone", "u", "1"));
+        for event in [
+            watcher::Event::Init,
+            watcher::Event::InitApply(config("a", "u", "2")),
+            watcher::Event::InitDone,
+        ] {
+            absorb(event, CONFIG_MAP, &selection, &cache, &on_change, &mut listed);
+        }
+        assert_eq!(
+            *told.lock().unwrap(),
+            vec![("a".to_owned(), true), ("gone".to_owned(), false)]
+        );
+        assert!(cache.is_synced(&[CONFIG_MAP]));
+        assert_eq!(cache.owned_by("owner").len(), 1);
+        assert!(cache.owned_by("").is_empty());
+    }
+}

@@ -1,0 +1,163 @@
+//! Compiles the policy: from what people wrote to the edges that may carry data, and the refusal of every other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use crate::assess::{AskedEdge, framework_of};
+use crate::catalogue::{Catalogue, TransferableFields};
+use crate::edge::{CompiledEdge, EdgeId};
+use crate::names::TenantId;
+use crate::rule::{Denial, Rule, Violation};
+use crate::source::{PolicySource, TenantFacts};
+use crate::spec::ReplicateTo;
+use crate::vocabulary::DataClass;
+
+/// The policy in the form that every enforcement point asks.
+#[derive(Debug, Clone)]
+pub struct CompiledPolicy {
+    pub(crate) source: PolicySource,
+    pub(crate) fields: TransferableFields,
+    edges: BTreeMap<EdgeId, CompiledEdge>,
+    refusals: BTreeMap<EdgeId, Vec<Denial>>,
+}
+
+/// Compiles the policy as it stands at `now`, with the catalogue that is part of the product. What is wrong with one tenant
+/// refuses that tenant's edges and touches no other.
+#[must_use]
+pub fn compile(source: &PolicySource, now: Timestamp) -> CompiledPolicy {
+    compile_with(source, Catalogue::embedded().transferable(), now)
+}
+
+/// Like [`compile`], with another catalogue's fields.
+#[must_use]
+pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Timestamp) -> CompiledPolicy {
+    let mut policy = CompiledPolicy {
+        source: source.clone(),
+        fields,
+        edges: BTreeMap::new(),
+        refusals: BTreeMap::new(),
+    };
+    for (id, tenant) in &source.tenants {
+        let twice = asked_twice(tenant);
+        for (class, ask) in asks(tenant) {
+            let edge_id = EdgeId::new(id, class, &ask.region);
+            let outcome = if let Some(denial) = misplaced(id, tenant) {
+                Err(vec![denial])
+            } else if twice.contains(&edge_id) {
+                Err(vec![duplicate(source, tenant, &edge_id)])
+            } else {
+                let assessed = AskedEdge {
+                    source,
+                    fields: &policy.fields,
+                    tenant,
+                    class,
+                    ask,
+                    now,
+                }
+                .assess();
+                let denials: Vec<Denial> = assessed.denials().map(|(_, denial)| denial.clone()).collect();
+                assessed.edge.ok_or(denials)
+            };
+            match outcome {
+                Ok(edge) => {
+                    policy.edges.insert(edge_id, edge);
+                }
+                Err(denials) => {
+                    policy.refusals.insert(edge_id, denials);
+                }
+            }
+        }
+    }
+    policy
+}
+
+/// A tenant filed under another tenant's name is a mistake of whoever gathered the source: nothing of it may leave.
+fn misplaced(id: &TenantId, tenant: &TenantFacts) -> Option<Denial> {
+    (tenant.spec.tenant != *id).then(|| {
+        Denial::new(
+            Rule::TenantUnknown,
+            crate::LegalFramework::Other,
+            format!(
+                "the residency filed for tenant {id} speaks of tenant {}",
+                tenant.spec.tenant
+            ),
+        )
+    })
+}
+
+pub(crate) fn duplicate(source: &PolicySource, tenant: &TenantFacts, id: &EdgeId) -> Denial {
+    Denial::new(
+        Rule::Duplicate,
+        framework_of(source, tenant),
+        format!("edge {id} is written down twice, and the two could disagree; keep one"),
+    )
+}
+
+/// Every edge that a tenant asks for.
+pub(crate) fn asks(tenant: &TenantFacts) -> impl Iterator<Item = (DataClass, &ReplicateTo)> {
+    tenant
+        .spec
+        .classes
+        .iter()
+        .flat_map(|entry| entry.replicate_to.iter().map(move |ask| (entry.class, ask)))
+}
+
+pub(crate) fn asked_twice(tenant: &TenantFacts) -> BTreeSet<EdgeId> {
+    let mut seen = BTreeSet::new();
+    asks(tenant)
+        .map(|(class, ask)| EdgeId::new(&tenant.spec.tenant, class, &ask.region))
+        .filter(|id| !seen.insert(id.clone()))
+        .collect()
+}
+
+impl CompiledPolicy {
+    /// The edges that may carry data.
+    pub fn edges(&self) -> impl Iterator<Item = &CompiledEdge> {
+        self.edges.values()
+    }
+
+    /// The edge of that name, if it may carry data.
+    #[must_use]
+    pub fn edge(&self, id: &EdgeId) -> Option<&CompiledEdge> {
+        self.edges.get(id)
+    }
+
+    /// The edges that were asked for and refused, with every refusal. Each has at least one.
+    pub fn refusals(&self) -> impl Iterator<Item = (&EdgeId, &[Denial])> {
+        self.refusals.iter().map(|(id, denials)| (id, denials.as_slice()))
+    }
+
+    /// The refusals of one edge; empty when it was not asked for, or may carry data.
+    #[must_use]
+    pub fn refusals_of(&self, id: &EdgeId) -> &[Denial] {
+        self.refusals.get(id).map_or(&[], Vec::as_slice)
+    }
+
+    /// What is wrong with a tenant now, for its status.
+    #[must_use]
+    pub fn violations_of(&self, tenant: &TenantId, now: Timestamp) -> Vec<Violation> {
+        self.source.tenants.get(tenant).map_or_else(Vec::new, |facts| {
+            crate::review::review_with(&facts.spec, facts.epoch, &self.source, &self.fields, now)
+        })
+    }
+
+    /// What it was compiled from.
+    #[must_use]
+    pub const fn source(&self) -> &PolicySource {
+        &self.source
+    }
+
+    /// The first moment after `now` at which compiling again could give another result: something ends or begins.
+    #[must_use]
+    pub fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
+        let mechanisms = self.source.jurisdictions.values().flat_map(|law| &law.mechanisms);
+        let certifications = self.source.parties.values().flat_map(|party| &party.certifications);
+        let asked = self.source.tenants.values().flat_map(asks).map(|(_, ask)| ask);
+        let moments = mechanisms
+            .flat_map(|offer| [Some(offer.effective_from), offer.expires])
+            .chain(certifications.flat_map(|held| [Some(held.effective_from), Some(held.expires)]))
+            .chain(asked.flat_map(|ask| [Some(ask.expires), ask.tia.as_ref().map(|tia| tia.review_by)]));
+        moments.flatten().filter(|moment| *moment > now).min()
+    }
+}

@@ -1,0 +1,236 @@
+//! Answers questions from the compiled policy, at the hub and in a region alike.
+
+use jiff::Timestamp;
+
+use crate::assess::{AskedEdge, framework_of};
+use crate::compile::{CompiledPolicy, asked_twice, asks, duplicate};
+use crate::decision::{Check, Decision, Explanation, Ground, Question};
+use crate::edge::{CompiledEdge, EdgeId};
+use crate::names::{RegionName, TenantId};
+use crate::region_policy::RegionPolicy;
+use crate::rule::{Denial, Rule};
+use crate::source::TenantFacts;
+use crate::vocabulary::{DataClass, LegalFramework};
+
+impl CompiledEdge {
+    /// Whether this edge may carry what `question` asks about. The question's tenant, class and target are the edge's own.
+    #[must_use]
+    pub fn decide(&self, question: &Question) -> Decision {
+        match self.permits(question) {
+            Ok(()) => Decision::Allow {
+                edge: Box::new(self.clone()),
+                grounds: self.grounds(question),
+            },
+            Err(denial) => denial.into(),
+        }
+    }
+
+    fn permits(&self, question: &Question) -> Result<(), Denial> {
+        let asked = EdgeId::new(&question.tenant, question.class, &question.to);
+        if asked != self.id {
+            return Err(self.deny(
+                Rule::NoEdge,
+                format!("edge {} does not carry what {asked} asks for", self.id),
+            ));
+        }
+        self.lawful_at(question.now)?;
+        if !self.purposes.contains(&question.purpose) {
+            let because = format!("the edge is not for {}", question.purpose);
+            return Err(self.deny(Rule::PurposeNotAllowed, because));
+        }
+        let foreign: Vec<&str> = question.fields.difference(&self.fields).map(String::as_str).collect();
+        if !foreign.is_empty() {
+            // The names come from outside and may be long: say how many, name those that are short.
+            let named: Vec<&str> = foreign
+                .iter()
+                .copied()
+                .filter(|name| name.len() <= 64)
+                .take(8)
+                .collect();
+            let because = format!("{} field(s) are not of the edge: {}", foreign.len(), named.join(", "));
+            return Err(self.deny(Rule::FieldNotAllowed, because));
+        }
+        Ok(())
+    }
+
+    fn grounds(&self, question: &Question) -> Vec<Ground> {
+        let ground = |kind, sentence| Ground { kind, sentence };
+        let mut grounds = vec![
+            ground("mechanism", self.rule.clone()),
+            ground("purpose", format!("the edge is for {}", question.purpose)),
+            ground(
+                "validity",
+                format!("from {} until {}", self.effective_from, self.expires),
+            ),
+        ];
+        if let Some(digest) = &self.assessment {
+            grounds.push(ground("assessment", format!("transfer impact assessment {digest}")));
+        }
+        if self.mechanism.binds_the_importer() {
+            grounds.push(ground(
+                "certification",
+                format!("{} is certified under '{}'", self.importer, self.instrument),
+            ));
+        }
+        if let Some(condition) = self.art9_condition {
+            grounds.push(ground("art9-condition", condition.to_string()));
+        }
+        if self.needs_consent {
+            grounds.push(ground(
+                "consent",
+                "only with the subject's consent, confirmed at delivery".to_owned(),
+            ));
+        }
+        grounds
+    }
+}
+
+impl CompiledPolicy {
+    /// May this go there, at that moment? What nothing allows is refused.
+    #[must_use]
+    pub fn decide(&self, question: &Question) -> Decision {
+        match self.edge_for(&question.tenant, question.class, &question.to) {
+            Ok(edge) => edge.decide(question),
+            Err(denial) => denial.into(),
+        }
+    }
+
+    fn edge_for(&self, tenant: &TenantId, class: DataClass, to: &RegionName) -> Result<&CompiledEdge, Denial> {
+        let facts = self.tenant(tenant)?;
+        let id = EdgeId::new(tenant, class, to);
+        if let Some(edge) = self.edge(&id) {
+            return Ok(edge);
+        }
+        if let Some(first) = self.refusals_of(&id).first() {
+            return Err(first.clone());
+        }
+        Err(self.not_asked_for(facts, class, to))
+    }
+
+    fn tenant(&self, tenant: &TenantId) -> Result<&TenantFacts, Denial> {
+        self.source.tenants.get(tenant).ok_or_else(|| tenant_unknown(tenant))
+    }
+
+    /// Why an edge that no tenant asked for carries nothing.
+    fn not_asked_for(&self, facts: &TenantFacts, class: DataClass, to: &RegionName) -> Denial {
+        let framework = framework_of(&self.source, facts);
+        let spec = &facts.spec;
+        if !self.source.regions.contains_key(to) {
+            return Denial::new(
+                Rule::UnknownRegion,
+                framework,
+                format!("there is no FitnessRegion '{to}'"),
+            );
+        }
+        if spec.home.region == *to {
+            let reason = format!("{to} is the home of {}: nothing is transferred there", spec.tenant);
+            return Denial::new(Rule::HomeNamedAsTarget, framework, reason);
+        }
+        no_edge(framework, &spec.tenant, class, &spec.home.region, to)
+    }
+
+    /// Why an edge is allowed or refused at `now`, check by check.
+    #[must_use]
+    pub fn explain(
+        &self,
+        tenant: &TenantId,
+        class: DataClass,
+        from: &RegionName,
+        to: &RegionName,
+        now: Timestamp,
+    ) -> Explanation {
+        let (checks, expires) = self.checks(tenant, class, from, to, now);
+        let lawful = expires.is_some() && !checks.iter().any(|check| matches!(check, Check::Refuses(_)));
+        Explanation {
+            tenant: tenant.clone(),
+            class,
+            from: from.clone(),
+            to: to.clone(),
+            lawful,
+            expires,
+            checks,
+        }
+    }
+
+    fn checks(
+        &self,
+        tenant: &TenantId,
+        class: DataClass,
+        from: &RegionName,
+        to: &RegionName,
+        now: Timestamp,
+    ) -> (Vec<Check>, Option<Timestamp>) {
+        let refuse = |denial| (vec![Check::Refuses(denial)], None);
+        let facts = match self.tenant(tenant) {
+            Ok(facts) => facts,
+            Err(denial) => return refuse(denial),
+        };
+        let home = &facts.spec.home.region;
+        if home != from {
+            let reason = format!("{tenant} has its home in {home}: its data leaves from there, not from {from}");
+            return refuse(Denial::new(Rule::NoEdge, framework_of(&self.source, facts), reason));
+        }
+        let id = EdgeId::new(tenant, class, to);
+        if asked_twice(facts).contains(&id) {
+            return refuse(duplicate(&self.source, facts, &id));
+        }
+        let Some((_, ask)) = asks(facts).find(|(asked, ask)| *asked == class && ask.region == *to) else {
+            return refuse(self.not_asked_for(facts, class, to));
+        };
+        let asked = AskedEdge {
+            source: &self.source,
+            fields: &self.fields,
+            tenant: facts,
+            class,
+            ask,
+            now,
+        };
+        let assessed = asked.assess();
+        let expires = assessed.edge.as_ref().map(|edge| edge.expires);
+        (assessed.findings.into_iter().map(|(_, check)| check).collect(), expires)
+    }
+}
+
+impl RegionPolicy {
+    /// May this leave from here, at that moment? The same answer as the hub's, from what the region has.
+    #[must_use]
+    pub fn decide(&self, question: &Question) -> Decision {
+        let id = EdgeId::new(&question.tenant, question.class, &question.to);
+        if self.home(&question.tenant).is_none() {
+            return tenant_unknown(&question.tenant).into();
+        }
+        match self.export(&id) {
+            Some(edge) => edge.decide(question),
+            None => no_edge(
+                LegalFramework::Other,
+                &question.tenant,
+                question.class,
+                &self.region,
+                &question.to,
+            )
+            .into(),
+        }
+    }
+}
+
+fn tenant_unknown(tenant: &TenantId) -> Denial {
+    Denial::new(
+        Rule::TenantUnknown,
+        LegalFramework::Other,
+        format!("there is no tenant '{tenant}' here"),
+    )
+}
+
+fn no_edge(
+    framework: LegalFramework,
+    tenant: &TenantId,
+    class: DataClass,
+    from: &RegionName,
+    to: &RegionName,
+) -> Denial {
+    Denial::new(
+        Rule::NoEdge,
+        framework,
+        format!("nothing allows {class} of {tenant} to go from {from} to {to}"),
+    )
+}

@@ -1,0 +1,200 @@
+//! One compiled edge: what may cross a border, and on what grounds.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use crate::bounds;
+use crate::names::{DocumentDigest, Epoch, InvalidName, OrganizationName, PartyName, RegionName, TenantId};
+use crate::rule::{Denial, Rule};
+use crate::vocabulary::{Art9Condition, DataClass, LegalFramework, Mechanism, Purpose};
+
+/// Names an edge: `<tenant>.<class>.<to-region>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EdgeId(String);
+
+impl EdgeId {
+    /// The name of the edge that carries `class` of `tenant` to `to`.
+    #[must_use]
+    pub fn new(tenant: &TenantId, class: DataClass, to: &RegionName) -> Self {
+        Self(format!("{tenant}.{class}.{to}"))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for EdgeId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let invalid = || InvalidName::new("edge id", text, "<tenant>.<class>.<to-region>");
+        let mut parts = text.split('.');
+        let (Some(tenant), Some(class), Some(to), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(invalid());
+        };
+        let tenant: TenantId = tenant.parse().map_err(|_| invalid())?;
+        let class: DataClass = class.parse().map_err(|_| invalid())?;
+        let to: RegionName = to.parse().map_err(|_| invalid())?;
+        Ok(Self::new(&tenant, class, &to))
+    }
+}
+
+impl TryFrom<String> for EdgeId {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<EdgeId> for String {
+    fn from(id: EdgeId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for EdgeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl JsonSchema for EdgeId {
+    fn schema_name() -> Cow<'static, str> {
+        "EdgeId".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "maxLength": 128, "pattern": "^[a-z0-9-]+\\.[a-z-]+\\.[a-z0-9-]+$" })
+    }
+}
+
+/// An edge that the policy allows, with everything that exporter and importer need to obey it. Its existence is not yet a
+/// permission: ask [`CompiledEdge::lawful_at`] at the moment of each delivery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CompiledEdge {
+    /// Its name.
+    pub id: EdgeId,
+    /// Whose data it is.
+    pub tenant: TenantId,
+    /// The controller.
+    pub organization: OrganizationName,
+    /// The exporting region, home of the tenant.
+    pub from: RegionName,
+    /// The importing region.
+    pub to: RegionName,
+    /// The legal entity that exports.
+    pub exporter: PartyName,
+    /// The legal entity that imports.
+    pub importer: PartyName,
+    /// The tenant of the same organization that receives it there.
+    pub importer_tenant: TenantId,
+    /// What goes.
+    pub class: DataClass,
+    /// What for.
+    #[schemars(length(max = 6))]
+    pub purposes: BTreeSet<Purpose>,
+    /// The fields that go, and no other.
+    #[schemars(schema_with = "bounds::field_names")]
+    pub fields: BTreeSet<String>,
+    /// What makes it lawful.
+    pub mechanism: Mechanism,
+    /// By name.
+    #[schemars(length(max = 120))]
+    pub instrument: String,
+    /// Lawful from.
+    #[schemars(schema_with = "bounds::timestamp")]
+    pub effective_from: Timestamp,
+    /// Lawful until: the earliest end of mechanism, edge, assessment and certification.
+    #[schemars(schema_with = "bounds::timestamp")]
+    pub expires: Timestamp,
+    /// The rule that refuses from then on.
+    pub ends_with: Rule,
+    /// The assessment relied on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assessment: Option<DocumentDigest>,
+    /// The condition for a special category.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub art9_condition: Option<Art9Condition>,
+    /// Replace the subject's identifier by a pairwise one.
+    pub pseudonymise: bool,
+    /// May the importer pass it on.
+    pub onward: bool,
+    /// Must the subject's consent be confirmed at each delivery.
+    pub needs_consent: bool,
+    /// The exporter's body of law.
+    pub framework: LegalFramework,
+    /// What allows it, in a sentence.
+    #[schemars(length(max = 512))]
+    pub rule: String,
+    /// Of the tenant's home.
+    pub epoch: Epoch,
+}
+
+impl CompiledEdge {
+    /// Whether the edge may carry anything at `now`.
+    ///
+    /// # Errors
+    /// The refusal, when the edge has not begun or has ended.
+    pub fn lawful_at(&self, now: Timestamp) -> Result<(), Denial> {
+        if now < self.effective_from {
+            return Err(self.deny(
+                Rule::MechanismNotInForce,
+                format!(
+                    "{} {} is in force only from {}",
+                    self.mechanism, self.instrument, self.effective_from
+                ),
+            ));
+        }
+        if now >= self.expires {
+            return Err(self.deny(self.ends_with, format!("it ended at {}", self.expires)));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn deny(&self, rule: Rule, because: impl fmt::Display) -> Denial {
+        Denial::new(
+            rule,
+            self.framework,
+            format!(
+                "{} of {} may not go from {} to {}: {because}",
+                self.class, self.tenant, self.from, self.to
+            ),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edge_id_reads_back() {
+        let id: EdgeId = "stride-eu.workout-summary.us".parse().unwrap();
+        assert_eq!(id.as_str(), "stride-eu.workout-summary.us");
+        for bad in [
+            "",
+            "a.b",
+            "stride-eu.moods.us",
+            "stride-eu.health.us.x",
+            "Stride.health.us",
+        ] {
+            assert!(bad.parse::<EdgeId>().is_err(), "{bad}");
+        }
+    }
+}

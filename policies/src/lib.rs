@@ -1,0 +1,38 @@
+//! The residency policy of Meridian: what personal data may cross which border, on what grounds, until when.
+//!
+//! Pure: no clock (`now` is always a parameter), no I/O, no knowledge of Kubernetes, HTTP or databases. What is not known
+//! to be allowed is refused.
+
+mod assess;
+pub mod bounds;
+pub mod catalogue;
+pub mod compile;
+mod cut;
+mod decide;
+pub mod decision;
+pub mod edge;
+pub mod names;
+pub mod region_policy;
+pub mod review;
+pub mod rule;
+pub mod source;
+pub mod spec;
+pub mod vocabulary;
+
+pub use catalogue::{Catalogue, FieldKey, FieldKind, TransferableFields};
+pub use compile::{CompiledPolicy, compile, compile_with};
+pub use decision::{Check, Decision, Explanation, Ground, Question};
+pub use edge::{CompiledEdge, EdgeId};
+pub use names::{
+    CountryCode, DocumentDigest, Epoch, InvalidName, JurisdictionName, OrganizationName, PartyName, PolicyRevision,
+    RegionName, SubdivisionCode, TenantId,
+};
+pub use region_policy::{DirectoryEntry, Peer, PeerTenant, RegionPolicy, TenantHome};
+pub use review::{review, review_change, review_region};
+pub use rule::{Denial, Rule, Violation};
+pub use source::{PolicySource, RegionFacts, RegionTrust, TenantFacts};
+pub use spec::{
+    AgeOfConsent, Certification, ClassResidency, Home, ImpactAssessment, JurisdictionSpec, OfferedMechanism, PartySpec,
+    ReplicateTo, RetentionLimits, TenantResidencySpec,
+};
+pub use vocabulary::{Art9Condition, DataClass, LegalFramework, Mechanism, PartyRole, Purpose, Sensitivity};

@@ -1,0 +1,6 @@
+//! What consent is: pure, without a clock, a database or a caller.
+
+pub mod matter;
+pub mod permit;
+pub mod receipt;
+pub mod standing;

@@ -1,0 +1,98 @@
+//! The JSON of the keyring's requests and answers, as far as the kit's client does not define it already.
+
+use std::time::Duration;
+
+use meridian_kit::SubjectId;
+use meridian_kit::subject_keys::{KeyRequest, KeyScope, WireKey};
+use meridian_policy::TenantId;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::domain::address::KeyAddress;
+use crate::domain::leases::LeaseAddress;
+use crate::service::Resolved;
+
+pub(super) fn asked(request: KeyRequest) -> (KeyAddress, bool) {
+    let KeyRequest {
+        tenant,
+        subject,
+        scope,
+        create,
+    } = request;
+    (KeyAddress { tenant, subject, scope }, create)
+}
+
+#[derive(Serialize)]
+pub(super) struct ResolveResponse {
+    pub(super) keys: Vec<KeyAnswer>,
+}
+
+/// One key, in the order asked.
+#[derive(Serialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub(super) enum KeyAnswer {
+    Live {
+        key: WireKey,
+        /// Leased keys only: how long the caller may keep it, counted from when it sent the request.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        valid_for_ms: Option<u64>,
+    },
+    Absent,
+    Destroyed,
+}
+
+impl From<Resolved> for KeyAnswer {
+    fn from(resolved: Resolved) -> Self {
+        match resolved {
+            Resolved::Live(key, left) => Self::Live {
+                key: WireKey(key),
+                valid_for_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            },
+            Resolved::Absent => Self::Absent,
+            Resolved::Destroyed => Self::Destroyed,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LeaseRequest {
+    tenant: TenantId,
+    #[serde(default)]
+    subject: Option<SubjectId>,
+    scope: KeyScope,
+    key: WireKey,
+    valid_for_ms: u64,
+}
+
+impl LeaseRequest {
+    pub(super) fn into_parts(self) -> (LeaseAddress, Zeroizing<[u8; 32]>, Duration) {
+        let address = LeaseAddress {
+            tenant: self.tenant,
+            subject: self.subject,
+            scope: self.scope,
+        };
+        (address, self.key.0, Duration::from_millis(self.valid_for_ms))
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Leased {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DestroyRequest {
+    pub(super) tenant: TenantId,
+    /// Absent only together with an import scope: a cut edge takes every subject's key.
+    #[serde(default)]
+    pub(super) subject: Option<SubjectId>,
+    /// Absent: everything of the subject, for good.
+    #[serde(default)]
+    pub(super) scope: Option<KeyScope>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Destroyed {
+    /// How many keys were live before.
+    pub(super) destroyed: u64,
+}

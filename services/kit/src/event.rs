@@ -1,0 +1,322 @@
+//! The envelope of events: CloudEvents 1.0, structured JSON, with the attributes that residency needs. The payload is
+//! sealed as a whole under the data subject's key, so a topic holds nothing that outlives an erasure.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use meridian_policy::{DataClass, EdgeId, Epoch, RegionName, TenantId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+use crate::ids::SubjectId;
+use crate::subject_keys::{Create, Error as KeyError, KeyScope, Keyring, SubjectKey};
+
+/// The media type of a sealed payload.
+pub const SEALED_JSON: &str = "application/vnd.meridian.sealed+json";
+/// The largest event on the wire.
+pub const EVENT_LIMIT_BYTES: usize = 512 * 1024;
+
+/// Who writes events: `/regions/<region>/<service>`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EventSource {
+    region: RegionName,
+    service: String,
+}
+
+impl EventSource {
+    /// A service of a region.
+    #[must_use]
+    pub fn new(region: RegionName, service: &str) -> Self {
+        Self {
+            region,
+            service: service.to_owned(),
+        }
+    }
+
+    /// The region.
+    #[must_use]
+    pub fn region(&self) -> &RegionName {
+        &self.region
+    }
+}
+
+/// What is said about an event before it is sealed.
+#[derive(Clone, Debug)]
+pub struct Draft<'a> {
+    /// Its type, like `sh.meridian.workout.completed.v1`.
+    pub kind: &'a str,
+    /// The id of the stream that it belongs to, like the workout's.
+    pub stream: String,
+    /// Its place in the stream, from 1.
+    pub sequence: u64,
+    /// The strictest class among its fields.
+    pub class: DataClass,
+    /// The epoch of the tenant's home.
+    pub epoch: Epoch,
+}
+
+/// Where an event came from, when that is another region.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Imported {
+    /// The exporting region.
+    pub origin: RegionName,
+    /// The edge that it came over.
+    pub edge: EdgeId,
+    /// When it must be gone.
+    pub expires: Timestamp,
+}
+
+/// An event.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Event {
+    specversion: SpecVersion,
+    /// Unique, and ordered by time (UUID v7).
+    pub id: Uuid,
+    /// `/regions/<region>/<service>`.
+    pub source: String,
+    /// `sh.meridian.<thing>.<what happened>.v<n>`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The id of its stream.
+    pub subject: String,
+    /// When it happened.
+    pub time: Timestamp,
+    datacontenttype: String,
+    #[serde(
+        rename = "data_base64",
+        serialize_with = "to_base64",
+        deserialize_with = "from_base64"
+    )]
+    sealed: Vec<u8>,
+    /// The partition.
+    pub tenant: TenantId,
+    /// Where it was written.
+    pub region: RegionName,
+    /// The class of its payload.
+    #[serde(rename = "dataclass")]
+    pub class: DataClass,
+    /// The epoch of the tenant's home.
+    pub epoch: Epoch,
+    /// Whose data it is.
+    #[serde(rename = "datasubject")]
+    pub data_subject: SubjectId,
+    /// Which of the subject's keys it is sealed under.
+    #[serde(rename = "keyscope")]
+    pub key_scope: KeyScope,
+    /// Its place in its stream.
+    pub sequence: u64,
+    /// The trace that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// The exporting region, on imported events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<RegionName>,
+    /// The edge, on imported events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<EdgeId>,
+    /// When it must be gone, on imported events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+enum SpecVersion {
+    #[serde(rename = "1.0")]
+    One,
+}
+
+fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&STANDARD.encode(bytes))
+}
+
+fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    STANDARD
+        .decode(text)
+        .map_err(|_| serde::de::Error::custom("data_base64 is not base64"))
+}
+
+/// Bytes that are not an event of ours.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not an event: {0}")]
+pub struct NotAnEvent(String);
+
+impl Event {
+    /// Makes an event whose payload is sealed under `key`; tenant, subject and key scope are the key's.
+    ///
+    /// # Errors
+    /// When the payload cannot be sealed.
+    pub fn sealed<T: Serialize + ?Sized>(
+        source: &EventSource,
+        draft: Draft<'_>,
+        key: &SubjectKey,
+        payload: &T,
+    ) -> Result<Self, KeyError> {
+        Self::sealed_at(source, draft, Uuid::now_v7(), Timestamp::now(), key, payload)
+    }
+
+    /// As [`Event::sealed`] with an id and a time of the caller's: an import that must be the same when it is repeated.
+    ///
+    /// # Errors
+    /// When the payload cannot be sealed.
+    pub fn sealed_at<T: Serialize + ?Sized>(
+        source: &EventSource,
+        draft: Draft<'_>,
+        id: Uuid,
+        time: Timestamp,
+        key: &SubjectKey,
+        payload: &T,
+    ) -> Result<Self, KeyError> {
+        let sealed = key.seal_json(&context(id), payload)?.into_bytes();
+        Ok(Self {
+            specversion: SpecVersion::One,
+            id,
+            source: format!("/regions/{}/{}", source.region, source.service),
+            kind: draft.kind.to_owned(),
+            subject: draft.stream,
+            time,
+            datacontenttype: SEALED_JSON.to_owned(),
+            sealed,
+            tenant: key.tenant().clone(),
+            region: source.region.clone(),
+            class: draft.class,
+            epoch: draft.epoch,
+            data_subject: key.subject(),
+            key_scope: key.scope().clone(),
+            sequence: draft.sequence,
+            traceparent: crate::trace::current().map(|context| context.traceparent()),
+            origin: None,
+            edge: None,
+            expires: None,
+        })
+    }
+
+    /// Marks it as come from another region.
+    #[must_use]
+    pub fn imported(mut self, from: Imported) -> Self {
+        self.origin = Some(from.origin);
+        self.edge = Some(from.edge);
+        self.expires = Some(from.expires);
+        self
+    }
+
+    /// Opens the payload with the subject's key from the keyring.
+    ///
+    /// # Errors
+    /// [`KeyError::KeyDestroyed`] once the subject was erased; that the keyring cannot be asked; or that it holds
+    /// something else.
+    pub async fn open<T: DeserializeOwned>(&self, keyring: &Keyring) -> Result<T, KeyError> {
+        let key = keyring
+            .key(&self.tenant, &self.data_subject, &self.key_scope, Create::No)
+            .await?;
+        self.open_with(&key)
+    }
+
+    /// Opens the payload with a key at hand.
+    ///
+    /// # Errors
+    /// When it is another key's, or it holds something else.
+    pub fn open_with<T: DeserializeOwned>(&self, key: &SubjectKey) -> Result<T, KeyError> {
+        key.open_json(&context(self.id), &self.sealed)
+    }
+
+    /// The sealed payload.
+    #[must_use]
+    pub fn sealed_payload(&self) -> &[u8] {
+        &self.sealed
+    }
+
+    /// The bytes for the wire.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Strings, numbers and UUIDs always serialize.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads the bytes from the wire.
+    ///
+    /// # Errors
+    /// When they are not an event.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, NotAnEvent> {
+        if bytes.len() > EVENT_LIMIT_BYTES {
+            return Err(NotAnEvent(format!("it has {} bytes", bytes.len())));
+        }
+        serde_json::from_slice(bytes)
+            .map_err(|error| NotAnEvent(format!("{:?} error at column {}", error.classify(), error.column())))
+    }
+}
+
+/// The context that an event's payload is sealed for.
+fn context(id: Uuid) -> String {
+    format!("event:{id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn event() -> (Event, SubjectKey) {
+        let tenant: TenantId = "stride-eu".parse().expect("a tenant");
+        let key = SubjectKey::from_bytes(
+            tenant,
+            SubjectId(Uuid::nil()),
+            KeyScope::Personal,
+            Zeroizing::new([7; 32]),
+        );
+        let draft = Draft {
+            kind: "sh.meridian.workout.completed.v1",
+            stream: "w-1".to_owned(),
+            sequence: 3,
+            class: DataClass::WorkoutSummary,
+            epoch: Epoch(1),
+        };
+        let source = EventSource::new("eu".parse().expect("a region"), "training");
+        let payload = serde_json::json!({"distance_meters": 4217.5});
+        (Event::sealed(&source, draft, &key, &payload).expect("sealed"), key)
+    }
+
+    #[test]
+    fn an_event_is_a_cloud_event_that_does_not_show_its_payload() {
+        let (event, _) = event();
+        let json: serde_json::Value = serde_json::from_slice(&event.to_bytes()).expect("JSON");
+        assert_eq!(json["specversion"], "1.0");
+        assert_eq!(json["source"], "/regions/eu/training");
+        assert_eq!(json["type"], "sh.meridian.workout.completed.v1");
+        assert_eq!(json["datacontenttype"], SEALED_JSON);
+        assert_eq!(
+            (&json["dataclass"], &json["epoch"], &json["keyscope"]),
+            (&"workout-summary".into(), &1.into(), &"personal".into())
+        );
+        assert!(!json.to_string().contains("4217"), "{json}");
+        for name in json.as_object().expect("an object").keys() {
+            let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || name == "data_base64";
+            assert!(name.bytes().all(allowed), "{name} is no CloudEvents attribute");
+        }
+    }
+
+    #[test]
+    fn an_event_reads_back_and_opens_under_its_own_id_only() {
+        let (event, key) = event();
+        let mut read = Event::from_bytes(&event.to_bytes()).expect("an event");
+        assert_eq!(read, event);
+        let payload: serde_json::Value = read.open_with(&key).expect("opens");
+        assert_eq!(payload["distance_meters"], 4217.5);
+        read.id = Uuid::now_v7();
+        assert!(matches!(
+            read.open_with::<serde_json::Value>(&key),
+            Err(KeyError::Unsealable)
+        ));
+    }
+
+    #[test]
+    fn an_unknown_class_is_no_event() {
+        let (event, _) = event();
+        let text = String::from_utf8(event.to_bytes())
+            .expect("UTF-8")
+            .replace("workout-summary", "moods");
+        assert!(Event::from_bytes(text.as_bytes()).is_err());
+    }
+}

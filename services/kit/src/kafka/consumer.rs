@@ -1,0 +1,258 @@
+//! Consumers: at least once from Kafka, once in effect through the inbox, never losing and never stuck for ever.
+//!
+//! Records are taken in small rounds. Within a round, events of one subject are handled one after the other, events of
+//! different subjects side by side; the group's offsets are committed when the whole round is done.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use rdkafka::consumer::{CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
+use rdkafka::error::KafkaError as Raw;
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::statistics::Statistics;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use tokio_util::sync::CancellationToken;
+
+use super::handler::{BatchHandler, Handler};
+use super::settle::{Counts, Record, Worker, batch};
+use super::{Kafka, KafkaError};
+use crate::db::Pool;
+use crate::metrics::LagLabels;
+use crate::residency::Homes;
+use crate::start::{Start, StartError};
+
+/// Records of one round.
+const ROUND: usize = 64;
+/// How long to wait after an error of the broker.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often the lag is looked at, in milliseconds.
+const STATISTICS_EVERY_MS: &str = "5000";
+
+/// Hears what librdkafka tells of itself.
+struct Watch {
+    group: String,
+    prefix: String,
+    lag: Family<LagLabels, Gauge>,
+}
+
+impl ClientContext for Watch {
+    fn stats(&self, statistics: Statistics) {
+        for (name, topic) in statistics.topics {
+            for (partition, state) in topic.partitions {
+                let topic = name.strip_prefix(&self.prefix).unwrap_or(&name).to_owned();
+                let labels = LagLabels {
+                    group: self.group.clone(),
+                    topic,
+                    partition,
+                };
+                if state.consumer_lag < 0 {
+                    // Another member's partition.
+                    self.lag.remove(&labels);
+                } else {
+                    self.lag.get_or_create(&labels).set(state.consumer_lag);
+                }
+            }
+        }
+    }
+
+    fn error(&self, error: Raw, _reason: &str) {
+        tracing::warn!(group = self.group, %error, "Kafka has a problem; reading goes on when it is over");
+    }
+}
+
+impl ConsumerContext for Watch {}
+
+/// Reads topics as the service's consumer group.
+pub struct Consumer {
+    kafka: Kafka,
+    group: String,
+    topics: Vec<String>,
+    pool: Option<Pool>,
+    homes: Homes,
+    stop: CancellationToken,
+    counts: Counts,
+    lag: Family<LagLabels, Gauge>,
+}
+
+impl std::fmt::Debug for Consumer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Consumer")
+            .field("group", &self.group)
+            .field("topics", &self.topics)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Consumer {
+    /// A consumer of these topics, in the group named after the service.
+    ///
+    /// # Errors
+    /// None yet; it connects when it runs.
+    pub fn new(start: &Start, topics: &[&str]) -> Result<Self, StartError> {
+        Self::in_group(start, start.service(), topics)
+    }
+
+    /// As [`Consumer::new`] in another group, for a service that reads a topic twice.
+    ///
+    /// # Errors
+    /// None yet; it connects when it runs.
+    pub fn in_group(start: &Start, group: &str, topics: &[&str]) -> Result<Self, StartError> {
+        Ok(Self {
+            kafka: start.kafka(),
+            group: group.to_owned(),
+            topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
+            pool: start.opened_database(),
+            homes: start.homes(),
+            stop: start.stop(),
+            counts: Counts {
+                group: group.to_owned(),
+                consumed: start.metrics().consumed(),
+            },
+            lag: start.metrics().lag(),
+        })
+    }
+
+    fn open(&self) -> Result<StreamConsumer<Watch>, KafkaError> {
+        let mut config = self.kafka.config();
+        config
+            .set("group.id", self.kafka.topic_name(&self.group))
+            .set("statistics.interval.ms", STATISTICS_EVERY_MS)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", "10000")
+            .set("max.poll.interval.ms", "300000")
+            .set("isolation.level", "read_committed")
+            .set("fetch.wait.max.ms", "100")
+            .set("topic.metadata.refresh.interval.ms", "30000")
+            // A topic that its owner has not made yet appears later; that is no error.
+            .set("allow.auto.create.topics", "false")
+            .set("queued.min.messages", "200")
+            .set("queued.max.messages.kbytes", "4096")
+            .set("fetch.message.max.bytes", "1048576");
+        let watch = Watch {
+            group: self.group.clone(),
+            prefix: self.kafka.topic_name(""),
+            lag: self.lag.clone(),
+        };
+        let consumer: StreamConsumer<Watch> = config.create_with_context(watch).map_err(KafkaError::Setup)?;
+        let names: Vec<String> = self.topics.iter().map(|topic| self.kafka.topic_name(topic)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        consumer.subscribe(&names).map_err(KafkaError::Setup)?;
+        Ok(consumer)
+    }
+
+    /// Handles events one by one until the process stops.
+    ///
+    /// # Errors
+    /// When Kafka fails for good, or the service has no database for the inbox.
+    pub async fn run<H: Handler>(self, handler: H) -> Result<(), StartError> {
+        let pool = self.pool.clone().ok_or(StartError::File {
+            variable: "MERIDIAN_DATABASE_URL",
+            problem: "is needed by the consumer's inbox; call Start::database before".to_owned(),
+        })?;
+        let dead = self.kafka.producer()?;
+        let worker = Arc::new(Worker {
+            handler,
+            pool,
+            dead,
+            homes: self.homes.clone(),
+            group: self.group.clone(),
+            kafka: self.kafka.clone(),
+            counts: self.counts.clone(),
+            stop: self.stop.clone(),
+        });
+        self.rounds(|records| {
+            let worker = Arc::clone(&worker);
+            async move { worker.round(records).await }
+        })
+        .await
+    }
+
+    /// Handles events in bulk until the process stops.
+    ///
+    /// # Errors
+    /// When Kafka fails for good.
+    pub async fn run_batches<H: BatchHandler>(self, handler: H) -> Result<(), StartError> {
+        let dead = self.kafka.producer()?;
+        let handler = Arc::new(handler);
+        let (kafka, counts, stop) = (self.kafka.clone(), self.counts.clone(), self.stop.clone());
+        self.rounds(|records| {
+            let (handler, dead, kafka) = (Arc::clone(&handler), dead.clone(), kafka.clone());
+            let (counts, stop) = (counts.clone(), stop.clone());
+            async move { batch(&*handler, &dead, &kafka, &counts, &stop, records).await }
+        })
+        .await
+    }
+
+    async fn rounds<F, R>(&self, mut round: F) -> Result<(), StartError>
+    where
+        F: FnMut(Vec<Record>) -> R,
+        R: Future<Output = Option<()>>,
+    {
+        let consumer = self.open()?;
+        let mut stream = consumer.stream().ready_chunks(ROUND);
+        loop {
+            let Some(chunk) = self.stop.run_until_cancelled(stream.next()).await else {
+                return Ok(());
+            };
+            let Some(chunk) = chunk else { return Ok(()) };
+            let mut records = Vec::with_capacity(chunk.len());
+            let mut offsets: HashMap<(String, i32), i64> = HashMap::new();
+            for message in chunk {
+                match message {
+                    Ok(message) => {
+                        let place = (message.topic().to_owned(), message.partition());
+                        let next = message.offset() + 1;
+                        offsets
+                            .entry(place)
+                            .and_modify(|known| *known = next.max(*known))
+                            .or_insert(next);
+                        records.push(record(&message, &self.kafka));
+                    }
+                    // Brokers come back, topics appear, rebalances end: librdkafka goes on by itself.
+                    Err(error) => {
+                        tracing::warn!(group = self.group, %error, "Kafka cannot be read just now");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+            if records.is_empty() {
+                continue;
+            }
+            // None: told to stop in the middle. What was not committed is delivered again, and the inbox knows it.
+            if round(records).await.is_none() {
+                return Ok(());
+            }
+            let mut list = TopicPartitionList::with_capacity(offsets.len());
+            for ((topic, partition), next) in offsets {
+                // An offset of a record that was received is always valid.
+                let _ = list.add_partition_offset(&topic, partition, Offset::Offset(next));
+            }
+            if let Err(error) = consumer.commit(&list, CommitMode::Async) {
+                // The partition went to another member meanwhile; it starts from the last commit, and the inbox knows.
+                tracing::warn!(group = self.group, %error, "the offsets of a round were not taken");
+            }
+        }
+    }
+}
+
+fn record(message: &BorrowedMessage<'_>, kafka: &Kafka) -> Record {
+    let topic = message
+        .topic()
+        .strip_prefix(&kafka.topic_name(""))
+        .unwrap_or(message.topic())
+        .to_owned();
+    Record {
+        topic,
+        key: message.key().unwrap_or_default().to_vec(),
+        payload: message.payload().unwrap_or_default().to_vec(),
+    }
+}

@@ -1,0 +1,306 @@
+//! Events leave a service through its database: they are stored with the change that they tell of, and a relay hands them
+//! to Kafka afterwards. Nothing that was committed is lost, whatever dies in between; what is sent twice has the same id.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::time::Duration;
+
+use futures::future::join_all;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use sqlx::postgres::PgListener;
+use sqlx::{Connection as _, PgConnection, Row as _};
+use tokio_util::sync::CancellationToken;
+
+use crate::db::{self, TenantTx};
+use crate::event::{EVENT_LIMIT_BYTES, Event};
+use crate::kafka::{Kafka, Producer};
+use crate::start::{Start, StartError};
+
+/// Events in flight to the broker at once.
+const BATCH: i64 = 500;
+/// How often the outbox is looked at even when nobody woke the relay.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a standby looks whether the active relay is gone.
+const STANDBY_EVERY: Duration = Duration::from_secs(1);
+/// The key of the advisory lock that makes a relay the active one of its database.
+const LOCK: i64 = 0x6d65_7269_6469_616e;
+
+/// Appends an event to the outbox, inside the transaction that makes it true. Its Kafka key is the data subject, so one
+/// subject's events stay in order. A transaction that appends for several subjects does so in the subjects' order, or
+/// two of them may wait for each other (PostgreSQL then ends one, which repeats).
+///
+/// # Errors
+/// When the row is refused or the event is too large.
+pub async fn append(tx: &mut TenantTx, topic: &str, event: &Event) -> Result<(), db::Error> {
+    append_keyed(tx, topic, &event.data_subject.to_string(), event).await
+}
+
+/// As [`append`] with a key of the caller's, for compacted topics.
+///
+/// # Errors
+/// When the row is refused or the event is too large.
+pub async fn append_keyed(tx: &mut TenantTx, topic: &str, key: &str, event: &Event) -> Result<(), db::Error> {
+    let bytes = event.to_bytes();
+    if bytes.len() > EVENT_LIMIT_BYTES {
+        return Err(db::Error::Statement(format!(
+            "an event of {} bytes is too large",
+            bytes.len()
+        )));
+    }
+    sqlx::query("select meridian_append($1, $2, $3, $4)")
+        .bind(topic)
+        .bind(key)
+        .bind(event.id)
+        .bind(bytes)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+struct Row {
+    id: i64,
+    topic: String,
+    key: String,
+    event: Vec<u8>,
+}
+
+/// Why a round ended early. The relay says so and begins again.
+#[derive(Debug, thiserror::Error)]
+enum RelayError {
+    #[error(transparent)]
+    Database(#[from] db::Error),
+    #[error(transparent)]
+    Kafka(#[from] crate::kafka::KafkaError),
+}
+
+impl From<sqlx::Error> for RelayError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+/// What the relay is doing, for readiness.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Mode {
+    Starting = 0,
+    Standby = 1,
+    Active = 2,
+    Failing = 3,
+}
+
+/// Moves a database's outbox to Kafka. Any number may run; one at a time is active, the one that holds the database's
+/// advisory lock on its own connection. When that connection breaks the lock is gone with it, and another takes over.
+#[derive(Debug)]
+pub struct Relay {
+    url: crate::config::Secret,
+    kafka: Kafka,
+    stop: CancellationToken,
+    mode: Arc<AtomicU8>,
+    pending: Gauge,
+    relayed: Counter,
+    failures: Arc<AtomicI64>,
+}
+
+impl Relay {
+    /// The relay of a service's database.
+    ///
+    /// # Errors
+    /// When the service has no database.
+    pub fn new(start: &Start) -> Result<Self, StartError> {
+        start.database()?;
+        let url = start
+            .config()
+            .database_url
+            .clone()
+            .unwrap_or_else(|| crate::config::Secret::new(""));
+        let metrics = start.metrics();
+        let relay = Self {
+            url,
+            kafka: start.kafka(),
+            stop: start.stop(),
+            mode: Arc::new(AtomicU8::new(Mode::Starting as u8)),
+            pending: metrics.gauge(
+                "meridian_outbox_pending",
+                "Events that wait for the broker, up to one batch",
+            ),
+            relayed: metrics.counter("meridian_outbox_relayed", "Events that the broker took"),
+            failures: Arc::default(),
+        };
+        let (mode, failures) = (Arc::clone(&relay.mode), Arc::clone(&relay.failures));
+        start.readiness().register("relay", move || {
+            let failures = failures.load(Ordering::Relaxed);
+            std::future::ready(match mode.load(Ordering::Relaxed) {
+                mode if mode == Mode::Active as u8 => Ok("active".to_owned()),
+                mode if mode == Mode::Standby as u8 => Ok("standing by; another relay is active".to_owned()),
+                // Writes go on while the broker is away: the outbox keeps them. The message tells, the status does not.
+                mode if mode == Mode::Failing as u8 => Ok(format!("failing, {failures} times in a row; events wait")),
+                _ => Ok("starting".to_owned()),
+            })
+        });
+        Ok(relay)
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    /// Runs until the process stops.
+    ///
+    /// # Errors
+    /// Never; it begins again after each failure.
+    pub async fn run(self) -> Result<(), std::convert::Infallible> {
+        let mut pause = Duration::from_millis(200);
+        loop {
+            let before = self.relayed.get();
+            let round = self.stop.run_until_cancelled(self.session()).await;
+            let Some(Err(error)) = round else { return Ok(()) };
+            self.set_mode(Mode::Failing);
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%error, "the relay lost its database or broker; events wait, and it begins again");
+            let progressed = self.relayed.get() > before;
+            pause = if progressed {
+                Duration::from_millis(200)
+            } else {
+                (pause * 2).min(Duration::from_secs(5))
+            };
+            if self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One life of the database connection: become active, then relay until something breaks.
+    async fn session(&self) -> Result<(), RelayError> {
+        let options = db::options(self.url.expose(), "meridian-relay")?.options([("statement_timeout", "15s")]);
+        let mut connection = PgConnection::connect_with(&options).await?;
+        while !try_lock(&mut connection).await? {
+            self.set_mode(Mode::Standby);
+            tokio::time::sleep(STANDBY_EVERY).await;
+        }
+        sqlx::query("set meridian.relay = 'on'")
+            .execute(&mut connection)
+            .await?;
+        let pool = sqlx::postgres::PgPoolOptions::new()
+            .max_connections(1)
+            .connect_lazy_with(options);
+        let mut wake = PgListener::connect_with(&pool).await?;
+        wake.listen("meridian_outbox").await?;
+        // A new producer for each life: what an old one still had in its queue is gone with it and is sent again from
+        // the table, with the same ids.
+        let producer = self.kafka.producer()?;
+        self.set_mode(Mode::Active);
+        self.failures.store(0, Ordering::Relaxed);
+        loop {
+            let rows = waiting(&mut connection).await?;
+            self.pending.set(i64::try_from(rows.len()).unwrap_or(i64::MAX));
+            if rows.is_empty() {
+                // Woken by a commit; looking anyway now and then, since a notification may be lost with its connection.
+                tokio::select! {
+                    notified = wake.recv() => { notified?; }
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                }
+                continue;
+            }
+            self.relay(&mut connection, &producer, rows).await?;
+        }
+    }
+
+    async fn relay(
+        &self,
+        connection: &mut PgConnection,
+        producer: &Producer,
+        rows: Vec<Row>,
+    ) -> Result<(), RelayError> {
+        // Enqueued in order without waiting: the idempotent producer keeps the order of each partition, also when it
+        // repeats. Waiting for each would cost a round trip per event.
+        let mut deliveries = Vec::with_capacity(rows.len());
+        for row in &rows {
+            deliveries.push(producer.enqueue(&row.topic, &row.key, &row.event).await?);
+        }
+        let outcomes = join_all(deliveries).await;
+        let (acknowledged, failure) = acknowledged_prefixes(&rows, outcomes);
+        if !acknowledged.is_empty() {
+            sqlx::query("delete from outbox where id = any($1)")
+                .bind(&acknowledged)
+                .execute(connection)
+                .await?;
+            self.relayed.inc_by(acknowledged.len() as u64);
+        }
+        failure.map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+/// What may be deleted: of each key, the events before the first that the broker did not take. Deleting a later one would
+/// let it be seen before an earlier one that is sent again.
+fn acknowledged_prefixes<E>(rows: &[Row], outcomes: Vec<Result<(), E>>) -> (Vec<i64>, Option<E>) {
+    let mut stuck: HashSet<(&str, &str)> = HashSet::new();
+    let mut acknowledged = Vec::with_capacity(rows.len());
+    let mut failure = None;
+    for (row, outcome) in rows.iter().zip(outcomes) {
+        let key = (row.topic.as_str(), row.key.as_str());
+        match outcome {
+            Ok(()) if !stuck.contains(&key) => acknowledged.push(row.id),
+            Ok(()) => {}
+            Err(error) => {
+                stuck.insert(key);
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    (acknowledged, failure)
+}
+
+async fn try_lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select pg_try_advisory_lock($1)")
+        .bind(LOCK)
+        .fetch_one(connection)
+        .await
+}
+
+async fn waiting(connection: &mut PgConnection) -> Result<Vec<Row>, sqlx::Error> {
+    let rows = sqlx::query("select id, topic, key, event from outbox order by id limit $1")
+        .bind(BATCH)
+        .fetch_all(connection)
+        .await?;
+    let row = |row: sqlx::postgres::PgRow| {
+        Ok(Row {
+            id: row.try_get(0)?,
+            topic: row.try_get(1)?,
+            key: row.try_get(2)?,
+            event: row.try_get(3)?,
+        })
+    };
+    rows.into_iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: i64, key: &str) -> Row {
+        Row {
+            id,
+            topic: "t".to_owned(),
+            key: key.to_owned(),
+            event: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn only_what_precedes_a_failure_of_its_key_is_deleted() {
+        let rows = [row(1, "a"), row(2, "b"), row(3, "a"), row(4, "a"), row(5, "b")];
+        let outcomes = vec![Ok(()), Ok(()), Err("lost"), Ok(()), Ok(())];
+        assert_eq!(acknowledged_prefixes(&rows, outcomes), (vec![1, 2, 5], Some("lost")));
+    }
+
+    #[test]
+    fn all_is_deleted_when_all_was_taken() {
+        let rows = [row(1, "a"), row(2, "a")];
+        assert_eq!(
+            acknowledged_prefixes::<()>(&rows, vec![Ok(()), Ok(())]),
+            (vec![1, 2], None)
+        );
+    }
+}

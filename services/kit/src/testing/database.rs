@@ -1,0 +1,172 @@
+//! A fresh database for each test, with the roles that `meridian migrate cluster` makes.
+
+use crate::config::Secret;
+use crate::db::{self, Credentials, Migration, Pool, RoleCredentials};
+
+/// A database that is dropped with its last clone.
+#[derive(Clone, Debug)]
+pub struct Database {
+    inner: std::sync::Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    superuser_url: String,
+    owner_url: String,
+    app_url: String,
+}
+
+fn with_role(superuser_url: &str, role: &RoleCredentials, database: &str) -> String {
+    let mut url = reqwest::Url::parse(superuser_url).expect("MERIDIAN_TEST_POSTGRES is a URL");
+    url.set_username(&role.username).expect("a URL with a user");
+    url.set_password(Some(role.password.expose()))
+        .expect("a URL with a password");
+    url.set_path(database);
+    url.into()
+}
+
+impl Database {
+    /// Makes it and applies the kit's and the service's migrations as its owner.
+    ///
+    /// # Panics
+    /// When `MERIDIAN_TEST_POSTGRES` is not set, or a step fails.
+    pub async fn create(service: &str, migrations: &[Migration]) -> Self {
+        let superuser_url = super::required("MERIDIAN_TEST_POSTGRES");
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        let name = format!("{}_{}", service.replace('-', "_"), &random[..12]);
+        let role = |suffix: &str| RoleCredentials {
+            username: format!("{name}{suffix}"),
+            password: Secret::new(uuid::Uuid::new_v4().simple().to_string()),
+        };
+        let credentials = Credentials {
+            service: name.clone(),
+            owner: role("_owner"),
+            app: role(""),
+        };
+        db::migrate_cluster(&superuser_url, std::slice::from_ref(&credentials))
+            .await
+            .expect("roles and database");
+        let owner_url = with_role(&superuser_url, &credentials.owner, &name);
+        let app_url = with_role(&superuser_url, &credentials.app, &name);
+        db::migrate(&owner_url, migrations).await.expect("the schema");
+        Self {
+            inner: std::sync::Arc::new(Inner {
+                name,
+                superuser_url,
+                owner_url,
+                app_url,
+            }),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The URL for the service's own role.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.inner.app_url
+    }
+
+    /// The URL for the owner of the schema.
+    #[must_use]
+    pub fn owner_url(&self) -> &str {
+        &self.inner.owner_url
+    }
+
+    /// A URL of the superuser, who sees every row: for asserting what is really stored.
+    #[must_use]
+    pub fn superuser_url(&self) -> String {
+        let mut url = reqwest::Url::parse(&self.inner.superuser_url).expect("MERIDIAN_TEST_POSTGRES is a URL");
+        url.set_path(&self.inner.name);
+        url.into()
+    }
+
+    /// A pool as the service's own role.
+    ///
+    /// # Panics
+    /// Never: the URL was used before.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        db::connect(self.url(), "test").expect("a URL")
+    }
+
+    /// The columns that the catalogue does not know, as `<owner>.<column>`; a service's test asserts that there is none.
+    ///
+    /// # Panics
+    /// When the database cannot be asked.
+    pub async fn unlisted_columns(&self, service: &str) -> Vec<String> {
+        use meridian_policy::catalogue::{FieldKey, FieldKind, unlisted};
+        const KIT: [&str; 5] = ["tenant_fence", "outbox", "inbox", "idempotency", "_sqlx_migrations"];
+        let query =
+            "select table_name::text, column_name::text from information_schema.columns where table_schema = 'public'";
+        let columns: Vec<(String, String)> = sqlx::query_as(query)
+            .fetch_all(&self.superuser_pool())
+            .await
+            .expect("the columns");
+        let key = |(table, name): (String, String)| {
+            let owner = if KIT.contains(&table.as_str()) { "kit" } else { service };
+            FieldKey {
+                kind: FieldKind::Column,
+                owner: format!("{owner}.{table}"),
+                name,
+            }
+        };
+        unlisted(columns.into_iter().map(key))
+            .into_iter()
+            .map(|key| format!("{}.{}", key.owner, key.name))
+            .collect()
+    }
+
+    /// The tables without row-level security in force; a service's test asserts that each has a reason.
+    ///
+    /// # Panics
+    /// When the database cannot be asked.
+    pub async fn unguarded_tables(&self) -> Vec<String> {
+        let query = "select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') \
+                     and not (relrowsecurity and relforcerowsecurity) order by relname";
+        sqlx::query_scalar(query)
+            .fetch_all(&self.superuser_pool())
+            .await
+            .expect("the tables")
+    }
+
+    /// A pool as the superuser.
+    ///
+    /// # Panics
+    /// Never: the URL was used before.
+    #[must_use]
+    pub fn superuser_pool(&self) -> Pool {
+        db::connect(&self.superuser_url(), "test").expect("a URL")
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let (url, name) = (self.superuser_url.clone(), self.name.clone());
+        // On a thread of its own: a test's runtime may be the one that is ending.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+                let Ok(mut connection) = PgConnection::connect(&url).await else {
+                    return;
+                };
+                // The names are ours: letters, digits and underscores.
+                for statement in [
+                    format!("drop database if exists \"{name}\" with (force)"),
+                    format!("drop role if exists \"{name}\""),
+                    format!("drop role if exists \"{name}_owner\""),
+                ] {
+                    let _ = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await;
+                }
+            });
+            std::io::Result::Ok(())
+        });
+        let _ = dropping.join();
+    }
+}

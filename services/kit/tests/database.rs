@@ -1,0 +1,324 @@
+//! What a service's database holds to, whatever the service does: tenants apart, epochs fenced, roles without power.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use meridian_kit::db::{self, Error, Migration, Scope, TenantTx, raise_fence};
+use meridian_kit::testing::Database;
+use meridian_policy::Epoch;
+
+const NOTES: &[Migration] = &[Migration::new(
+    100,
+    "notes",
+    "create table note (tenant text not null, epoch bigint not null, id bigint not null, body text, primary key (tenant, id));
+     select meridian_guard('note');",
+)];
+
+fn scope(tenant: &str, epoch: u64) -> Scope {
+    Scope::new(tenant.parse().unwrap(), Epoch(epoch))
+}
+
+async fn with_fences(tenants: &[(&str, u64)]) -> (Database, db::Pool) {
+    let database = Database::create("notes", NOTES).await;
+    let pool = database.pool();
+    for (tenant, epoch) in tenants {
+        raise_fence(&pool, &tenant.parse().unwrap(), Epoch(*epoch))
+            .await
+            .unwrap();
+    }
+    (database, pool)
+}
+
+async fn write(pool: &db::Pool, scope: &Scope, id: i64) -> Result<(), Error> {
+    let mut tx = TenantTx::begin(pool, scope).await?;
+    sqlx::query("insert into note (id, body) values ($1, 'x')")
+        .bind(id)
+        .execute(tx.conn())
+        .await?;
+    tx.commit().await
+}
+
+async fn count(pool: &db::Pool, scope: &Scope) -> i64 {
+    let mut tx = TenantTx::begin(pool, scope).await.unwrap();
+    sqlx::query_scalar("select count(*) from note")
+        .fetch_one(tx.conn())
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_tenant_sees_and_changes_its_own_rows_only() {
+    let (_database, pool) = with_fences(&[("stride-eu", 1), ("trail-eu", 1)]).await;
+    let (ours, theirs) = (scope("stride-eu", 1), scope("trail-eu", 1));
+    write(&pool, &ours, 1).await.unwrap();
+    write(&pool, &theirs, 1).await.unwrap();
+    assert_eq!((count(&pool, &ours).await, count(&pool, &theirs).await), (1, 1));
+
+    let mut tx = TenantTx::begin(&pool, &ours).await.unwrap();
+    let changed = sqlx::query("update note set body = 'y' where tenant = 'trail-eu'")
+        .execute(tx.conn())
+        .await
+        .unwrap();
+    let removed = sqlx::query("delete from note where tenant = 'trail-eu'")
+        .execute(tx.conn())
+        .await
+        .unwrap();
+    assert_eq!((changed.rows_affected(), removed.rows_affected()), (0, 0));
+    let insert = sqlx::query("insert into note (tenant, id) values ('trail-eu', 2)")
+        .execute(tx.conn())
+        .await;
+    assert!(matches!(Error::from(insert.unwrap_err()), Error::Fenced));
+}
+
+#[tokio::test]
+async fn without_a_scope_nothing_is_seen_and_nothing_is_written() {
+    let (database, pool) = with_fences(&[("stride-eu", 1)]).await;
+    write(&pool, &scope("stride-eu", 1), 1).await.unwrap();
+    let seen: i64 = sqlx::query_scalar("select count(*) from note")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(seen, 0);
+    assert!(
+        sqlx::query("insert into note (tenant, epoch, id) values ('stride-eu', 1, 2)")
+            .execute(&pool)
+            .await
+            .is_err()
+    );
+    // The owner of the table is under the same guard.
+    let owner = db::connect(database.owner_url(), "test").unwrap();
+    let seen: i64 = sqlx::query_scalar("select count(*) from note")
+        .fetch_one(&owner)
+        .await
+        .unwrap();
+    assert_eq!(seen, 0);
+}
+
+#[tokio::test]
+async fn a_stale_epoch_is_fenced() {
+    let (_database, pool) = with_fences(&[("stride-eu", 1)]).await;
+    write(&pool, &scope("stride-eu", 1), 1).await.unwrap();
+    raise_fence(&pool, &"stride-eu".parse().unwrap(), Epoch(2))
+        .await
+        .unwrap();
+    let refused = write(&pool, &scope("stride-eu", 1), 2).await;
+    assert!(
+        matches!(refused, Err(Error::StaleEpoch { fence: Epoch(2), .. })),
+        "{refused:?}"
+    );
+    write(&pool, &scope("stride-eu", 2), 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stale_epoch_is_fenced_by_the_rows_themselves_too() {
+    let (_database, pool) = with_fences(&[("stride-eu", 2)]).await;
+    // As a transaction that never asked the fence would do.
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("select set_config('meridian.tenant', 'stride-eu', true), set_config('meridian.epoch', '1', true)")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let insert = sqlx::query("insert into note (id) values (1)").execute(&mut *tx).await;
+    assert!(matches!(Error::from(insert.unwrap_err()), Error::Fenced));
+}
+
+#[tokio::test]
+async fn a_transaction_that_was_admitted_commits_before_the_fence_is_raised() {
+    let (_database, pool) = with_fences(&[("stride-eu", 1)]).await;
+    let mut open = TenantTx::begin(&pool, &scope("stride-eu", 1)).await.unwrap();
+    sqlx::query("insert into note (id) values (1)")
+        .execute(open.conn())
+        .await
+        .unwrap();
+    let raising = {
+        let pool = pool.clone();
+        tokio::spawn(async move { raise_fence(&pool, &"stride-eu".parse().unwrap(), Epoch(2)).await })
+    };
+    // The raise waits for the lock that the open transaction holds.
+    let waiting = meridian_kit::testing::until(|| async {
+        let query = "select count(*) from pg_locks where locktype = 'advisory' and not granted \
+                     and database = (select oid from pg_database where datname = current_database())";
+        let waiting: i64 = sqlx::query_scalar(query).fetch_one(&pool).await.unwrap();
+        (waiting > 0).then_some(())
+    });
+    waiting.await.expect("the raise waits");
+    assert!(!raising.is_finished());
+    open.commit().await.unwrap();
+    assert_eq!(raising.await.unwrap().unwrap(), Epoch(2));
+}
+
+#[tokio::test]
+async fn a_fence_never_goes_back() {
+    let (database, pool) = with_fences(&[("stride-eu", 3)]).await;
+    let tenant = "stride-eu".parse().unwrap();
+    assert_eq!(raise_fence(&pool, &tenant, Epoch(2)).await.unwrap(), Epoch(3));
+    let owner = db::connect(database.owner_url(), "test").unwrap();
+    for statement in ["update tenant_fence set epoch = 1", "delete from tenant_fence"] {
+        assert!(sqlx::query(statement).execute(&pool).await.is_err(), "{statement}");
+        assert!(sqlx::query(statement).execute(&owner).await.is_err(), "{statement}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_tenant_and_one_that_is_just_arriving_are_told_apart() {
+    let (_database, pool) = with_fences(&[("stride-eu", 1)]).await;
+    let unknown = TenantTx::begin(&pool, &scope("trail-eu", 1)).await;
+    assert!(matches!(unknown, Err(Error::UnknownTenant { .. })), "{unknown:?}");
+    let ahead = TenantTx::begin(&pool, &scope("stride-eu", 2)).await;
+    assert!(matches!(ahead, Err(Error::FenceBehind { .. })), "{ahead:?}");
+}
+
+#[tokio::test]
+async fn a_change_brings_a_row_to_the_present_epoch() {
+    let (_database, pool) = with_fences(&[("stride-eu", 1)]).await;
+    write(&pool, &scope("stride-eu", 1), 1).await.unwrap();
+    raise_fence(&pool, &"stride-eu".parse().unwrap(), Epoch(2))
+        .await
+        .unwrap();
+    let mut tx = TenantTx::begin(&pool, &scope("stride-eu", 2)).await.unwrap();
+    let epoch: i64 = sqlx::query_scalar("update note set body = 'y' where id = 1 returning epoch")
+        .fetch_one(tx.conn())
+        .await
+        .unwrap();
+    assert_eq!(epoch, 2);
+}
+
+#[tokio::test]
+async fn the_role_that_a_service_runs_as_has_no_power_but_over_rows() {
+    let (database, pool) = with_fences(&[("stride-eu", 1)]).await;
+    for statement in [
+        "create table mine (id int)",
+        "drop table note",
+        "truncate note",
+        "alter table note disable row level security",
+        "alter table note no force row level security",
+        "create policy all_of_it on note using (true)",
+        "create role other",
+        "create database other",
+        "set role postgres",
+        "select * from _sqlx_migrations",
+    ] {
+        assert!(sqlx::raw_sql(statement).execute(&pool).await.is_err(), "{statement}");
+    }
+    let other = Database::create("other", &[]).await;
+    let elsewhere = database
+        .url()
+        .replace(&format!("/{}", database.name()), &format!("/{}", other.name()));
+    assert!(
+        sqlx::query("select 1")
+            .execute(&db::connect(&elsewhere, "test").unwrap())
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn migrations_can_be_repeated_and_never_changed() {
+    let database = Database::create("notes", NOTES).await;
+    db::migrate(database.owner_url(), NOTES).await.unwrap();
+    let changed = [Migration::new(100, "notes", "select 1")];
+    assert!(matches!(
+        db::migrate(database.owner_url(), &changed).await,
+        Err(Error::Migration(_))
+    ));
+    let reserved = [Migration::new(2, "mine", "select 1")];
+    assert!(matches!(
+        db::migrate(database.owner_url(), &reserved).await,
+        Err(Error::Migration(_))
+    ));
+}
+
+#[tokio::test]
+async fn the_roles_of_a_region_can_be_made_again_and_a_new_password_replaces_the_old() {
+    let superuser_url = meridian_kit::testing::required("MERIDIAN_TEST_POSTGRES");
+    let name = format!("again_{}", uuid::Uuid::new_v4().simple());
+    let dir = tempfile::tempdir().unwrap();
+    let mount = |password: &str| {
+        for (folder, user) in [
+            (format!("{name}-owner"), format!("{name}_owner")),
+            (name.clone(), name.clone()),
+        ] {
+            let folder = dir.path().join(folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("username"), user).unwrap();
+            std::fs::write(folder.join("password"), format!("{password}\n")).unwrap();
+        }
+    };
+    let url = |user: &str, password: &str| {
+        let mut url = reqwest::Url::parse(&superuser_url).unwrap();
+        url.set_username(user).unwrap();
+        url.set_password(Some(password)).unwrap();
+        url.set_path(&name);
+        String::from(url)
+    };
+    let connects = |url: String| async move {
+        sqlx::query("select 1")
+            .execute(&db::connect(&url, "test").unwrap())
+            .await
+            .is_ok()
+    };
+
+    mount("first'\"%I");
+    db::migrate_cluster(&superuser_url, &db::credentials_in(dir.path()).unwrap())
+        .await
+        .unwrap();
+    db::migrate(&url(&format!("{name}_owner"), "first'\"%I"), NOTES)
+        .await
+        .unwrap();
+    assert!(connects(url(&name, "first'\"%I")).await);
+
+    mount("second");
+    db::migrate_cluster(&superuser_url, &db::credentials_in(dir.path()).unwrap())
+        .await
+        .unwrap();
+    assert!(connects(url(&name, "second")).await);
+    assert!(!connects(url(&name, "first'\"%I")).await, "the old password is gone");
+    let app = db::connect(&url(&name, "second"), "test").unwrap();
+    assert!(
+        sqlx::query("select * from _sqlx_migrations")
+            .execute(&app)
+            .await
+            .is_err()
+    );
+    let root = db::connect(&superuser_url, "test").unwrap();
+    for statement in [
+        format!("drop database {name} with (force)"),
+        format!("drop role {name}"),
+        format!("drop role {name}_owner"),
+    ] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+            .execute(&root)
+            .await
+            .unwrap();
+    }
+}
+
+#[test]
+fn credentials_that_are_not_whole_are_refused_with_the_file_that_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(
+        db::credentials_in(dir.path())
+            .unwrap_err()
+            .to_string()
+            .contains("holds no")
+    );
+    std::fs::create_dir(dir.path().join("training-owner")).unwrap();
+    let refused = db::credentials_in(dir.path()).unwrap_err().to_string();
+    assert!(refused.contains("training-owner/password"), "{refused}");
+}
+
+#[tokio::test]
+async fn every_table_is_guarded_and_every_column_has_a_class() {
+    let database = Database::create("kit", &[]).await;
+    assert_eq!(database.unlisted_columns("kit").await, Vec::<String>::new());
+    // The fence itself says who may write, to everybody; the list of steps is the owner's.
+    assert_eq!(database.unguarded_tables().await, ["_sqlx_migrations", "tenant_fence"]);
+}
+
+#[test]
+fn every_log_field_is_in_the_catalogue_and_says_nothing_about_a_person() {
+    use meridian_policy::DataClass;
+    use meridian_policy::catalogue::{Catalogue, FieldKind};
+    for name in meridian_kit::log::ALLOWED {
+        let class = Catalogue::embedded().class_of(FieldKind::LogField, "kit", name);
+        assert_eq!(class, Some(DataClass::Operational), "{name}");
+    }
+}

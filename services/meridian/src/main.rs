@@ -1,0 +1,127 @@
+//! The one binary that holds every service and both operator roles: `meridian training`, `meridian operator hub`,
+//! `meridian migrate training`. It knows how each starts, and nothing of what they do.
+
+use std::future::Future;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use meridian_kit::{Start, StartError};
+
+mod migrate;
+mod operator;
+
+/// One service or role of Meridian. Services read their settings from MERIDIAN_* variables.
+#[derive(Debug, Parser)]
+#[command(name = "meridian", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keeps the keys of data subjects, outside every database.
+    Keyring,
+    /// Accounts, sessions, profiles.
+    Identity,
+    /// What data subjects consented to.
+    Consent,
+    /// Workouts.
+    Training,
+    /// Takes samples and reads tracks back.
+    Telemetry,
+    /// Stores samples.
+    TelemetryWriter,
+    /// Follows and feeds.
+    Social,
+    /// Campaigns, to those who consented.
+    Promotions,
+    /// Carries events across borders, where the policy allows it.
+    Replicator,
+    /// The region's public edge.
+    Gateway,
+    /// The Kubernetes operator.
+    #[command(subcommand)]
+    Operator(Box<operator::Role>),
+    /// Brings databases to the state that this version needs.
+    #[command(subcommand)]
+    Migrate(migrate::Target),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // Two workers: a service spends its time waiting, and each thread costs memory.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(run(arguments.command)),
+        Err(error) => Err(format!("the runtime cannot be started: {error}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            // Nobody is left to tell when standard error is gone.
+            let _ = writeln!(std::io::stderr(), "meridian: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), String> {
+    match command {
+        Command::Keyring => service("keyring", meridian_keyring::run).await,
+        Command::Identity => service("identity", meridian_identity::run).await,
+        Command::Consent => service("consent", meridian_consent::run).await,
+        Command::Training => service("training", meridian_training::run).await,
+        Command::Telemetry => service("telemetry", meridian_telemetry::run).await,
+        Command::TelemetryWriter => service("telemetry-writer", meridian_telemetry::run_writer).await,
+        Command::Social => service("social", meridian_social::run).await,
+        Command::Promotions => service("promotions", meridian_promotions::run).await,
+        Command::Replicator => service("replicator", meridian_replicator::run).await,
+        Command::Gateway => service("gateway", meridian_gateway::run).await,
+        Command::Operator(role) => operator::run(*role).await,
+        Command::Migrate(target) => {
+            let _ = meridian_kit::log::install("migrate", "", None);
+            migrate::run(target).await.map_err(|error| error.to_string())
+        }
+    }
+}
+
+async fn service<F, R>(name: &'static str, run: F) -> Result<(), String>
+where
+    F: FnOnce(Start) -> R,
+    R: Future<Output = Result<(), StartError>>,
+{
+    let start = Start::from_env(name).map_err(|error| error.to_string())?;
+    run(start).await.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_service_or_flag_is_refused_with_what_there_is() {
+        for arguments in [
+            &["meridian", "trainin"][..],
+            &["meridian", "training", "--port", "1"],
+            &["meridian"],
+        ] {
+            assert!(Arguments::try_parse_from(arguments).is_err(), "{arguments:?}");
+        }
+        let refusal = Arguments::try_parse_from(["meridian", "trainin"])
+            .unwrap_err()
+            .to_string();
+        assert!(refusal.contains("training"), "{refusal}");
+    }
+}

@@ -1,0 +1,132 @@
+//! `meridian operator`: the two roles.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use meridian_operator::region::stack::validate::{Images, NodePorts};
+use meridian_operator::{HubArgs, RegionArgs, run_hub, run_region};
+use meridian_policy::RegionName;
+
+/// Which role.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Role {
+    /// Compiles the policy and writes each region's desired state.
+    Hub(Hub),
+    /// Lays one region down in this cluster.
+    Region(Region),
+}
+
+/// What both roles are told.
+#[derive(Args, Debug)]
+struct Replica {
+    /// The operator's own namespace.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "meridian-system")]
+    namespace: String,
+    /// This replica's name, for the election.
+    #[arg(long, env = "POD_NAME", default_value = "meridian-operator")]
+    identity: String,
+    /// Where health and metrics are served.
+    #[arg(long, env = "MERIDIAN_ADMIN_LISTEN", default_value = "0.0.0.0:9000")]
+    admin_listen: SocketAddr,
+}
+
+/// What the hub role is told.
+#[derive(Args, Debug)]
+pub(crate) struct Hub {
+    #[command(flatten)]
+    replica: Replica,
+    /// Where the API server asks for admission.
+    #[arg(long, env = "MERIDIAN_WEBHOOK_LISTEN", default_value = "0.0.0.0:9443")]
+    webhook_listen: SocketAddr,
+}
+
+/// What the region role is told.
+#[derive(Args, Debug)]
+pub(crate) struct Region {
+    #[command(flatten)]
+    replica: Replica,
+    /// The one region of this cluster; without it, the first RegionStack decides.
+    #[arg(long, env = "MERIDIAN_REGION")]
+    region: Option<RegionName>,
+    /// The image of the services: the one that this binary is in.
+    #[arg(long, env = "MERIDIAN_IMAGE")]
+    image: String,
+    /// The image of PostgreSQL.
+    #[arg(long, env = "MERIDIAN_POSTGRES_IMAGE")]
+    postgres_image: String,
+    /// The image of Kafka.
+    #[arg(long, env = "MERIDIAN_KAFKA_IMAGE")]
+    kafka_image: String,
+    /// Where services hear the policy.
+    #[arg(long, env = "MERIDIAN_FEED_LISTEN", default_value = "0.0.0.0:8444")]
+    feed_listen: SocketAddr,
+    /// A folder on a memory volume for this process's certificate.
+    #[arg(long, env = "MERIDIAN_SCRATCH", default_value = "/tmp")]
+    scratch: PathBuf,
+    /// Kafka's brokers, when the region's own cannot be reached from here.
+    #[arg(long, env = "MERIDIAN_BROKERS")]
+    brokers: Option<String>,
+}
+
+pub(crate) async fn run(role: Role) -> Result<(), String> {
+    let name = match &role {
+        Role::Hub(_) => "operator-hub",
+        Role::Region(_) => "operator-region",
+    };
+    meridian_kit::log::install(name, "", None).map_err(|error| error.to_string())?;
+    meridian_kit::tls::install_crypto_provider();
+    match role {
+        Role::Hub(Hub {
+            replica,
+            webhook_listen,
+        }) => {
+            let Replica {
+                namespace,
+                identity,
+                admin_listen,
+            } = replica;
+            let args = HubArgs {
+                namespace,
+                identity,
+                webhook_listen,
+                admin_listen,
+            };
+            run_hub(args).await.map_err(|error| error.to_string())
+        }
+        Role::Region(region) => {
+            let Region {
+                replica,
+                region,
+                image,
+                postgres_image,
+                kafka_image,
+                feed_listen,
+                scratch,
+                brokers,
+            } = region;
+            let Replica {
+                namespace,
+                identity,
+                admin_listen,
+            } = replica;
+            let images = Images {
+                meridian: image,
+                postgres: postgres_image,
+                kafka: kafka_image,
+            };
+            let args = RegionArgs {
+                namespace,
+                identity,
+                region,
+                images,
+                node_ports: NodePorts::Fixed,
+                feed_listen,
+                admin_listen,
+                scratch,
+                brokers,
+            };
+            run_region(args).await.map_err(|error| error.to_string())
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! One delivery: lawful now? consent now? redact, seal, push, record. Whatever cannot be answered waits.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use http::StatusCode;
+use jiff::Timestamp;
+use meridian_kit::SubjectId;
+use meridian_kit::client::ClientError;
+use meridian_kit::db::{Scope, TenantTx};
+use meridian_kit::event::{Draft, Event, Imported};
+use meridian_kit::subject_keys::{self, KeyScope, SubjectKey};
+use meridian_policy::{CompiledEdge, EdgeId, PolicyRevision, Rule};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::consent::Answer;
+use super::{Exporter, class_of};
+use crate::domain::admission::LARGEST_BATCH;
+use crate::domain::delivery::{PURPOSE, PermitWindow, Refused, Verdict, Waiting, judge, pause};
+use crate::domain::evidence::{Kind, Record};
+use crate::domain::outgoing::{OpenedEvent, Outgoing, Withheld, prepare};
+use crate::domain::pseudonym::EdgeKey;
+use crate::store::exports::{self, Delivery};
+use crate::store::{StoreError, evidence};
+use crate::wire::{Batch, Stored};
+
+/// How often the queue is looked at without being woken.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long taken deliveries are another exporter's to leave alone; longer than an attempt can last.
+const HOLD: Duration = Duration::from_secs(30);
+/// Consents asked for side by side. A batch is no larger than what can be asked within a permit's life.
+const ASKED_AT_ONCE: usize = 8;
+const BATCH: usize = 32;
+const _: () = assert!(BATCH <= LARGEST_BATCH);
+/// A permit with less left than this is not worth a push.
+const SHORTEST_PUSH: Duration = Duration::from_millis(100);
+/// How long a push lasts at most, whatever the permits say.
+const LONGEST_PUSH: Duration = Duration::from_secs(5);
+
+/// What an attempt came to for one delivery.
+enum Outcome {
+    Sent,
+    Wait(Waiting),
+    Refuse(Refused),
+}
+
+/// A delivery that may go, with what it goes as.
+struct Ready {
+    copy: Event,
+    permit: String,
+    window: PermitWindow,
+}
+
+impl Exporter {
+    /// Delivers what is due until the process stops.
+    ///
+    /// # Errors
+    /// Never.
+    pub async fn deliver(self) -> Result<(), Infallible> {
+        let stop = self.shared.start.stop();
+        let mut policy = self.shared.feed.subscribe();
+        loop {
+            let mut more = false;
+            for scope in self.shared.homes.scopes() {
+                match self.deliver_due(&scope).await {
+                    Ok(full) => more |= full,
+                    Err(error) => {
+                        tracing::warn!(tenant = %scope.tenant(), %error, "deliveries could not be taken or recorded; they wait");
+                    }
+                }
+            }
+            if more && !stop.is_cancelled() {
+                continue;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.shared.wake.notified() => {}
+                _ = policy.changed() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// One round over the edges that have something due. True: an edge had more than one batch.
+    async fn deliver_due(&self, scope: &Scope) -> Result<bool, StoreError> {
+        let mut more = false;
+        let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
+        let due = exports::edges_due(&mut tx).await?;
+        tx.commit().await?;
+        for edge in due {
+            let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
+            let deliveries = exports::claim(&mut tx, &edge, BATCH, HOLD).await?;
+            tx.commit().await?;
+            more |= deliveries.len() == BATCH;
+            self.attempt(scope, &edge, deliveries).await?;
+        }
+        Ok(more)
+    }
+
+    async fn attempt(&self, scope: &Scope, id: &EdgeId, deliveries: Vec<Delivery>) -> Result<(), StoreError> {
+        let policy = self.shared.feed.current();
+        let edge = policy.export(id);
+        let now = Timestamp::now();
+        let mut outcomes: Vec<(Delivery, Outcome)> = Vec::with_capacity(deliveries.len());
+        let mut going = Vec::new();
+        for delivery in deliveries {
+            match judge(edge, self.shared.feed.lease_valid(), delivery.queued_at, now) {
+                Verdict::Go => going.push(delivery),
+                Verdict::Wait(waiting) => outcomes.push((delivery, Outcome::Wait(waiting))),
+                Verdict::Refuse(refused) => outcomes.push((delivery, Outcome::Refuse(refused))),
+            }
+        }
+        let mut bytes = 0;
+        // `judge` lets nothing go without an edge.
+        if let (Some(edge), false) = (edge, going.is_empty()) {
+            let (went, sent_bytes) = self.attempt_lawful(edge, policy.revision, going, now).await;
+            outcomes.extend(went);
+            bytes = sent_bytes;
+        }
+        self.record(scope, id, edge, policy.revision, &outcomes, bytes).await
+    }
+
+    /// Deliveries that the policy lets go: consent, redaction, push.
+    async fn attempt_lawful(
+        &self,
+        edge: &CompiledEdge,
+        revision: PolicyRevision,
+        deliveries: Vec<Delivery>,
+        now: Timestamp,
+    ) -> (Vec<(Delivery, Outcome)>, usize) {
+        let key = match self.shared.edge_keys.of_export(&edge.tenant, &edge.id).await {
+            Ok(key) if self.is_open(&edge.tenant, &edge.id).await => key,
+            Ok(_) => return (all_wait(deliveries, Waiting::NotInForce), 0),
+            Err(error) => {
+                tracing::warn!(edge = %edge.id, %error, "the key of an edge is not to be had");
+                return (all_wait(deliveries, Waiting::KeyringUnreachable), 0);
+            }
+        };
+        let prepared: Vec<(Delivery, Result<Ready, Outcome>)> = futures::stream::iter(deliveries)
+            .map(|delivery| async {
+                let ready = self.ready(edge, &key, &delivery, now).await;
+                (delivery, ready)
+            })
+            .buffered(ASKED_AT_ONCE)
+            .collect()
+            .await;
+        let mut outcomes = Vec::new();
+        let mut ready = Vec::new();
+        for (delivery, result) in prepared {
+            match result {
+                Ok(one) => ready.push((delivery, one)),
+                Err(outcome) => outcomes.push((delivery, outcome)),
+            }
+        }
+        let permits: Vec<String> = ready.iter().map(|(_, ready)| ready.permit.clone()).collect();
+        let (pushed, bytes) = self.push(edge, revision, ready).await;
+        outcomes.extend(pushed);
+        self.shared.consent.close(&permits).await;
+        (outcomes, bytes)
+    }
+
+    /// Opens, redacts and seals an event for the edge, and asks for consent last, so that the permit is fresh.
+    async fn ready(
+        &self,
+        edge: &CompiledEdge,
+        key: &EdgeKey,
+        delivery: &Delivery,
+        now: Timestamp,
+    ) -> Result<Ready, Outcome> {
+        let event = &delivery.event;
+        let fields: Map<String, Value> = event.open(&self.shared.keyring).await.map_err(|error| match error {
+            subject_keys::Error::KeyDestroyed | subject_keys::Error::KeyAbsent => Outcome::Refuse(Refused::Erased),
+            error if error.is_transient() => Outcome::Wait(Waiting::KeyringUnreachable),
+            // It will never open: there is nothing in it for anyone.
+            _ => Outcome::Refuse(Refused::NothingToSend),
+        })?;
+        let opened = OpenedEvent {
+            tenant: event.tenant.clone(),
+            subject: event.data_subject.as_uuid(),
+            event_type: event.kind.clone(),
+            time: event.time,
+            imported: event.origin.is_some(),
+            fields,
+        };
+        let outgoing =
+            prepare(&opened, edge, key, delivery.copy_id, class_of, now).map_err(|withheld| match withheld {
+                Withheld::NotLawful(denial) => Outcome::Refuse(Refused::Policy(denial.rule)),
+                Withheld::NotOfThisEdge { .. } | Withheld::Onward => Outcome::Refuse(Refused::Policy(Rule::NoEdge)),
+                Withheld::NothingToSend => Outcome::Refuse(Refused::NothingToSend),
+            })?;
+        let copy = self
+            .copy(edge, key, &outgoing)
+            .map_err(|_| Outcome::Wait(Waiting::KeyringUnreachable))?;
+        let consent = &self.shared.consent;
+        match consent
+            .ask(&edge.tenant, event.data_subject, PURPOSE, edge.class, delivery.copy_id)
+            .await
+        {
+            Answer::Permit { id, window } => Ok(Ready {
+                copy,
+                permit: id,
+                window,
+            }),
+            Answer::No(rule) => Err(Outcome::Refuse(Refused::Consent(rule))),
+            Answer::Unreachable => Err(Outcome::Wait(Waiting::ConsentUnreachable)),
+        }
+    }
+
+    /// The envelope of what leaves: a new id, the pseudonym, the day, and nothing of the original's trace.
+    fn copy(&self, edge: &CompiledEdge, key: &EdgeKey, outgoing: &Outgoing) -> Result<Event, subject_keys::Error> {
+        let author = SubjectId(outgoing.author);
+        let scope = KeyScope::Import(edge.id.clone());
+        let import_key = SubjectKey::from_bytes(edge.importer_tenant.clone(), author, scope, key.import_key());
+        let draft = Draft {
+            kind: &outgoing.event_type,
+            stream: outgoing.id.to_string(),
+            sequence: 1,
+            class: outgoing.class,
+            epoch: edge.epoch,
+        };
+        let copy = Event::sealed_at(
+            &self.shared.source,
+            draft,
+            outgoing.id,
+            outgoing.day,
+            &import_key,
+            &outgoing.fields,
+        )?;
+        let mut copy = copy.imported(Imported {
+            origin: edge.from.clone(),
+            edge: edge.id.clone(),
+            expires: outgoing.expires,
+        });
+        copy.traceparent = None;
+        Ok(copy)
+    }
+
+    /// Pushes what may still go, after a last look at the policy that no cut can overtake.
+    async fn push(
+        &self,
+        edge: &CompiledEdge,
+        revision: PolicyRevision,
+        ready: Vec<(Delivery, Ready)>,
+    ) -> (Vec<(Delivery, Outcome)>, usize) {
+        let _passage = self.shared.passage.read().await;
+        let policy = self.shared.feed.current();
+        let unchanged = policy.export(&edge.id).is_some_and(|current| current == edge);
+        if !unchanged || !self.shared.feed.lease_valid() || edge.lawful_at(Timestamp::now()).is_err() {
+            // Judged anew at once: by then it is clear whether it waits or ends.
+            let waits = ready
+                .into_iter()
+                .map(|(delivery, _)| (delivery, Outcome::Wait(Waiting::PolicyStale)));
+            return (waits.collect(), 0);
+        }
+        let started = Instant::now();
+        let mut until = started + LONGEST_PUSH;
+        let mut outcomes = Vec::new();
+        let mut going = Vec::new();
+        let mut copies = Vec::new();
+        for (delivery, one) in ready {
+            if one.window.admits(started + SHORTEST_PUSH) {
+                until = until.min(one.window.until());
+                copies.push(one.copy);
+                going.push(delivery);
+            } else {
+                outcomes.push((delivery, Outcome::Wait(Waiting::PermitLapsed)));
+            }
+        }
+        if going.is_empty() {
+            return (outcomes, 0);
+        }
+        let batch = Batch {
+            edge: edge.id.clone(),
+            revision,
+            events: copies,
+        };
+        let bytes = batch.events.iter().map(|event| event.to_bytes().len()).sum();
+        let peer = self.shared.peers.replicator(&edge.to);
+        let pushed = match peer {
+            // Ends with the first permit: connecting may take long, and nothing may start after it. What had arrived by
+            // then is pushed again under the same ids, and recognised.
+            Ok(peer) => {
+                let left = until.saturating_duration_since(Instant::now());
+                let push = peer.post("/peer/v1/batches").json(&batch).within(left);
+                push.fetch::<Stored>().await.map(|_| ())
+            }
+            Err(error) => Err(error),
+        };
+        let outcome = pushed.map_or_else(|error| refused_or_waiting(&error), |()| None);
+        let sent = outcome.is_none();
+        outcomes.extend(going.into_iter().map(|delivery| {
+            let outcome = match &outcome {
+                None => Outcome::Sent,
+                Some(Ok(waiting)) => Outcome::Wait(*waiting),
+                Some(Err(refused)) => Outcome::Refuse(refused.clone()),
+            };
+            (delivery, outcome)
+        }));
+        (outcomes, if sent { bytes } else { 0 })
+    }
+
+    async fn record(
+        &self,
+        scope: &Scope,
+        id: &EdgeId,
+        edge: Option<&CompiledEdge>,
+        revision: PolicyRevision,
+        outcomes: &[(Delivery, Outcome)],
+        bytes: usize,
+    ) -> Result<(), StoreError> {
+        let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
+        let mut sent = Vec::new();
+        let mut refused: Vec<(String, Vec<Uuid>)> = Vec::new();
+        for (delivery, outcome) in outcomes {
+            match outcome {
+                Outcome::Sent => sent.push(delivery.copy_id),
+                Outcome::Wait(waiting) => {
+                    exports::postpone(&mut tx, delivery.copy_id, pause(delivery.attempts + 1)).await?;
+                    self.shared.meters.waited(id, *waiting);
+                }
+                Outcome::Refuse(why) => {
+                    let rule = why.rule();
+                    match refused.iter_mut().find(|(known, _)| *known == rule) {
+                        Some((_, copies)) => copies.push(delivery.copy_id),
+                        None => refused.push((rule, vec![delivery.copy_id])),
+                    }
+                }
+            }
+        }
+        if !sent.is_empty() {
+            let ended = exports::end(&mut tx, &sent).await?;
+            let rule = edge.map_or_else(|| Rule::NoEdge.to_string(), |edge| edge.rule.clone());
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            let record = entry(Kind::Transfer, id, edge, rule, revision, &ended, bytes)?;
+            evidence::append(&mut tx, &record).await?;
+            self.shared.meters.delivered(id, ended.len());
+        }
+        for (rule, copies) in refused {
+            let ended = exports::end(&mut tx, &copies).await?;
+            if ended.is_empty() {
+                continue;
+            }
+            evidence::append(
+                &mut tx,
+                &entry(Kind::Refusal, id, edge, rule.clone(), revision, &ended, 0)?,
+            )
+            .await?;
+            self.shared.meters.refused(id, &rule, ended.len());
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+fn all_wait(deliveries: Vec<Delivery>, waiting: Waiting) -> Vec<(Delivery, Outcome)> {
+    deliveries
+        .into_iter()
+        .map(|delivery| (delivery, Outcome::Wait(waiting)))
+        .collect()
+}
+
+/// What an importer's answer means: its policy may be a moment behind ours, so that it knows no such edge is no last
+/// word; that it wants none of it is.
+fn refused_or_waiting(error: &ClientError) -> Option<Result<Waiting, Refused>> {
+    tracing::warn!(%error, "a batch was not taken by its importer");
+    let ClientError::Refused {
+        status: StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST,
+        code: Some(code),
+        ..
+    } = error
+    else {
+        return Some(Ok(Waiting::ImporterUnreachable));
+    };
+    let may_pass = [Rule::NoEdge, Rule::MechanismNotInForce, Rule::PolicyStale];
+    if may_pass.iter().any(|rule| rule.as_str() == code) {
+        return Some(Ok(Waiting::ImporterUnreachable));
+    }
+    Some(Err(Refused::Importer(code.clone())))
+}
+
+fn entry(
+    kind: Kind,
+    id: &EdgeId,
+    edge: Option<&CompiledEdge>,
+    rule: String,
+    revision: PolicyRevision,
+    copies: &[Uuid],
+    bytes: i64,
+) -> Result<Record, StoreError> {
+    Ok(Record {
+        kind,
+        edge: id.clone(),
+        rule,
+        mechanism: edge.map(|edge| edge.mechanism.to_string()),
+        instrument: edge.map(|edge| edge.instrument.clone()),
+        count: i64::try_from(copies.len()).unwrap_or(i64::MAX),
+        bytes,
+        commitment: evidence::commit_to(copies.iter().copied())?,
+        revision,
+    })
+}

@@ -1,0 +1,75 @@
+//! The side that data arrives at: lets in what its own policy lets in, keeps it under the origin's law, and deletes it
+//! when the edge ends, by whoever's knowledge.
+
+mod purge;
+mod receive;
+mod topic;
+
+use std::sync::Arc;
+
+use meridian_kit::db::{Pool, Scope};
+use meridian_kit::event::EventSource;
+use meridian_kit::policy_feed::PolicyFeed;
+use meridian_kit::residency::Homes;
+use meridian_kit::{Start, StartError};
+use meridian_policy::CompiledEdge;
+use tokio::sync::Notify;
+
+use self::topic::ImportsTopic;
+use crate::keys::EdgeKeys;
+use crate::patience::Patience;
+
+pub use self::receive::ReceiveError;
+
+/// Where this region's services hear of copies.
+pub const TOPIC: &str = "imports.events";
+/// Services that keep copies of what is in [`TOPIC`], and must have deleted theirs before a purge is acknowledged. Each
+/// reads the topic in a group of its own name.
+pub const SINKS: &[&str] = &["social"];
+
+/// What the importer works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Importer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    start: Start,
+    pool: Pool,
+    homes: Homes,
+    feed: PolicyFeed,
+    edge_keys: EdgeKeys,
+    source: EventSource,
+    topic: ImportsTopic,
+    patience: Patience,
+    /// A purge may have come further.
+    wake: Notify,
+}
+
+impl Importer {
+    /// The importer of a region.
+    ///
+    /// # Errors
+    /// When a client cannot be made.
+    pub fn new(start: &Start) -> Result<Self, StartError> {
+        let shared = Shared {
+            start: start.clone(),
+            pool: start.database()?,
+            homes: start.homes(),
+            feed: start.feed().clone(),
+            edge_keys: EdgeKeys::new(start.client("keyring")?),
+            source: start.event_source(),
+            topic: ImportsTopic::new(start),
+            patience: Patience::default(),
+            wake: Notify::new(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The rows of the tenant that an edge arrives at.
+    fn scope(&self, edge: &CompiledEdge) -> Option<Scope> {
+        self.shared.homes.scope(&edge.importer_tenant)
+    }
+}

@@ -1,0 +1,228 @@
+//! What a peer's replicator may do here: lease a key, push a batch, cut an edge.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use http::StatusCode;
+use jiff::Timestamp;
+use meridian_kit::db::TenantTx;
+use meridian_kit::event::Event;
+use meridian_kit::outbox;
+use meridian_kit::problem::Problem;
+use meridian_kit::subject_keys::{KeyScope, SubjectKey};
+use meridian_policy::{CompiledEdge, RegionName, Rule};
+use serde_json::{Map, Value};
+
+use super::{Importer, TOPIC};
+use crate::domain::admission::{Arriving, NotAdmitted, admit, admit_edge};
+use crate::domain::evidence::{Kind, Record};
+use crate::keys::EdgeKeyError;
+use crate::store::{StoreError, evidence, imports};
+use crate::wire::{Batch, Cut, KeyLease, Purge, Stored};
+
+/// A lease never counts longer than this, whatever the exporter says.
+const LONGEST_LEASE: Duration = Duration::from_secs(15);
+
+/// Why nothing of a peer's request was done.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// Our policy, or the request itself.
+    #[error(transparent)]
+    NotAdmitted(#[from] NotAdmitted),
+    /// There is no valid lease of the edge's key.
+    #[error("no key is leased for the edge: lease it first")]
+    NotLeased,
+    /// The key was destroyed here.
+    #[error("this key was destroyed here: begin with a new one")]
+    Retired,
+    /// A copy does not open under the leased key.
+    #[error("a copy does not open under the edge's leased key, or is not a flat object")]
+    Unreadable,
+    /// The importing tenant is not at home here, or is just arriving.
+    #[error("the importing tenant is not at home here yet")]
+    NotHome,
+    /// Our own parts.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The keyring.
+    #[error(transparent)]
+    Key(EdgeKeyError),
+}
+
+impl From<meridian_kit::db::Error> for ReceiveError {
+    fn from(error: meridian_kit::db::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl From<EdgeKeyError> for ReceiveError {
+    fn from(error: EdgeKeyError) -> Self {
+        match error {
+            EdgeKeyError::Absent => Self::NotLeased,
+            EdgeKeyError::Retired => Self::Retired,
+            error @ EdgeKeyError::Keyring(_) => Self::Key(error),
+        }
+    }
+}
+
+impl From<ReceiveError> for Problem {
+    fn from(error: ReceiveError) -> Self {
+        let message = error.to_string();
+        match error {
+            ReceiveError::NotAdmitted(NotAdmitted::BeingCut) => Self::conflict(NotAdmitted::BeingCut.code(), message),
+            ReceiveError::NotAdmitted(why) => Self::forbidden(why.code(), message).rule(why.code()),
+            ReceiveError::NotLeased => Self::unavailable("key-not-leased", message),
+            ReceiveError::Retired => Self::conflict("key-retired", message),
+            ReceiveError::Unreadable => Self::new(StatusCode::BAD_REQUEST, "copy-unreadable", message),
+            ReceiveError::NotHome => Self::unavailable("tenant-arriving", message),
+            ReceiveError::Store(error) => error.into(),
+            ReceiveError::Key(EdgeKeyError::Keyring(error)) => error.into(),
+            ReceiveError::Key(error) => Self::internal(&error),
+        }
+    }
+}
+
+impl Importer {
+    /// Takes an edge's key for a while; the first lease opens the edge.
+    ///
+    /// # Errors
+    /// Our policy has no such lawful import, the edge is being purged, or the key was destroyed here.
+    pub async fn lease(&self, sender: &RegionName, lease: KeyLease) -> Result<(), ReceiveError> {
+        let now = Timestamp::now();
+        let policy = self.shared.feed.current();
+        let edge = admit_edge(policy.import(&lease.edge), sender, None, now)?;
+        let scope = self.scope(edge).ok_or(ReceiveError::NotHome)?;
+        let lawful_for = Duration::try_from(edge.expires.duration_since(now)).unwrap_or_default();
+        let valid_for = Duration::from_millis(lease.valid_for_ms)
+            .min(LONGEST_LEASE)
+            .min(lawful_for);
+        let mut tx = TenantTx::begin(&self.shared.pool, &scope).await?;
+        if !imports::open(&mut tx, edge, policy.revision).await? {
+            return Err(NotAdmitted::BeingCut.into());
+        }
+        // Inside the transaction that holds the edge's row: a purge that begins meanwhile waits, and destroys this key.
+        self.shared
+            .edge_keys
+            .lease(&edge.importer_tenant, &edge.id, lease.key.0, valid_for)
+            .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Stores a batch: all of it, or nothing with an entry of evidence.
+    ///
+    /// # Errors
+    /// Something in it is not what our policy lets in, or no key is leased.
+    pub async fn receive(&self, sender: &RegionName, batch: Batch, bytes: usize) -> Result<Stored, ReceiveError> {
+        let now = Timestamp::now();
+        let policy = self.shared.feed.current();
+        let edge = admit_edge(policy.import(&batch.edge), sender, None, now)?;
+        let scope = self.scope(edge).ok_or(ReceiveError::NotHome)?;
+        let key = self.shared.edge_keys.of_import(&edge.importer_tenant, &edge.id).await?;
+        let mut arriving = Vec::with_capacity(batch.events.len());
+        for event in &batch.events {
+            let of = (
+                edge.importer_tenant.clone(),
+                event.data_subject,
+                KeyScope::Import(edge.id.clone()),
+            );
+            let key = SubjectKey::from_bytes(of.0, of.1, of.2, key.clone());
+            arriving.push(self.opened(edge, event, &key)?);
+        }
+        let mut tx = TenantTx::begin(&self.shared.pool, &scope).await?;
+        let admitted = admit(&arriving, edge, now).map_err(ReceiveError::from);
+        if let Err(ReceiveError::NotAdmitted(why)) = &admitted {
+            let rule = why.code().to_owned();
+            let ids = batch.events.iter().map(|event| event.id);
+            let record = Record {
+                rule,
+                count: i64::try_from(batch.events.len()).unwrap_or(i64::MAX),
+                ..Record::about(Kind::Refusal, edge, policy.revision, evidence::commit_to(ids)?)
+            };
+            evidence::append(&mut tx, &record).await?;
+            tx.commit().await?;
+        }
+        admitted?;
+        let mut tx = TenantTx::begin(&self.shared.pool, &scope).await?;
+        // The row stays as it is until this commits: a purge begins before these copies or deletes them as well.
+        let known = imports::edge_kept(&mut tx, &edge.id).await?;
+        match known.map(|known| known.state) {
+            Some(crate::domain::edges::EdgeState::Open) => {}
+            Some(crate::domain::edges::EdgeState::Cutting) => return Err(NotAdmitted::BeingCut.into()),
+            Some(crate::domain::edges::EdgeState::Cut) | None => return Err(ReceiveError::NotLeased),
+        }
+        let mut stored = Vec::new();
+        let total = batch.events.len();
+        for mut event in batch.events {
+            if !imports::keep(&mut tx, edge, &event, edge.epoch).await? {
+                continue;
+            }
+            stored.push(event.id);
+            event.epoch = scope.epoch();
+            // Keyed by the edge: its purge comes after all of its copies, for every reader.
+            outbox::append_keyed(&mut tx, TOPIC, edge.id.as_str(), &event).await?;
+        }
+        if !stored.is_empty() {
+            let record = Record {
+                count: i64::try_from(stored.len()).unwrap_or(i64::MAX),
+                bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+                ..Record::about(
+                    Kind::Transfer,
+                    edge,
+                    policy.revision,
+                    evidence::commit_to(stored.iter().copied())?,
+                )
+            };
+            evidence::append(&mut tx, &record).await?;
+        }
+        tx.commit().await?;
+        Ok(Stored {
+            stored: stored.len() as u64,
+            repeated: (total - stored.len()) as u64,
+        })
+    }
+
+    fn opened(&self, edge: &CompiledEdge, event: &Event, key: &SubjectKey) -> Result<Arriving, ReceiveError> {
+        let fields: Map<String, Value> = event.open_with(key).map_err(|_| ReceiveError::Unreadable)?;
+        if fields.values().any(|value| value.is_object() || value.is_array()) {
+            return Err(ReceiveError::Unreadable);
+        }
+        let claimed = event.tenant == edge.importer_tenant && event.key_scope == KeyScope::Import(edge.id.clone());
+        Ok(Arriving {
+            id: event.id,
+            edge: event.edge.clone().filter(|_| claimed),
+            origin: event.origin.clone(),
+            class: event.class,
+            time: event.time,
+            expires: event.expires,
+            fields: fields.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>(),
+        })
+    }
+
+    /// Begins the purge of an edge that its exporter has cut, or says how far it is.
+    ///
+    /// # Errors
+    /// The edge is another region's, or our own parts failed.
+    pub async fn cut(&self, sender: &RegionName, cut: &Cut) -> Result<Purge, ReceiveError> {
+        // Our policy may have lost the edge already: what it was is on record.
+        for scope in self.shared.homes.scopes() {
+            let mut tx = TenantTx::begin(&self.shared.pool, &scope).await?;
+            let Some(edge) = imports::edge_kept(&mut tx, &cut.edge).await? else {
+                continue;
+            };
+            drop(tx);
+            if edge.origin != *sender {
+                return Err(NotAdmitted::Impostor.into());
+            }
+            self.begin_purge(&scope, &cut.edge, cut.rule, cut.revision).await?;
+            return Ok(self.progress(&scope, &cut.edge).await?);
+        }
+        // Never opened, so there is nothing to purge.
+        tracing::info!(edge = %cut.edge, rule = %Rule::NoEdge, "an edge was cut that never arrived here");
+        Ok(Purge {
+            complete: true,
+            purged: 0,
+            sinks: Vec::new(),
+        })
+    }
+}

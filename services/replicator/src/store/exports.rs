@@ -1,0 +1,257 @@
+//! The exporter's edges and the deliveries that wait.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff_sqlx::Timestamp as SqlTimestamp;
+use meridian_kit::db::TenantTx;
+use meridian_kit::event::Event;
+use meridian_policy::{CompiledEdge, EdgeId, PolicyRevision, RegionName, Rule};
+use uuid::Uuid;
+
+use super::StoreError;
+use crate::domain::edges::EdgeState;
+
+/// An edge that leaves from here, as far as it has come.
+#[derive(Clone, Debug)]
+pub struct ExportEdge {
+    /// Which.
+    pub edge: EdgeId,
+    /// Where to.
+    pub to: RegionName,
+    /// How far.
+    pub state: EdgeState,
+    /// The rule that opened or cut it.
+    pub rule: String,
+    /// Of the policy that opened or cut it.
+    pub revision: PolicyRevision,
+    /// The region operator knows.
+    pub reported: bool,
+    /// Copies that the importer says it has deleted.
+    pub purged: u64,
+    /// Where from.
+    pub sinks: Vec<String>,
+}
+
+fn wrong(column: &'static str) -> StoreError {
+    StoreError::Row {
+        table: "export_edge",
+        column,
+    }
+}
+
+/// Every edge that ever left from here.
+///
+/// # Errors
+/// The database.
+pub async fn edges(tx: &mut TenantTx) -> Result<BTreeMap<EdgeId, ExportEdge>, StoreError> {
+    type Row = (String, String, String, String, i64, bool, Option<i64>, Vec<String>);
+    let rows: Vec<Row> = sqlx::query_as(
+        "select edge, to_region, state, rule, revision, reported, purged, sinks from export_edge order by edge",
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    rows.into_iter()
+        .map(|(edge, to, state, rule, revision, reported, purged, sinks)| {
+            let edge: EdgeId = edge.parse().map_err(|_| wrong("edge"))?;
+            let to = to.parse().map_err(|_| wrong("to_region"))?;
+            let state = EdgeState::parse(&state).ok_or_else(|| wrong("state"))?;
+            let purged = u64::try_from(purged.unwrap_or_default()).unwrap_or_default();
+            let revision = PolicyRevision(u64::try_from(revision).unwrap_or_default());
+            Ok((
+                edge.clone(),
+                ExportEdge {
+                    edge,
+                    to,
+                    state,
+                    rule,
+                    revision,
+                    reported,
+                    purged,
+                    sinks,
+                },
+            ))
+        })
+        .collect()
+}
+
+/// Opens an edge, for the first time or after a cut.
+///
+/// # Errors
+/// The database.
+pub async fn open(tx: &mut TenantTx, edge: &CompiledEdge, revision: PolicyRevision) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into export_edge (edge, to_region, state, rule, revision) values ($1, $2, 'open', $3, $4) \
+         on conflict (tenant, edge) do update set to_region = excluded.to_region, state = 'open', rule = excluded.rule, \
+         revision = excluded.revision, changed_at = now(), purged = null, sinks = '{}', reported = false",
+    )
+    .bind(edge.id.as_str())
+    .bind(edge.to.as_str())
+    .bind(&edge.rule)
+    .bind(revision.as_i64())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Marks an open edge as being cut. False: it was not open.
+///
+/// # Errors
+/// The database.
+pub async fn cut(tx: &mut TenantTx, edge: &EdgeId, rule: Rule, revision: PolicyRevision) -> Result<bool, StoreError> {
+    let cut = sqlx::query(
+        "update export_edge set state = 'cutting', rule = $2, revision = $3, changed_at = now(), reported = false \
+         where edge = $1 and state = 'open'",
+    )
+    .bind(edge.as_str())
+    .bind(rule.as_str())
+    .bind(revision.as_i64())
+    .execute(tx.conn())
+    .await?;
+    Ok(cut.rows_affected() == 1)
+}
+
+/// Records the importer's acknowledgement: nothing of the edge is left there.
+///
+/// # Errors
+/// The database.
+pub async fn finish_cut(tx: &mut TenantTx, edge: &EdgeId, purged: u64, sinks: &[String]) -> Result<(), StoreError> {
+    sqlx::query(
+        "update export_edge set state = 'cut', purged = $2, sinks = $3, changed_at = now(), reported = false \
+         where edge = $1 and state = 'cutting'",
+    )
+    .bind(edge.as_str())
+    .bind(i64::try_from(purged).unwrap_or(i64::MAX))
+    .bind(sinks)
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// The region operator knows what the edge has come to.
+///
+/// # Errors
+/// The database.
+pub async fn mark_reported(tx: &mut TenantTx, edge: &EdgeId, state: EdgeState) -> Result<(), StoreError> {
+    sqlx::query("update export_edge set reported = true where edge = $1 and state = $2")
+        .bind(edge.as_str())
+        .bind(state.as_str())
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// A delivery that is due.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The id under which the copy leaves.
+    pub copy_id: Uuid,
+    /// The event as it was consumed.
+    pub event: Event,
+    /// Since when it waits.
+    pub queued_at: Timestamp,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// Queues an event for an edge; once, however often it is consumed.
+///
+/// # Errors
+/// The database.
+pub async fn queue(tx: &mut TenantTx, edge: &EdgeId, event: &Event) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into delivery (copy_id, edge, source_event, event) values ($1, $2, $3, $4) \
+         on conflict (tenant, edge, source_event) do nothing",
+    )
+    // Random, not ordered by time: the copy's id must not say when the original was made.
+    .bind(Uuid::new_v4())
+    .bind(edge.as_str())
+    .bind(event.id)
+    .bind(event.to_bytes())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Edges that have deliveries due.
+///
+/// # Errors
+/// The database.
+pub async fn edges_due(tx: &mut TenantTx) -> Result<Vec<EdgeId>, StoreError> {
+    let edges: Vec<String> = sqlx::query_scalar("select distinct edge from delivery where next_attempt <= now()")
+        .fetch_all(tx.conn())
+        .await?;
+    edges
+        .into_iter()
+        .map(|edge| edge.parse().map_err(|_| wrong("edge")))
+        .collect()
+}
+
+/// Takes deliveries of an edge that are due, the oldest first, for `hold`: another exporter, or this one after a crash,
+/// takes them again only then.
+///
+/// # Errors
+/// The database.
+pub async fn claim(
+    tx: &mut TenantTx,
+    edge: &EdgeId,
+    limit: usize,
+    hold: Duration,
+) -> Result<Vec<Delivery>, StoreError> {
+    let rows: Vec<(Uuid, Vec<u8>, SqlTimestamp, i32)> = sqlx::query_as(
+        "with due as (select copy_id from delivery where edge = $1 and next_attempt <= now() \
+                      order by queued_at limit $2 for update skip locked) \
+         update delivery d set next_attempt = now() + make_interval(secs => $3) from due \
+         where d.copy_id = due.copy_id returning d.copy_id, d.event, d.queued_at, d.attempts",
+    )
+    .bind(edge.as_str())
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .bind(hold.as_secs_f64())
+    .fetch_all(tx.conn())
+    .await?;
+    rows.into_iter()
+        .map(|(copy_id, event, queued_at, attempts)| {
+            let event = Event::from_bytes(&event).map_err(|_| StoreError::Row {
+                table: "delivery",
+                column: "event",
+            })?;
+            let attempts = u32::try_from(attempts).unwrap_or_default();
+            Ok(Delivery {
+                copy_id,
+                event,
+                queued_at: queued_at.to_jiff(),
+                attempts,
+            })
+        })
+        .collect()
+}
+
+/// Lets a delivery wait for another `pause`.
+///
+/// # Errors
+/// The database.
+pub async fn postpone(tx: &mut TenantTx, copy_id: Uuid, pause: Duration) -> Result<(), StoreError> {
+    sqlx::query(
+        "update delivery set attempts = attempts + 1, next_attempt = now() + make_interval(secs => $2) where copy_id = $1",
+    )
+    .bind(copy_id)
+    .bind(pause.as_secs_f64())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Forgets deliveries that have ended. Those that were there are returned: what another exporter has ended meanwhile is
+/// not this one's to record.
+///
+/// # Errors
+/// The database.
+pub async fn end(tx: &mut TenantTx, copies: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+    Ok(
+        sqlx::query_scalar("delete from delivery where copy_id = any($1) returning copy_id")
+            .bind(copies)
+            .fetch_all(tx.conn())
+            .await?,
+    )
+}

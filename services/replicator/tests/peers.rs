@@ -1,0 +1,385 @@
+//! What an importer refuses, whatever a peer's replicator may have been turned into; and what is kept about it.
+#![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod shared;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use meridian_kit::SubjectId;
+use meridian_kit::client::{ClientError, ServiceClient};
+use meridian_kit::event::{Draft, Event, EventSource, Imported};
+use meridian_kit::subject_keys::{KeyScope, SubjectKey};
+use meridian_policy::{DataClass, Epoch};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use shared::{EDGE, SHARED, World, edge, ride};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+const KEY: [u8; 32] = [5; 32];
+
+/// A world in which the test is eu's replicator: it leases a key of its own.
+async fn world_with_a_rogue() -> (World, ServiceClient) {
+    let world = World::without_edges().await;
+    world.eu.region.stop("replicator").await;
+    world.open(&edge(3600));
+    let rogue = world.eu_at_us("replicator");
+    let lease = json!({"edge": EDGE, "key": STANDARD.encode(KEY), "valid_for_ms": 10_000});
+    let leased =
+        meridian_kit::testing::until(|| async { rogue.post("/peer/v1/leases").json(&lease).send().await.ok() });
+    leased.await.expect("the policy arrives, and the lease is taken");
+    (world, rogue)
+}
+
+struct Forged {
+    tenant: &'static str,
+    class: DataClass,
+    payload: Value,
+    origin: &'static str,
+    edge: &'static str,
+    expires_in: i64,
+    hours: i64,
+    key: [u8; 32],
+}
+
+impl Default for Forged {
+    fn default() -> Self {
+        let payload = json!({"sport_type": "cycling"});
+        let class = DataClass::WorkoutSummary;
+        Self {
+            tenant: "stride-us",
+            class,
+            payload,
+            origin: "eu",
+            edge: EDGE,
+            expires_in: 60,
+            hours: 0,
+            key: KEY,
+        }
+    }
+}
+
+impl Forged {
+    fn event(&self) -> Event {
+        let edge: meridian_policy::EdgeId = self.edge.parse().expect("an edge");
+        let tenant = self.tenant.parse().expect("a tenant");
+        let scope = KeyScope::Import(EDGE.parse().expect("an edge"));
+        let key = SubjectKey::from_bytes(tenant, SubjectId(Uuid::new_v4()), scope, Zeroizing::new(self.key));
+        let draft = Draft {
+            kind: SHARED,
+            stream: "s".to_owned(),
+            sequence: 1,
+            class: self.class,
+            epoch: Epoch(1),
+        };
+        let source = EventSource::new("eu".parse().expect("a region"), "replicator");
+        let time = Timestamp::from_second(86_400 * 20_000 + 3600 * self.hours).expect("a time");
+        let event = Event::sealed_at(&source, draft, Uuid::new_v4(), time, &key, &self.payload).expect("an event");
+        let expires = Timestamp::now() + jiff::SignedDuration::from_secs(self.expires_in);
+        event.imported(Imported {
+            origin: self.origin.parse().expect("a region"),
+            edge,
+            expires,
+        })
+    }
+}
+
+async fn push(rogue: &ServiceClient, events: &[Event]) -> Result<Value, String> {
+    let batch = json!({"edge": EDGE, "revision": 1, "events": events});
+    match rogue.post("/peer/v1/batches").json(&batch).fetch::<Value>().await {
+        Ok(answer) => Ok(answer),
+        Err(ClientError::Refused { code: Some(code), .. }) => Err(code),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_with_anything_that_is_not_the_edges_is_refused_as_a_whole() {
+    let (world, rogue) = world_with_a_rogue().await;
+    let base = Forged::default;
+    let table = [
+        (
+            "a field more",
+            Forged {
+                payload: json!({"sport_type": "x", "title": "t"}),
+                ..base()
+            },
+            "field-not-allowed",
+        ),
+        (
+            "something hidden",
+            Forged {
+                payload: json!({"sport_type": {"lat": 1}}),
+                ..base()
+            },
+            "copy-unreadable",
+        ),
+        (
+            "another class",
+            Forged {
+                class: DataClass::Health,
+                ..base()
+            },
+            "class-not-listed",
+        ),
+        (
+            "another tenant",
+            Forged {
+                tenant: "stride-eu",
+                ..base()
+            },
+            "origin-not-proved",
+        ),
+        ("another origin", Forged { origin: "ca", ..base() }, "origin-not-proved"),
+        (
+            "another edge",
+            Forged {
+                edge: "stride-eu.health.us",
+                ..base()
+            },
+            "origin-not-proved",
+        ),
+        (
+            "outliving the edge",
+            Forged {
+                expires_in: 7200,
+                ..base()
+            },
+            "mechanism-expired",
+        ),
+        (
+            "expired",
+            Forged {
+                expires_in: -1,
+                ..base()
+            },
+            "mechanism-expired",
+        ),
+        ("a fine time", Forged { hours: 7, ..base() }, "field-not-allowed"),
+        ("another key", Forged { key: [6; 32], ..base() }, "copy-unreadable"),
+    ];
+    for (case, forged, code) in table {
+        let batch = [base().event(), forged.event()];
+        assert_eq!(push(&rogue, &batch).await, Err(code.to_owned()), "{case}");
+    }
+    assert_eq!(
+        (world.us.count("imported_event").await, world.us.count("outbox").await),
+        (0, 0)
+    );
+    let refusals = world
+        .us
+        .evidence()
+        .await
+        .iter()
+        .filter(|entry| entry["kind"] == "refusal")
+        .count();
+    assert_eq!(refusals, 8, "each that named a rule is recorded");
+    assert!(
+        push(&rogue, &[base().event()]).await.is_ok(),
+        "the honest batch is taken"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_push_is_stored_once() {
+    let (world, rogue) = world_with_a_rogue().await;
+    let batch = [Forged::default().event(), Forged::default().event()];
+    assert_eq!(push(&rogue, &batch).await, Ok(json!({"stored": 2, "repeated": 0})));
+    assert_eq!(push(&rogue, &batch).await, Ok(json!({"stored": 0, "repeated": 2})));
+    assert_eq!(world.us.count("imported_event").await, 2);
+    assert_eq!(world.us.sink.arrived(2).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_that_the_importers_policy_lacks_lets_nothing_in() {
+    let (world, rogue) = world_with_a_rogue().await;
+    world.us.region.change_policy(|policy| policy.imports.clear());
+    let refused =
+        || async { (push(&rogue, &[Forged::default().event()]).await == Err("no-edge".to_owned())).then_some(()) };
+    meridian_kit::testing::until(refused)
+        .await
+        .expect("refused once the policy has arrived");
+    assert_eq!(world.us.count("imported_event").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_was_purged_cannot_be_leased_again() {
+    let (world, rogue) = world_with_a_rogue().await;
+    push(&rogue, &[Forged::default().event()]).await.expect("stored");
+    world.us.sink.arrived(1).await;
+    let cut = json!({"edge": EDGE, "revision": 2, "rule": "no-edge"});
+    let purged = || async {
+        let purge: Value = rogue.post("/peer/v1/cuts").json(&cut).fetch().await.expect("a purge");
+        (purge["complete"] == true).then_some(purge)
+    };
+    let purge = meridian_kit::testing::until(purged).await.expect("a purge that ends");
+    assert_eq!(
+        purge,
+        json!({"complete": true, "purged": 2, "sinks": ["replicator", "social"]})
+    );
+
+    let lease = json!({"edge": EDGE, "key": STANDARD.encode(KEY), "valid_for_ms": 10_000});
+    let refused = rogue
+        .post("/peer/v1/leases")
+        .json(&lease)
+        .send()
+        .await
+        .expect_err("refused");
+    assert!(matches!(refused, ClientError::Refused { code: Some(code), .. } if code == "key-retired"));
+    assert_eq!(world.us.count("import_edge where state = 'open'").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_peers_replicator_speaks_here_and_only_of_its_own_edges() {
+    let (world, _) = world_with_a_rogue().await;
+    let lease = json!({"edge": EDGE, "key": STANDARD.encode([9; 32]), "valid_for_ms": 10_000});
+    // Another service of the peer, and our own replicator.
+    let social = world
+        .eu_at_us("social")
+        .post("/peer/v1/leases")
+        .json(&lease)
+        .send()
+        .await
+        .expect_err("refused");
+    assert_eq!(social.status().map(|status| status.as_u16()), Some(403));
+    let own = world
+        .us
+        .region
+        .client("replicator", "replicator")
+        .post("/peer/v1/leases")
+        .json(&lease);
+    assert_eq!(own.send().await.expect("an answer").status(), 403);
+    // An edge that comes from elsewhere.
+    let mut foreign = edge(3600);
+    foreign.id = "stride-ca.workout-summary.us".parse().expect("an edge");
+    foreign.from = "ca".parse().expect("a region");
+    world.us.region.change_policy(|policy| policy.imports.push(foreign));
+    let lease =
+        json!({"edge": "stride-ca.workout-summary.us", "key": STANDARD.encode([9; 32]), "valid_for_ms": 10_000});
+    let refused = || async {
+        let error = world
+            .eu_at_us("replicator")
+            .post("/peer/v1/leases")
+            .json(&lease)
+            .send()
+            .await
+            .expect_err("refused");
+        matches!(error, ClientError::Refused { code: Some(code), .. } if code == "origin-not-proved").then_some(())
+    };
+    meridian_kit::testing::until(refused)
+        .await
+        .expect("the policy arrives, and the sender is not the origin");
+    // Peers reach nothing internal.
+    let evidence = world
+        .eu_at_us("replicator")
+        .get("/internal/evidence?tenant=stride-us")
+        .send()
+        .await;
+    assert_eq!(
+        evidence.expect_err("refused").status().map(|status| status.as_u16()),
+        Some(403)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_evidence_is_a_chain_that_anyone_can_follow_and_holds_nothing_personal() {
+    let world = World::new().await;
+    let athlete = world.eu.athlete();
+    world.eu.share(&athlete, &ride()).await;
+    world.eu.recorded("refusal", "consent:not-granted").await;
+    world.eu.consent.grant();
+    world.eu.share(&athlete, &ride()).await;
+    let (copy, _) = world.us.sink.arrived(1).await.remove(0);
+    world.eu.recorded("transfer", "").await;
+
+    let entries = world.eu.evidence().await;
+    let mut previous = json!("00".repeat(32));
+    for (number, entry) in (1..).zip(&entries) {
+        assert_eq!((&entry["entry_no"], &entry["prev_hash"]), (&json!(number), &previous));
+        previous = entry["hash"].clone();
+    }
+    let bytes = |entry: &Value, field: &str| hex::decode(entry[field].as_str().expect("hex")).expect("hex");
+    let transfer = entries
+        .iter()
+        .find(|entry| entry["kind"] == "transfer")
+        .expect("a transfer");
+    let commitment = Sha256::new()
+        .chain_update(bytes(transfer, "salt"))
+        .chain_update(copy.id.as_bytes())
+        .finalize();
+    assert_eq!(
+        bytes(transfer, "commitment"),
+        commitment.to_vec(),
+        "whoever has the copy can show that it was meant"
+    );
+    let text = serde_json::to_string(&entries).expect("JSON");
+    for personal in [
+        athlete.subject.to_string(),
+        copy.data_subject.to_string(),
+        copy.id.to_string(),
+        "cycling".into(),
+    ] {
+        assert!(!text.contains(&personal), "{personal}");
+    }
+    // Nobody rewrites it, not even who owns the rows.
+    for statement in ["update evidence set count = 0", "delete from evidence"] {
+        assert!(
+            sqlx::query(statement)
+                .execute(&world.eu.database.superuser_pool())
+                .await
+                .is_err(),
+            "{statement}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_shared_is_in_clear_in_no_table_on_either_side() {
+    let world = World::new().await;
+    world.eu.consent.grant();
+    let sport = format!("s-{}", Uuid::new_v4().simple());
+    let athlete = world.eu.athlete();
+    world
+        .eu
+        .share(&athlete, &json!({"sport_type": sport, "distance_meters": 1234.5}))
+        .await;
+    assert_eq!(world.us.sink.arrived(1).await[0].1["sport_type"], json!(sport));
+    for side in [&world.eu, &world.us] {
+        let pool = side.database.superuser_pool();
+        for table in [
+            "delivery",
+            "imported_event",
+            "outbox",
+            "evidence",
+            "export_edge",
+            "import_edge",
+            "inbox",
+        ] {
+            let query = sqlx::AssertSqlSafe(format!(
+                "select coalesce(string_agg(to_jsonb(t)::text, ' '), '') from {table} t"
+            ));
+            let text: String = sqlx::query_scalar(query).fetch_one(&pool).await.expect("the rows");
+            let hexed = hex::encode(&sport);
+            assert!(
+                !text.contains(&sport) && !text.contains(&hexed),
+                "{table} of {}",
+                side.tenant
+            );
+            let subject = athlete.subject.to_string();
+            assert!(
+                side.tenant == "stride-eu" || !text.contains(&subject),
+                "{table} of us names the subject"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_column_has_a_class_and_every_table_is_under_guard() {
+    let region = meridian_kit::testing::Region::new("eu", &["stride-eu"]).await;
+    let database = region.database("replicator", meridian_replicator::MIGRATIONS).await;
+    assert_eq!(database.unlisted_columns("replicator").await, Vec::<String>::new());
+    // The fence itself, which every tenant's transaction reads, and the list of applied migrations.
+    assert_eq!(database.unguarded_tables().await, ["_sqlx_migrations", "tenant_fence"]);
+}

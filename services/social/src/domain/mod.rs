@@ -1,0 +1,5 @@
+//! Who may see what: pure.
+
+pub mod cursor;
+pub mod visibility;
+pub mod workout;

@@ -1,0 +1,77 @@
+//! kubectl as a person runs it: for what is about applying, and for looking into pods.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// kubectl against one cluster.
+#[derive(Clone)]
+pub struct Kubectl {
+    program: PathBuf,
+    context: String,
+}
+
+/// What came back.
+pub struct Answer {
+    /// True when kubectl ended with code 0.
+    pub accepted: bool,
+    /// Standard output.
+    pub output: String,
+    /// Standard error.
+    pub complaint: String,
+}
+
+impl Kubectl {
+    /// For the kubeconfig context `kind-<cluster>`.
+    pub fn new(program: &std::path::Path, cluster: &str) -> Self {
+        Self { program: program.to_path_buf(), context: format!("kind-{cluster}") }
+    }
+
+    /// Runs kubectl and gives whatever came back.
+    pub async fn try_run(&self, arguments: &[&str], input: Option<&str>) -> Result<Answer> {
+        let mut child = Command::new(&self.program)
+            .arg("--context")
+            .arg(&self.context)
+            .args(arguments)
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} cannot be started", self.program.display()))?;
+        if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
+            stdin.write_all(text.as_bytes()).await.context("kubectl's input")?;
+        }
+        let done = child.wait_with_output().await.context("kubectl")?;
+        Ok(Answer {
+            accepted: done.status.success(),
+            output: String::from_utf8_lossy(&done.stdout).into_owned(),
+            complaint: String::from_utf8_lossy(&done.stderr).into_owned(),
+        })
+    }
+
+    /// Runs kubectl, which must succeed.
+    pub async fn run(&self, arguments: &[&str]) -> Result<String> {
+        let answer = self.try_run(arguments, None).await?;
+        if !answer.accepted {
+            bail!("kubectl {} in {}: {}", arguments.join(" "), self.context, answer.complaint.trim());
+        }
+        Ok(answer.output)
+    }
+
+    /// `kubectl apply -f -`.
+    pub async fn apply(&self, manifest: &str) -> Result<Answer> {
+        self.try_run(&["apply", "-f", "-"], Some(manifest)).await
+    }
+
+    /// A query against one of the region's databases, as its superuser, over the local socket of the pod.
+    pub async fn psql(&self, namespace: &str, database: &str, sql: &str) -> Result<String> {
+        self.run(&[
+            "-n", namespace, "exec", "postgres-0", "-c", "postgres", "--", "psql", "-U", "postgres", "-d", database, "-XAtc", sql,
+        ])
+        .await
+    }
+}

@@ -1,0 +1,150 @@
+//! The running demo as the proofs see it: three clusters, two gateways.
+
+use std::fs;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::Api;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+use crate::kubectl::Kubectl;
+
+/// Everything there is.
+pub struct World {
+    /// Where results and CAs are written.
+    pub folder: PathBuf,
+    /// The hub.
+    pub hub: Cluster,
+    /// The region eu.
+    pub eu: Site,
+    /// The region us.
+    pub us: Site,
+}
+
+/// A cluster of the demo.
+pub struct Cluster {
+    /// As an administrator.
+    pub client: kube::Client,
+    /// As a person.
+    pub kubectl: Kubectl,
+}
+
+/// A region: its cluster, its gateway and the demo's tenant there.
+pub struct Site {
+    /// `eu` or `us`.
+    pub region: &'static str,
+    /// Its tenant of the organization `stride`.
+    pub tenant: &'static str,
+    /// A country it serves.
+    pub country: &'static str,
+    /// The member cluster.
+    pub cluster: Cluster,
+    /// Where athletes reach it.
+    pub url: String,
+    /// Trusts this region's gateway only.
+    pub http: reqwest::Client,
+    /// PEM of the CA behind the gateway's certificate.
+    pub ca_pem: String,
+}
+
+impl World {
+    /// Connects to the demo and waits until both gateways answer.
+    pub async fn connect(folder: &Path, kubectl: &Path) -> Result<Self> {
+        let hub = Cluster::connect("hub", kubectl).await?;
+        let eu = Site::connect("eu", "stride-eu", "DE", 8443, folder, kubectl).await?;
+        let us = Site::connect("us", "stride-us", "US", 9443, folder, kubectl).await?;
+        Ok(Self { folder: folder.to_path_buf(), hub, eu, us })
+    }
+}
+
+impl Cluster {
+    async fn connect(name: &str, kubectl: &Path) -> Result<Self> {
+        let config = Kubeconfig::read().context("no kubeconfig; run `cargo xtask up`")?;
+        let options = KubeConfigOptions { context: Some(format!("kind-{name}")), ..KubeConfigOptions::default() };
+        let config = kube::Config::from_custom_kubeconfig(config, &options)
+            .await
+            .with_context(|| format!("no cluster kind-{name}; run `cargo xtask up`"))?;
+        Ok(Self { client: kube::Client::try_from(config)?, kubectl: Kubectl::new(kubectl, name) })
+    }
+}
+
+impl Site {
+    async fn connect(
+        region: &'static str,
+        tenant: &'static str,
+        country: &'static str,
+        port: u16,
+        folder: &Path,
+        kubectl: &Path,
+    ) -> Result<Self> {
+        let cluster = Cluster::connect(region, kubectl).await?;
+        let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &format!("meridian-{region}"));
+        let ca_pem = until(Duration::from_secs(300), &format!("the CA of {region}"), || async {
+            let secret = secrets.get_opt("region-ca").await?;
+            let pem = secret.and_then(|secret| secret.data).and_then(|mut data| data.remove("tls.crt"));
+            pem.map(|pem| String::from_utf8(pem.0).context("the region's CA is not PEM")).transpose()
+        })
+        .await?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        fs::write(folder.join(format!("{region}-ca.crt")), &ca_pem).context("cannot write the gateway's CA")?;
+        let host = format!("{region}.meridian.localhost");
+        let http = reqwest::Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(ca_pem.as_bytes()).context("the region's CA")?])
+            .resolve(&host, SocketAddr::from(([127, 0, 0, 1], port)))
+            .connect_timeout(Duration::from_secs(3))
+            .timeout(Duration::from_secs(30))
+            .build()
+            .context("HTTP client")?;
+        Ok(Self { region, tenant, country, cluster, url: format!("https://{host}:{port}"), http, ca_pem })
+    }
+
+    /// The namespace of the region's stack.
+    pub fn namespace(&self) -> String {
+        format!("meridian-{}", self.region)
+    }
+}
+
+/// Tries until there is something, at most for `limit`; the last error is told.
+pub async fn until<T, F, Fut>(limit: Duration, what: &str, mut attempt: F) -> Result<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<Option<T>>>,
+{
+    let began = Instant::now();
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let error = match attempt().await {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        if began.elapsed() > limit {
+            match error {
+                Some(error) => return Err(error.context(format!("{what} not seen within {} s", limit.as_secs()))),
+                None => bail!("{what} not seen within {} s", limit.as_secs()),
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+}
+
+/// A bare TLS connection to a site's gateway, for requests that no HTTP client would send.
+pub async fn tls_stream(site: &Site) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
+    let authority = site.url.trim_start_matches("https://");
+    let (host, port) = authority.split_once(':').context("a gateway's address has a port")?;
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in rustls_pki_types::pem::PemObject::pem_slice_iter(site.ca_pem.as_bytes()) {
+        let certificate: rustls_pki_types::CertificateDer<'static> = certificate.context("the region's CA")?;
+        roots.add(certificate).context("the region's CA")?;
+    }
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port.parse::<u16>()?)).await.context("the gateway's port")?;
+    let name = rustls_pki_types::ServerName::try_from(host.to_owned()).context("the gateway's name")?;
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    connector.connect(name, stream).await.context("TLS with the gateway")
+}

@@ -1,0 +1,77 @@
+//! The one image of the platform: the `meridian` binary and the libraries that it is linked with, nothing else.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::oci::{Image, Layer};
+use super::{files, named};
+use crate::cache::{Cache, Inputs, sha256_of};
+use crate::host;
+use crate::paths::Paths;
+use crate::progress::{self, Log};
+
+/// The user that it runs as.
+const USER: u32 = 65532;
+
+/// Builds the binary and the image of it.
+///
+/// # Errors
+/// When the binary does not build, or one of its libraries cannot be found.
+pub fn image(paths: &Paths, cache: &Cache) -> Result<Image> {
+    let binary = build(paths)?;
+    let stripped = strip(paths, cache, &binary)?;
+    let libraries = files::libraries(std::slice::from_ref(&stripped), None)?;
+    let mut inputs = Inputs::new().text("user", &format!("{USER} v1"));
+    for library in &libraries {
+        inputs = inputs.text("path", &library.display().to_string()).file(library)?;
+    }
+    let system = Layer::cached(cache, "layer-app-system", &inputs.key(), |tar| {
+        for library in &libraries {
+            tar.put(library, &library.display().to_string()[1..], 0o755)?;
+        }
+        tar.write(
+            "etc/passwd",
+            &format!("meridian:x:{USER}:{USER}:meridian:/:/nologin\n"),
+            0o644,
+        )?;
+        tar.write("etc/group", &format!("meridian:x:{USER}:\n"), 0o644)
+    })?;
+    let own = Layer::cached(cache, "layer-app", &Inputs::new().file(&stripped)?.key(), |tar| {
+        tar.put(&stripped, "usr/local/bin/meridian", 0o755)
+    })?;
+    let image = Image::new(String::new(), vec![system, own], &["/usr/local/bin/meridian"]).user(USER);
+    Ok(named(image, "meridian", ""))
+}
+
+fn build(paths: &Paths) -> Result<PathBuf> {
+    let log = Log::fresh(paths, "build-meridian")?;
+    progress::step("building the meridian binary", Some(log.shown()), || {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        log.run(Command::new(cargo).current_dir(&paths.project).args([
+            "build",
+            "--package",
+            "meridian",
+            "--bin",
+            "meridian",
+        ]))
+    })?;
+    let binary = paths.target.join("debug/meridian");
+    if !binary.is_file() {
+        bail!("cargo built no {}; its log: {}", binary.display(), log.shown());
+    }
+    Ok(binary)
+}
+
+/// The binary without its debug information: a tenth of the size, and the same for the same code.
+fn strip(paths: &Paths, cache: &Cache, binary: &Path) -> Result<PathBuf> {
+    host::ensure_packages(paths, &[("strip", "binutils"), ("ldd", "libc-bin")])?;
+    let key = Inputs::new().text("binary", &sha256_of(binary)?).key();
+    let entry = cache.entry("app-binary", &key, |dir| {
+        crate::progress::output(Command::new("strip").arg("-o").arg(dir.join("meridian")).arg(binary))
+            .map(drop)
+            .context("the binary's debug information cannot be removed")
+    })?;
+    Ok(entry.join("meridian"))
+}

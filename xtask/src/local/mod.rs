@@ -1,0 +1,192 @@
+//! Real parts as plain processes, without containers, for integration tests: PostgreSQL, Kafka, kube-apiserver.
+//!
+//! Each part has three phases: `prepare` (slow, may run beside others), `start` (by the main thread: a part dies with
+//! the thread that started it) and `wait` (until it answers).
+
+mod apiserver;
+mod kafka;
+mod postgres;
+mod process;
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::cache::{self, Cache};
+use crate::paths::Paths;
+use crate::progress;
+
+/// A part that tests can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// PostgreSQL 17: `MERIDIAN_TEST_POSTGRES`, a superuser's URL.
+    Postgres,
+    /// Kafka 4.1, one broker: `MERIDIAN_TEST_KAFKA`, host:port.
+    Kafka,
+    /// etcd, kube-apiserver and kube-controller-manager without nodes: `MERIDIAN_TEST_KUBECONFIG`.
+    Apiserver,
+    /// A second control plane on the same etcd: `MERIDIAN_TEST_MEMBER_KUBECONFIG`.
+    Member,
+}
+
+/// The parts that run; they stop when this is dropped.
+pub struct Running {
+    env: Vec<(&'static str, String)>,
+    // Dropped in this order: the processes first, then the folder that they write to.
+    _parts: Vec<process::Process>,
+    _folder: Folder,
+}
+
+impl Running {
+    /// Starts the parts and waits until each one answers.
+    ///
+    /// # Errors
+    /// When a part cannot be built, started, or does not answer in its time.
+    pub fn start(paths: &Paths, cache: &Cache, wanted: &[Part]) -> Result<Self> {
+        let began = Instant::now();
+        let folder = Folder::create(paths)?;
+        let has = |part: Part| wanted.contains(&part);
+        let needs_apiserver = has(Part::Apiserver) || has(Part::Member);
+
+        let (postgres, kafka, apiserver) = thread::scope(|scope| {
+            let postgres = has(Part::Postgres)
+                .then(|| scope.spawn(|| postgres::Postgres::prepare(paths, cache, &folder.make("postgres")?)));
+            let kafka =
+                has(Part::Kafka).then(|| scope.spawn(|| kafka::Kafka::prepare(paths, cache, &folder.make("kafka")?)));
+            let apiserver = needs_apiserver.then(|| {
+                scope.spawn(|| {
+                    apiserver::ControlPlane::prepare(paths, cache, &folder.make("apiserver")?, has(Part::Member))
+                })
+            });
+            (postgres.map(joined), kafka.map(joined), apiserver.map(joined))
+        });
+        let (postgres, kafka, apiserver) = (postgres.transpose()?, kafka.transpose()?, apiserver.transpose()?);
+
+        let mut parts = Vec::new();
+        let mut env = Vec::new();
+        if let Some(postgres) = &postgres {
+            parts.push(postgres.start()?);
+            env.push(("MERIDIAN_TEST_POSTGRES", postgres.url()));
+        }
+        if let Some(kafka) = &kafka {
+            parts.push(kafka.start()?);
+            env.push(("MERIDIAN_TEST_KAFKA", kafka.address()));
+        }
+        if let Some(apiserver) = &apiserver {
+            parts.extend(apiserver.start()?);
+            env.extend(apiserver.env());
+        }
+        // The later a part was started, the more it depends on: stop in the opposite order.
+        parts.reverse();
+
+        if let Some(postgres) = &postgres {
+            postgres.wait(&mut parts)?;
+        }
+        if let Some(kafka) = &kafka {
+            kafka.wait(&mut parts)?;
+        }
+        if let Some(apiserver) = &apiserver {
+            apiserver.wait(&mut parts)?;
+        }
+        progress::say(&format!("parts ready in {:.1} s", began.elapsed().as_secs_f32()));
+        Ok(Self {
+            env,
+            _parts: parts,
+            _folder: folder,
+        })
+    }
+
+    /// The variables by which a test finds the parts.
+    pub fn env(&self) -> &[(&'static str, String)] {
+        &self.env
+    }
+}
+
+/// Starts the parts, runs the command with their addresses in its environment, and stops the parts.
+///
+/// # Errors
+/// When a part or the command cannot be started. A command that fails is no error here: its status is the answer.
+pub fn run_with(paths: &Paths, cache: &Cache, wanted: &[Part], command: &[String]) -> Result<ExitStatus> {
+    let running = Running::start(paths, cache, wanted)?;
+    let (program, arguments) = command.split_first().context("no command was given after `--`")?;
+    Command::new(program)
+        .args(arguments)
+        .envs(running.env().iter().map(|(name, value)| (*name, value.as_str())))
+        .status()
+        .with_context(|| format!("`{program}` cannot be started"))
+}
+
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The folder of one run's data, removed when the run ends. What an interrupted run left is removed by the next one.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn create(paths: &Paths) -> Result<Self> {
+        let all = paths.target.join("xtask/parts");
+        if let Ok(listed) = fs::read_dir(&all) {
+            for entry in listed.flatten() {
+                let owner = entry.file_name().to_string_lossy().into_owned();
+                if !Path::new("/proc").join(owner).exists() {
+                    cache::remove_tree(&entry.path())?;
+                }
+            }
+        }
+        let own = all.join(std::process::id().to_string());
+        cache::remove_tree(&own)?;
+        fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
+        Ok(Self(own))
+    }
+
+    fn make(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.0.join(name);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        Ok(dir)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = cache::remove_tree(&self.0) {
+            progress::say(&format!("{error:#}"));
+        }
+    }
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free port on 127.0.0.1")?;
+    Ok(listener.local_addr().context("no free port on 127.0.0.1")?.port())
+}
+
+/// A random word of 32 hex digits.
+fn random_word() -> Result<String> {
+    use std::io::Read;
+    let mut bytes = [0; 16];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("cannot read randomness")?;
+    Ok(cache::hex(&bytes))
+}
+
+/// Writes a file that only its owner may read.
+fn write_private(path: &Path, content: &str) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(content.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,153 @@
+//! `cargo xtask`: builds and caches what the project runs on, brings the demo up and down, starts real parts for tests.
+
+mod cache;
+mod cluster;
+mod deploy;
+mod docker;
+mod generated;
+mod host;
+mod images;
+mod jars;
+mod local;
+mod paths;
+mod progress;
+mod registry;
+mod rootfs;
+mod tools;
+mod verify;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+use crate::cache::Cache;
+use crate::local::Part;
+use crate::paths::Paths;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Bring up the demo: clusters, images, the platform, and the proof that it works.
+    Up,
+    /// Remove what `up` made: clusters, containers, and the engine if it was started here.
+    Down {
+        /// Remove the caches too: the next `up` builds everything anew.
+        #[arg(long)]
+        cache: bool,
+    },
+    /// Run everything that CI runs: format, lints, generated files, unit and integration tests, the demo's proofs.
+    Test {
+        /// Leave out the proofs on kind.
+        #[arg(long)]
+        fast: bool,
+    },
+    /// Prove rows on the running demo.
+    Prove {
+        /// The rows, for example `--rows 2,8`. All, if none is named.
+        #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=10))]
+        rows: Vec<u8>,
+    },
+    /// Write the custom resources' YAML and the chart's copy of it.
+    Crds,
+    /// Bring up the clusters hub, eu and us, without the platform.
+    Cluster,
+    /// Build the platform's image and load it into the clusters.
+    Images,
+    /// Build tools into the cache: all, or those named.
+    Tools {
+        /// Names such as kubectl, kind, helm, etcd.
+        names: Vec<String>,
+    },
+    /// Start real parts as processes, run a command with their addresses in its environment, stop them.
+    Parts {
+        /// The parts to start.
+        #[arg(required = true, value_enum)]
+        parts: Vec<Part>,
+        /// The command, after `--`.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    if docker::front::is_called() {
+        progress::say(&format!("{:#}", docker::front::run()));
+        return ExitCode::FAILURE;
+    }
+    let arguments = Arguments::parse();
+    progress::start_clock();
+    match run(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            progress::say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    let paths = Paths::find()?;
+    let cache = Cache::at(&paths.cache);
+    match verb {
+        Verb::Up => {
+            let clusters = cluster::up(&paths, &cache)?;
+            deploy::deploy(&paths, &cache, &clusters)?;
+            return Ok(verify::close(&deploy::prove(&paths, &cache, &[])?));
+        }
+        Verb::Test { fast } => return Ok(verify::close(&verify::run(&paths, &cache, verify::Scope { fast })?)),
+        Verb::Prove { rows } => return Ok(verify::close(&deploy::prove(&paths, &cache, &rows)?)),
+        Verb::Crds => generated::write(&paths)?,
+        Verb::Down { cache: wipe } => down(&paths, &cache, wipe)?,
+        Verb::Cluster => {
+            cluster::up(&paths, &cache)?;
+            let names: Vec<String> = cluster::CLUSTERS.iter().map(cluster::Spec::context).collect();
+            progress::say(&format!("clusters are up; contexts: {}", names.join(", ")));
+        }
+        Verb::Images => {
+            cluster::up(&paths, &cache)?;
+            let image = deploy::image(&paths, &cache)?;
+            progress::say(&format!("every cluster holds {}", image.tag));
+        }
+        Verb::Tools { names } => {
+            let all = tools::TOOLS.iter().map(|tool| tool.name.to_owned()).collect();
+            let names: Vec<String> = if names.is_empty() { all } else { names };
+            for name in &names {
+                tools::find(name)?;
+            }
+            for name in &names {
+                let path = tools::path(&paths, &cache, name)?;
+                progress::say(&format!("{name}: {}", path.display()));
+            }
+        }
+        Verb::Parts { parts, command } => {
+            let status = local::run_with(&paths, &cache, &parts, &command)?;
+            let Some(code) = status.code() else {
+                bail!("`{}` ended with {status}", command.join(" "))
+            };
+            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn down(paths: &Paths, cache: &Cache, wipe: bool) -> Result<()> {
+    cluster::down(paths, cache)?;
+    if wipe {
+        cluster::remove_images()?;
+    }
+    docker::engine::stop(cache)?;
+    cache::remove_tree(&paths.target.join("xtask/parts"))?;
+    if wipe {
+        host::refuse_mounts_below(&paths.cache)?;
+        cache.wipe()?;
+    }
+    progress::say("nothing of ours is left running");
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! `cargo xtask test`: everything that CI runs, in the order in which it fails soonest.
+
+mod tally;
+
+use std::fs;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+pub use tally::Tally;
+
+use crate::cache::{Cache, Inputs};
+use crate::generated;
+use crate::local::{Part, Running};
+use crate::paths::Paths;
+use crate::progress::{self, Log};
+use crate::tools;
+use crate::{cluster, deploy};
+
+const DENY_VERSION: &str = "0.20.2";
+
+/// What to leave out.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope {
+    /// Leaves out the end-to-end rows on kind.
+    pub fast: bool,
+}
+
+/// Runs every check and prints the closing line. A failed check does not stop the ones after it.
+///
+/// # Errors
+/// When a check cannot be started at all.
+pub fn run(paths: &Paths, cache: &Cache, scope: Scope) -> Result<Tally> {
+    let mut total = Tally::default();
+    total.add(cargo(paths, "format", &["fmt", "--all", "--check"])?);
+    total.add(cargo(
+        paths,
+        "generated",
+        &[
+            "run",
+            "--quiet",
+            "--package",
+            "meridian-crds",
+            "--example",
+            "generate",
+            "--",
+            "--check",
+        ],
+    )?);
+    total.add(check("chart copy of the CRDs", || generated::verify(paths)));
+    total.add(cargo(
+        paths,
+        "lints",
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--quiet",
+            "--",
+            "--deny",
+            "warnings",
+        ],
+    )?);
+    total.add(deny(paths, cache)?);
+    total.add(chart(paths, cache)?);
+    total.add(tests(paths, cache)?);
+    if scope.fast {
+        total.add(Tally::skip("the end-to-end rows on kind: --fast leaves them out"));
+    } else {
+        total.add(end_to_end(paths, cache)?);
+    }
+    Ok(total)
+}
+
+/// Prints why checks were skipped, then the closing line; gives the code to exit with.
+pub fn close(total: &Tally) -> ExitCode {
+    for reason in &total.reasons {
+        progress::say(&format!("skipped: {reason}"));
+    }
+    #[expect(clippy::print_stdout, reason = "the closing line is this command's output")]
+    {
+        println!("{total}");
+    }
+    if total.failed == 0 && total.passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn check(name: &str, work: impl FnOnce() -> Result<()>) -> Tally {
+    match work() {
+        Ok(()) => {
+            progress::say(&format!("{name}: ok"));
+            Tally::one(true)
+        }
+        Err(error) => {
+            progress::say(&format!("{name}: FAILED: {error:#}"));
+            Tally::one(false)
+        }
+    }
+}
+
+fn cargo(paths: &Paths, name: &str, arguments: &[&str]) -> Result<Tally> {
+    let log = Log::fresh(paths, &format!("test-{name}"))?;
+    Ok(check(name, || {
+        progress::step(name, Some(log.shown()), || {
+            log.run(Command::new("cargo").current_dir(&paths.project).args(arguments))
+        })
+    }))
+}
+
+fn deny(paths: &Paths, cache: &Cache) -> Result<Tally> {
+    let log = Log::fresh(paths, "test-deny")?;
+    Ok(check("deny", || {
+        let key = Inputs::new().text("version", DENY_VERSION).key();
+        let made = cache.entry("cargo-deny", &key, |dir| {
+            progress::step("building cargo-deny", Some(log.shown()), || {
+                let mut install = Command::new("cargo");
+                install
+                    .args(["install", "cargo-deny", "--locked", "--version", DENY_VERSION, "--root"])
+                    .arg(dir);
+                log.run(&mut install)
+            })
+        })?;
+        // The advisory database is a git repository elsewhere; licences, bans and sources need nothing but the lock file.
+        log.run(
+            Command::new(made.join("bin/cargo-deny"))
+                .current_dir(&paths.project)
+                .args(["--all-features", "check", "bans", "licenses", "sources"]),
+        )
+    }))
+}
+
+fn chart(paths: &Paths, cache: &Cache) -> Result<Tally> {
+    let log = Log::fresh(paths, "test-chart")?;
+    let mut total = Tally::default();
+    for role in ["hub", "region"] {
+        total.add(check(&format!("chart, role {role}"), || {
+            let helm = tools::path(paths, cache, "helm")?;
+            let chart = paths.project.join("charts/meridian");
+            log.run(
+                Command::new(&helm)
+                    .arg("lint")
+                    .arg("--strict")
+                    .arg(&chart)
+                    .args(["--set", &format!("role={role}")]),
+            )?;
+            log.run(
+                Command::new(&helm)
+                    .args(["template", "meridian"])
+                    .arg(&chart)
+                    .args(["--set", &format!("role={role}")]),
+            )
+        }));
+    }
+    Ok(total)
+}
+
+/// Unit, property and integration tests, with the real parts beside them.
+fn tests(paths: &Paths, cache: &Cache) -> Result<Tally> {
+    let log = Log::fresh(paths, "test-cargo")?;
+    let began = Instant::now();
+    let running = Running::start(
+        paths,
+        cache,
+        &[Part::Postgres, Part::Kafka, Part::Apiserver, Part::Member],
+    )
+    .context("the parts that tests need")?;
+    progress::say(&format!("tests … (log: {})", log.shown()));
+    let mut command = Command::new("cargo");
+    command
+        .current_dir(&paths.project)
+        .args(["test", "--workspace", "--no-fail-fast"]);
+    command.envs(running.env().iter().map(|(name, value)| (*name, value.as_str())));
+    let ended = log.run(&mut command);
+    let text = fs::read_to_string(log.path()).context("the log of the tests")?;
+    let mut tally = Tally::of_cargo_test(&text);
+    if let Err(error) = ended {
+        if tally.failed == 0 {
+            // A crate that does not compile has no closing line of its own.
+            tally.failed += 1;
+        }
+        progress::say(&format!("tests: FAILED: {error:#}"));
+        for line in text
+            .lines()
+            .filter(|line| line.starts_with("test ") && line.ends_with("FAILED"))
+        {
+            progress::say(&format!("  {line}"));
+        }
+    }
+    progress::say(&format!("tests: {tally} in {:.0} s", began.elapsed().as_secs_f32()));
+    Ok(tally)
+}
+
+fn end_to_end(paths: &Paths, cache: &Cache) -> Result<Tally> {
+    let clusters = cluster::up(paths, cache)?;
+    deploy::deploy(paths, cache, &clusters)?;
+    deploy::prove(paths, cache, &[])
+}
