@@ -215,7 +215,10 @@ impl Election {
             Ok(Err(error)) => {
                 tracing::warn!(resource = name, error = %error, "could not be released; others wait for its end")
             }
-            Err(_) => tracing::warn!(resource = name, "could not be released in time; others wait for its end"),
+            Err(_) => tracing::warn!(
+                resource = name,
+                "could not be released in time; others wait for its end"
+            ),
         }
     }
 

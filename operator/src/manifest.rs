@@ -124,8 +124,13 @@ pub const PARTY: Kind = kind("meridian.sh", "v1alpha1", "Party", "parties").clus
 /// meridian.sh/v1alpha1 FitnessRegion: people write it.
 pub const FITNESS_REGION: Kind = kind("meridian.sh", "v1alpha1", "FitnessRegion", "fitnessregions").cluster_scoped();
 /// meridian.sh/v1alpha1 TenantDataResidency: people write it.
-pub const TENANT_DATA_RESIDENCY: Kind =
-    kind("meridian.sh", "v1alpha1", "TenantDataResidency", "tenantdataresidencies").cluster_scoped();
+pub const TENANT_DATA_RESIDENCY: Kind = kind(
+    "meridian.sh",
+    "v1alpha1",
+    "TenantDataResidency",
+    "tenantdataresidencies",
+)
+.cluster_scoped();
 
 /// Every kind that we write objects of.
 pub const ALL: &[Kind] = &[

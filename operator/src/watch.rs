@@ -74,7 +74,10 @@ impl Cache {
     pub fn put(&self, key: ObjectKey, mut object: DynamicObject) {
         object.metadata.managed_fields = None;
         // Items of a list come without their type; a plan names it.
-        object.types = Some(TypeMeta { api_version: key.kind.api_version(), kind: key.kind.kind.to_owned() });
+        object.types = Some(TypeMeta {
+            api_version: key.kind.api_version(),
+            kind: key.kind.kind.to_owned(),
+        });
         let mut objects = self.lock();
         // Since Kubernetes 1.35 resource versions of one resource are comparable numbers; anything else is taken as newer.
         let older = objects

@@ -1,5 +1,10 @@
 //! The whole region role as a process runs it: election, policy feed over mTLS, lease, acknowledgements.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so by panicking"
+)]
 
 mod bed;
 
@@ -7,8 +12,8 @@ use bed::{client, fresh_region, install_custom_resources, region_stack, until};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::Client;
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use meridian_kit::client::ServiceClient;
 use meridian_kit::policy_feed::{Ack, AckRole, FeedLine};
 use meridian_kit::tls::{PeerId, Tls};
@@ -25,7 +30,11 @@ use tokio_util::sync::CancellationToken;
 
 fn custom_resources() -> Vec<CustomResourceDefinition> {
     use kube::CustomResourceExt;
-    vec![meridian_crds::RegionStack::crd(), meridian_crds::TenantPlacement::crd(), meridian_crds::IngestPool::crd()]
+    vec![
+        meridian_crds::RegionStack::crd(),
+        meridian_crds::TenantPlacement::crd(),
+        meridian_crds::IngestPool::crd(),
+    ]
 }
 
 /// Replicas of one region's operator.
@@ -43,7 +52,10 @@ struct Replica {
 }
 
 fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 impl Role {
@@ -56,14 +68,22 @@ impl Role {
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": system}})).unwrap();
         namespaces.create(&PostParams::default(), &namespace).await.unwrap();
         let scratch = std::env::temp_dir().join(format!("meridian-role-{region}"));
-        let role = Self { client, region, system, scratch };
+        let role = Self {
+            client,
+            region,
+            system,
+            scratch,
+        };
         role.ask(1).await;
         role
     }
 
     async fn ask(&self, revision: u64) {
         let stack = region_stack(&self.region, revision, 1);
-        self.stacks().patch(&self.region, &PatchParams::apply("hub").force(), &Patch::Apply(&stack)).await.unwrap();
+        self.stacks()
+            .patch(&self.region, &PatchParams::apply("hub").force(), &Patch::Apply(&stack))
+            .await
+            .unwrap();
     }
 
     fn stacks(&self) -> Api<DynamicObject> {
@@ -76,7 +96,11 @@ impl Role {
             namespace: self.system.clone(),
             identity: identity.to_owned(),
             region: Some(self.region.parse().unwrap()),
-            images: Images { meridian: "meridian:1".into(), postgres: "postgres:17".into(), kafka: "kafka:4.1".into() },
+            images: Images {
+                meridian: "meridian:1".into(),
+                postgres: "postgres:17".into(),
+                kafka: "kafka:4.1".into(),
+            },
             node_ports: NodePorts::Allocated,
             feed_listen: feed,
             admin_listen: free_address(),
@@ -102,14 +126,24 @@ impl Role {
         let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": {"name": "meridian-policy", "annotations": {"meridian.sh/revision": revision.to_string()}},
             "spec": {"leaseDurationSeconds": 20, "renewTime": format!("{now:.6}")}});
-        leases.patch("meridian-policy", &PatchParams::apply("meridian-hub-lease").force(), &Patch::Apply(&lease)).await.unwrap();
+        leases
+            .patch(
+                "meridian-policy",
+                &PatchParams::apply("meridian-hub-lease").force(),
+                &Patch::Apply(&lease),
+            )
+            .await
+            .unwrap();
     }
 
     /// A client as the service that has this certificate.
     async fn service(&self, service: &str, feed: SocketAddr) -> ServiceClient {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &format!("meridian-{}", self.region));
         let name = format!("tls-{service}");
-        until("the certificate is issued", || async { secrets.get_opt(&name).await.unwrap().is_some() }).await;
+        until("the certificate is issued", || async {
+            secrets.get_opt(&name).await.unwrap().is_some()
+        })
+        .await;
         let data = secrets.get(&name).await.unwrap().data.unwrap();
         let dir = self.scratch.join(format!("client-{service}"));
         std::fs::create_dir_all(&dir).unwrap();
@@ -143,13 +177,20 @@ async fn line(response: &mut reqwest::Response, buffer: &mut Vec<u8>, wanted: im
             buffer.extend_from_slice(&response.chunk().await.unwrap().expect("the feed goes on"));
         }
     };
-    tokio::time::timeout(Duration::from_secs(40), read).await.expect("the line comes in time")
+    tokio::time::timeout(Duration::from_secs(40), read)
+        .await
+        .expect("the line comes in time")
 }
 
 async fn served(client: &ServiceClient) -> reqwest::Response {
     let began = Instant::now();
     loop {
-        if let Ok(response) = client.get("/v1/policy/stream").within(Duration::from_secs(120)).send().await {
+        if let Ok(response) = client
+            .get("/v1/policy/stream")
+            .within(Duration::from_secs(120))
+            .send()
+            .await
+        {
             return response;
         }
         assert!(began.elapsed() < Duration::from_secs(40), "the feed is not served");
@@ -164,18 +205,29 @@ async fn services_follow_the_policy_and_the_lease_and_acknowledge_over_mtls() {
     let replicator = role.service("replicator", replica.feed).await;
     let (mut response, mut buffer) = (served(&replicator).await, Vec::new());
     let first = line(&mut response, &mut buffer, |_| true).await;
-    assert!(matches!(&first, FeedLine::Policy { policy } if policy.revision.0 == 1), "{first:?}");
+    assert!(
+        matches!(&first, FeedLine::Policy { policy } if policy.revision.0 == 1),
+        "{first:?}"
+    );
 
     // What is there when the operator begins to look is not fresh; the next renewal is.
     role.renew_policy_lease(1).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     role.renew_policy_lease(1).await;
-    let renewed = line(&mut response, &mut buffer, |line| matches!(line, FeedLine::Lease { .. })).await;
+    let renewed = line(&mut response, &mut buffer, |line| {
+        matches!(line, FeedLine::Lease { .. })
+    })
+    .await;
     assert!(matches!(renewed, FeedLine::Lease { lease } if lease.valid_for_ms <= 20_000 && lease.revision.0 == 1));
 
     let changed = Instant::now();
     role.ask(2).await;
-    line(&mut response, &mut buffer, |line| matches!(line, FeedLine::Policy { policy } if policy.revision.0 == 2)).await;
+    line(
+        &mut response,
+        &mut buffer,
+        |line| matches!(line, FeedLine::Policy { policy } if policy.revision.0 == 2),
+    )
+    .await;
     assert!(changed.elapsed() < Duration::from_secs(2), "{:?}", changed.elapsed());
 
     let ack = Ack {
@@ -185,21 +237,41 @@ async fn services_follow_the_policy_and_the_lease_and_acknowledge_over_mtls() {
         purged: 3,
         sinks: vec!["table".to_owned()],
     };
-    let answer = replicator.post("/v1/acks").json(&ack).idempotent().send().await.unwrap();
+    let answer = replicator
+        .post("/v1/acks")
+        .json(&ack)
+        .idempotent()
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status().as_u16(), 204);
     let kept = role.stacks().get(&role.region).await.unwrap().data["status"]["acks"].clone();
-    assert_eq!((kept[0]["edge"].as_str(), kept[0]["purged"].as_u64()), (Some("stride-eu.workout-summary.us"), Some(3)));
+    assert_eq!(
+        (kept[0]["edge"].as_str(), kept[0]["purged"].as_u64()),
+        (Some("stride-eu.workout-summary.us"), Some(3))
+    );
 
     let training = role.service("training", replica.feed).await;
-    let refused = training.post("/v1/acks").json(&ack).idempotent().send().await.unwrap_err();
+    let refused = training
+        .post("/v1/acks")
+        .json(&ack)
+        .idempotent()
+        .send()
+        .await
+        .unwrap_err();
     assert_eq!(refused.status().map(|s| s.as_u16()), Some(403));
 
-    line(&mut response, &mut buffer, |line| matches!(line, FeedLine::LeaseLost { .. })).await;
+    line(&mut response, &mut buffer, |line| {
+        matches!(line, FeedLine::LeaseLost { .. })
+    })
+    .await;
     // The acknowledgement has outlived every status that was written since.
     until("status says that the lease is gone", || async {
         let status = role.stacks().get(&role.region).await.unwrap().data["status"].clone();
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.iter().any(|c| c["type"] == "PolicyFresh" && c["reason"] == "NoLease")
+        conditions
+            .iter()
+            .any(|c| c["type"] == "PolicyFresh" && c["reason"] == "NoLease")
             && status["acks"][0]["purged"] == 3
             && status["appliedRevision"] == 2
     })
@@ -212,20 +284,34 @@ async fn services_follow_the_policy_and_the_lease_and_acknowledge_over_mtls() {
 async fn a_second_replica_serves_the_feed_and_takes_over_within_two_seconds_of_a_release() {
     let role = Role::new().await;
     let first = role.start("first");
-    until("the first replica leads", || async { role.leader().await.as_deref() == Some("first") }).await;
+    until("the first replica leads", || async {
+        role.leader().await.as_deref() == Some("first")
+    })
+    .await;
     let second = role.start("second");
     let training = role.service("training", second.feed).await;
     let (mut response, mut buffer) = (served(&training).await, Vec::new());
-    line(&mut response, &mut buffer, |line| matches!(line, FeedLine::Policy { .. })).await;
+    line(&mut response, &mut buffer, |line| {
+        matches!(line, FeedLine::Policy { .. })
+    })
+    .await;
     assert_eq!(role.leader().await.as_deref(), Some("first"));
 
     first.stop.cancel();
     first.running.await.unwrap().unwrap();
     let released = Instant::now();
-    until("the second replica leads", || async { role.leader().await.as_deref() == Some("second") }).await;
+    until("the second replica leads", || async {
+        role.leader().await.as_deref() == Some("second")
+    })
+    .await;
     assert!(released.elapsed() < Duration::from_secs(2), "{:?}", released.elapsed());
     role.ask(2).await;
-    line(&mut response, &mut buffer, |line| matches!(line, FeedLine::Policy { policy } if policy.revision.0 == 2)).await;
+    line(
+        &mut response,
+        &mut buffer,
+        |line| matches!(line, FeedLine::Policy { policy } if policy.revision.0 == 2),
+    )
+    .await;
     second.stop.cancel();
     second.running.await.unwrap().unwrap();
 }
@@ -234,12 +320,18 @@ async fn a_second_replica_serves_the_feed_and_takes_over_within_two_seconds_of_a
 async fn a_killed_leader_is_replaced_within_fifteen_seconds() {
     let role = Role::new().await;
     let first = role.start("first");
-    until("the first replica leads", || async { role.leader().await.as_deref() == Some("first") }).await;
+    until("the first replica leads", || async {
+        role.leader().await.as_deref() == Some("first")
+    })
+    .await;
     let second = role.start("second");
     // As kill -9 would: nothing is released.
     first.running.abort();
     let killed = Instant::now();
-    until("the second replica leads", || async { role.leader().await.as_deref() == Some("second") }).await;
+    until("the second replica leads", || async {
+        role.leader().await.as_deref() == Some("second")
+    })
+    .await;
     assert!(killed.elapsed() < Duration::from_secs(15), "{:?}", killed.elapsed());
     second.stop.cancel();
     second.running.await.unwrap().unwrap();

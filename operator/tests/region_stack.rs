@@ -1,5 +1,10 @@
 //! The region's stack on a real API server (`cargo xtask parts apiserver -- cargo test -p meridian-operator`).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so by panicking"
+)]
 
 mod bed;
 
@@ -13,7 +18,11 @@ use serde_json::{Value, json};
 
 fn custom_resources() -> Vec<CustomResourceDefinition> {
     use kube::CustomResourceExt;
-    vec![meridian_crds::RegionStack::crd(), meridian_crds::TenantPlacement::crd(), meridian_crds::IngestPool::crd()]
+    vec![
+        meridian_crds::RegionStack::crd(),
+        meridian_crds::TenantPlacement::crd(),
+        meridian_crds::IngestPool::crd(),
+    ]
 }
 
 #[tokio::test]
@@ -21,15 +30,32 @@ async fn a_stack_comes_up_in_order_and_then_a_pass_writes_nothing() {
     let bed = Bed::new().await;
     bed.pass().await.unwrap();
     assert!(bed.get(STATEFUL_SET, "postgres").await.is_some());
-    assert!(bed.get(DEPLOYMENT, "identity").await.is_none(), "services wait for their migrations");
+    assert!(
+        bed.get(DEPLOYMENT, "identity").await.is_none(),
+        "services wait for their migrations"
+    );
     bed.place(1).await;
     bed.settle().await;
-    for ready in ["Ready", "DataPlaneReady", "MigrationsComplete", "ServicesReady", "ResidencyEnforced"] {
+    for ready in [
+        "Ready",
+        "DataPlaneReady",
+        "MigrationsComplete",
+        "ServicesReady",
+        "ResidencyEnforced",
+    ] {
         assert_eq!(bed.condition(ready).await, "True", "{ready}");
     }
     let status = bed.status().await;
-    assert_eq!((status["appliedRevision"].as_u64(), status["namespaceReady"].as_bool()), (Some(1), Some(true)));
-    assert!(status["caBundle"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+    assert_eq!(
+        (status["appliedRevision"].as_u64(), status["namespaceReady"].as_bool()),
+        (Some(1), Some(true))
+    );
+    assert!(
+        status["caBundle"]
+            .as_str()
+            .unwrap()
+            .starts_with("-----BEGIN CERTIFICATE-----")
+    );
     assert!(!status.to_string().contains("PRIVATE KEY"));
 
     let (versions, writes) = (bed.versions().await, bed.metrics.writes());
@@ -41,7 +67,12 @@ async fn a_stack_comes_up_in_order_and_then_a_pass_writes_nothing() {
     // Nor does an operator that starts anew and knows nothing but what it reads.
     let other = Bed::beside(bed.client.clone(), bed.region.clone()).await;
     let pass = other.pass().await.unwrap();
-    assert_eq!((pass.outcome, other.metrics.writes()), (Outcome::Steady, 0), "{}", other.metrics.render());
+    assert_eq!(
+        (pass.outcome, other.metrics.writes()),
+        (Outcome::Steady, 0),
+        "{}",
+        other.metrics.render()
+    );
 }
 
 #[tokio::test]
@@ -52,9 +83,15 @@ async fn drift_is_corrected_whoever_caused_it() {
     let opened = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "default-deny"},
         "spec": {"ingress": [{}]}});
     let params = PatchParams::apply("kubectl").force();
-    bed.api(&deny).patch("default-deny", &params, &Patch::Apply(&opened)).await.unwrap();
+    bed.api(&deny)
+        .patch("default-deny", &params, &Patch::Apply(&opened))
+        .await
+        .unwrap();
     let service = bed.key(SERVICE, "identity");
-    bed.api(&service).delete("identity", &DeleteParams::default()).await.unwrap();
+    bed.api(&service)
+        .delete("identity", &DeleteParams::default())
+        .await
+        .unwrap();
     bed.seen(&deny).await;
     bed.seen(&service).await;
 
@@ -76,10 +113,16 @@ async fn a_foreign_object_in_the_way_is_kept_and_named() {
     assert!(error.starts_with(&format!("Namespace {}", bed.namespace)), "{error}");
     let adopted = json!({"metadata": {"annotations": {"meridian.sh/adopt": "true"}}});
     let namespace = bed.key(meridian_operator::manifest::NAMESPACE, &bed.namespace);
-    bed.api(&namespace).patch(&bed.namespace, &PatchParams::default(), &Patch::Merge(&adopted)).await.unwrap();
+    bed.api(&namespace)
+        .patch(&bed.namespace, &PatchParams::default(), &Patch::Merge(&adopted))
+        .await
+        .unwrap();
 
     let error = bed.pass().await.unwrap_err().to_string();
-    assert!(error.contains("kafka-config") && error.contains("meridian.sh/adopt"), "{error}");
+    assert!(
+        error.contains("kafka-config") && error.contains("meridian.sh/adopt"),
+        "{error}"
+    );
     let after = bed.get(CONFIG_MAP, "kafka-config").await.unwrap();
     assert_eq!(after.resource_version(), before.resource_version());
     assert_eq!(bed.condition("Stalled").await, "True");
@@ -90,13 +133,21 @@ async fn a_foreign_object_in_the_way_is_kept_and_named() {
 async fn what_left_the_plan_goes_and_others_objects_stay() {
     let bed = Bed::new().await;
     bed.pass().await.unwrap();
-    let uid = bed.get(meridian_operator::manifest::REGION_STACK, &bed.region).await.unwrap().uid().unwrap();
-    let config = |name: &str, labels: Value| json!({"apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": bed.namespace, "labels": labels}});
+    let uid = bed
+        .get(meridian_operator::manifest::REGION_STACK, &bed.region)
+        .await
+        .unwrap()
+        .uid()
+        .unwrap();
+    let config = |name: &str, labels: Value| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": bed.namespace, "labels": labels}})
+    };
     let ours = |owner: &str| json!({"app.kubernetes.io/managed-by": "meridian", "meridian.sh/owner-uid": owner});
     bed.put(config("old", ours(&uid))).await;
     bed.put(config("another-owners", ours("somebody"))).await;
-    bed.put(config("only-labelled", json!({"meridian.sh/owner-uid": uid}))).await;
+    bed.put(config("only-labelled", json!({"meridian.sh/owner-uid": uid})))
+        .await;
     bed.put(config("theirs", json!({}))).await;
     bed.put(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db-retired", "namespace": bed.namespace, "labels": ours(&uid)}})).await;
     bed.seen(&bed.key(CONFIG_MAP, "old")).await;
@@ -108,7 +159,10 @@ async fn what_left_the_plan_goes_and_others_objects_stay() {
     for kept in ["another-owners", "only-labelled", "theirs"] {
         assert!(bed.get(CONFIG_MAP, kept).await.is_some(), "{kept}");
     }
-    assert!(bed.get(SECRET, "db-retired").await.is_some(), "data may depend on a credential");
+    assert!(
+        bed.get(SECRET, "db-retired").await.is_some(),
+        "data may depend on a credential"
+    );
 }
 
 #[tokio::test]
@@ -116,9 +170,15 @@ async fn credentials_are_made_once_and_a_lost_certificate_is_issued_anew() {
     let bed = Bed::new().await;
     bed.pass().await.unwrap();
     let data = |secret: Option<kube::api::DynamicObject>| secret.unwrap().data["data"].clone();
-    let (password, kek) = (data(bed.get(SECRET, "db-identity").await), data(bed.get(SECRET, "keyring-kek").await));
+    let (password, kek) = (
+        data(bed.get(SECRET, "db-identity").await),
+        data(bed.get(SECRET, "keyring-kek").await),
+    );
     let certificate = bed.key(SECRET, "tls-identity");
-    bed.api(&certificate).delete("tls-identity", &DeleteParams::default()).await.unwrap();
+    bed.api(&certificate)
+        .delete("tls-identity", &DeleteParams::default())
+        .await
+        .unwrap();
     bed.seen(&certificate).await;
 
     bed.pass().await.unwrap();
@@ -140,7 +200,10 @@ async fn a_decrease_of_revision_or_epoch_is_refused_and_said() {
     assert_eq!((held.revision.0, held.homes[0].epoch.0), (7, 5));
 
     // The custom resource itself refuses a decrease; a hub that lost its state, or a GitOps rollback, makes it anew.
-    bed.api(&stack).delete(&bed.region, &DeleteParams::default()).await.unwrap();
+    bed.api(&stack)
+        .delete(&bed.region, &DeleteParams::default())
+        .await
+        .unwrap();
     bed.put(region_stack(&bed.region, 3, 2)).await;
     bed.seen(&stack).await;
     bed.pass().await.unwrap();
@@ -148,7 +211,10 @@ async fn a_decrease_of_revision_or_epoch_is_refused_and_said() {
     assert_eq!((held.revision.0, held.homes[0].epoch.0), (7, 5));
     let status = bed.status().await;
     assert_eq!(status["appliedRevision"], 7);
-    assert!(status.to_string().contains("policy revision 3 is older than 7"), "{status:#}");
+    assert!(
+        status.to_string().contains("policy revision 3 is older than 7"),
+        "{status:#}"
+    );
 }
 
 #[tokio::test]
@@ -158,19 +224,33 @@ async fn a_new_image_runs_the_migrations_again_before_the_services_get_it() {
     bed.place(1).await;
     bed.settle().await;
     let jobs = |versions: Vec<(meridian_operator::manifest::ObjectKey, Option<String>)>| {
-        versions.into_iter().filter(|(key, _)| key.kind == JOB).map(|(key, _)| key.name).collect::<Vec<_>>()
+        versions
+            .into_iter()
+            .filter(|(key, _)| key.kind == JOB)
+            .map(|(key, _)| key.name)
+            .collect::<Vec<_>>()
     };
     let before = jobs(bed.versions().await);
     let mut newer = region_stack(&bed.region, 2, 1);
     newer["spec"]["image"] = json!("meridian:2");
     bed.put(newer).await;
-    bed.seen(&bed.key(meridian_operator::manifest::REGION_STACK, &bed.region)).await;
+    bed.seen(&bed.key(meridian_operator::manifest::REGION_STACK, &bed.region))
+        .await;
     bed.pass().await.unwrap();
-    let image = |d: Option<kube::api::DynamicObject>| d.unwrap().data["spec"]["template"]["spec"]["containers"][0]["image"].clone();
-    assert_eq!(image(bed.get(DEPLOYMENT, "identity").await), "meridian:1", "the schema comes first");
+    let image = |d: Option<kube::api::DynamicObject>| {
+        d.unwrap().data["spec"]["template"]["spec"]["containers"][0]["image"].clone()
+    };
+    assert_eq!(
+        image(bed.get(DEPLOYMENT, "identity").await),
+        "meridian:1",
+        "the schema comes first"
+    );
     bed.settle().await;
     assert_eq!(image(bed.get(DEPLOYMENT, "identity").await), "meridian:2");
     let after = jobs(bed.versions().await);
     assert_eq!(after.len(), before.len());
-    assert!(after.iter().all(|job| !before.contains(job)), "finished jobs of the old image are pruned");
+    assert!(
+        after.iter().all(|job| !before.contains(job)),
+        "finished jobs of the old image are pruned"
+    );
 }

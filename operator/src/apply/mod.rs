@@ -220,9 +220,19 @@ impl Applier {
     ///
     /// # Errors
     /// See [`ApplyError`]. A custom resource that is gone meanwhile is [`ApplyError::is_not_found`].
-    pub async fn apply_status(&self, key: &ObjectKey, observed_status: &Value, status: Value) -> Result<Applied, ApplyError> {
+    pub async fn apply_status(
+        &self,
+        key: &ObjectKey,
+        observed_status: &Value,
+        status: Value,
+    ) -> Result<Applied, ApplyError> {
         let wanted = digest(&status);
-        let known = self.told.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        let known = self
+            .told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned();
         let same = match known {
             Some((told, kept)) => told == wanted && difference(&kept, observed_status).is_none(),
             None => difference(&status, observed_status).is_none() && difference(observed_status, &status).is_none(),
@@ -236,9 +246,14 @@ impl Applier {
         });
         let params = PatchParams::apply(Purpose::Status.manager()).force();
         let patch = Patch::Apply(&body);
-        let written = self.write("status", key, self.api(key).patch_status(&key.name, &params, &patch)).await?;
+        let written = self
+            .write("status", key, self.api(key).patch_status(&key.name, &params, &patch))
+            .await?;
         let kept = restricted(&status, &written.data["status"]);
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), (wanted, kept));
+        self.told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key.clone(), (wanted, kept));
         self.cache.put(key.clone(), written);
         Ok(Applied::Changed)
     }
@@ -249,15 +264,24 @@ impl Applier {
     /// See [`ApplyError`]; also when there is one of that name already, seen or not.
     pub async fn create(&self, purpose: Purpose, manifest: &Manifest) -> Result<(), ApplyError> {
         let key = manifest.key();
-        let params = PostParams { field_manager: Some(purpose.manager().to_owned()), ..PostParams::default() };
+        let params = PostParams {
+            field_manager: Some(purpose.manager().to_owned()),
+            ..PostParams::default()
+        };
         let object: DynamicObject = match serde_json::from_value(manifest.body().clone()) {
             Ok(object) => object,
             Err(error) => {
                 let source = Box::new(kube::Error::SerdeError(error));
-                return Err(ApplyError::Api { verb: "create", key: Box::new(key.clone()), source });
+                return Err(ApplyError::Api {
+                    verb: "create",
+                    key: Box::new(key.clone()),
+                    source,
+                });
             }
         };
-        let written = self.write("create", key, self.api(key).create(&params, &object)).await?;
+        let written = self
+            .write("create", key, self.api(key).create(&params, &object))
+            .await?;
         self.cache.put(key.clone(), written);
         tracing::info!(resource = %key, state = "created", "made");
         Ok(())
@@ -275,7 +299,11 @@ impl Applier {
     ///
     /// # Errors
     /// The first deletion that failed; the others were still tried.
-    pub async fn prune_unless(&self, owner_uid: &str, keep: impl Fn(&ObjectKey) -> bool) -> Result<Vec<ObjectKey>, ApplyError> {
+    pub async fn prune_unless(
+        &self,
+        owner_uid: &str,
+        keep: impl Fn(&ObjectKey) -> bool,
+    ) -> Result<Vec<ObjectKey>, ApplyError> {
         let (mut removed, mut failed) = (Vec::new(), None);
         for (key, object) in self.cache.owned_by(owner_uid) {
             if keep(&key) || object.metadata.deletion_timestamp.is_some() {
@@ -374,7 +402,10 @@ async fn bounded<T>(
 /// The fields of `kept` that `told` has, one level deep.
 fn restricted(told: &Value, kept: &Value) -> Value {
     let fields = told.as_object().into_iter().flatten().map(|(name, _)| name);
-    fields.filter_map(|name| Some((name.clone(), kept.get(name)?.clone()))).collect::<serde_json::Map<_, _>>().into()
+    fields
+        .filter_map(|name| Some((name.clone(), kept.get(name)?.clone())))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// Ours: managed by Meridian for the same owner or, after that owner was made anew, for the same region; or handed over.

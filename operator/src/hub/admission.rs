@@ -37,7 +37,10 @@ fn judge(
     match request.kind.kind.as_str() {
         "TenantDataResidency" => {
             let new: TenantResidencySpec = spec(object)?;
-            let old = request.old_object.as_ref().filter(|_| request.operation == Operation::Update);
+            let old = request
+                .old_object
+                .as_ref()
+                .filter(|_| request.operation == Operation::Update);
             match old.map(spec::<TenantResidencySpec>) {
                 // What is wrong already may stay while something else is narrowed: revoking is never refused.
                 Some(Ok(old)) => Ok(review_change(&old, &new, source, now)),
@@ -60,14 +63,23 @@ fn spec<T: DeserializeOwned>(object: &DynamicObject) -> Result<T, String> {
 }
 
 fn sentence(violations: &[Violation]) -> String {
-    let each: Vec<String> =
-        violations.iter().take(8).map(|found| format!("{}: {} ({})", found.rule, found.message, found.path)).collect();
+    let each: Vec<String> = violations
+        .iter()
+        .take(8)
+        .map(|found| format!("{}: {} ({})", found.rule, found.message, found.path))
+        .collect();
     let more = violations.len().saturating_sub(each.len());
-    if more == 0 { each.join("; ") } else { format!("{}; and {more} more", each.join("; ")) }
+    if more == 0 {
+        each.join("; ")
+    } else {
+        format!("{}; and {more} more", each.join("; "))
+    }
 }
 
 /// Parses a map of named specs; what does not parse is left out, which can only refuse.
-pub(super) fn named<K: FromStr + Ord, T: DeserializeOwned>(objects: impl Iterator<Item = (String, Value)>) -> BTreeMap<K, T> {
+pub(super) fn named<K: FromStr + Ord, T: DeserializeOwned>(
+    objects: impl Iterator<Item = (String, Value)>,
+) -> BTreeMap<K, T> {
     objects
         .filter_map(|(name, spec)| Some((name.parse().ok()?, T::deserialize(&spec).ok()?)))
         .collect()

@@ -32,7 +32,10 @@ pub struct Newest {
 
 impl Default for Newest {
     fn default() -> Self {
-        Self { current: Arc::new(watch::Sender::new(None)), changed: Arc::default() }
+        Self {
+            current: Arc::new(watch::Sender::new(None)),
+            changed: Arc::default(),
+        }
     }
 }
 
@@ -80,10 +83,16 @@ pub async fn keep(
             let serial = newest.serial() + 1;
             let policy = compile(&source, now);
             tracing::info!(revision = serial, "policy compiled");
-            newest.current.send_replace(Some(Arc::new(Compiled { serial, at: now, policy })));
+            newest.current.send_replace(Some(Arc::new(Compiled {
+                serial,
+                at: now,
+                policy,
+            })));
             announce();
         }
-        due = newest.get().map_or(LONGEST, |compiled| until_next(&compiled.policy, now));
+        due = newest
+            .get()
+            .map_or(LONGEST, |compiled| until_next(&compiled.policy, now));
     }
 }
 

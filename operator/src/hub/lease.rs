@@ -45,7 +45,10 @@ pub struct Ledger(Arc<Mutex<BTreeMap<String, Settled>>>);
 impl Ledger {
     /// A pass over a region ended.
     pub fn record(&self, region: &str, settled: Settled) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(region.to_owned(), settled);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(region.to_owned(), settled);
     }
 
     /// A region is gone, or its pass failed: nothing is renewed for it.
@@ -102,7 +105,9 @@ pub async fn renew(
 }
 
 async fn renew_one(members: &Members, namespace: &str, identity: &str, settled: &Settled) {
-    let Some(member) = members.get(&settled.member) else { return };
+    let Some(member) = members.get(&settled.member) else {
+        return;
+    };
     let key = ObjectKey::namespaced(LEASE, namespace, NAME);
     let body = renewal(namespace, identity, settled.written, Timestamp::now());
     let params = PatchParams::apply(Purpose::HubLease.manager()).force();
@@ -134,7 +139,12 @@ mod tests {
     use super::*;
 
     fn settled(member: &str, serial: u64, written: u64, applied: u64) -> Settled {
-        Settled { member: member.to_owned(), serial, written, applied }
+        Settled {
+            member: member.to_owned(),
+            serial,
+            written,
+            applied,
+        }
     }
 
     #[test]
@@ -168,7 +178,12 @@ mod tests {
 
     #[test]
     fn a_renewal_is_written_in_the_form_that_the_api_server_keeps() {
-        let body = renewal("meridian-system", "hub-0", 4, "2026-11-21T10:00:00.123456Z".parse().unwrap());
+        let body = renewal(
+            "meridian-system",
+            "hub-0",
+            4,
+            "2026-11-21T10:00:00.123456Z".parse().unwrap(),
+        );
         assert_eq!(body["spec"]["renewTime"], "2026-11-21T10:00:00.123456Z");
         assert_eq!(body["metadata"]["annotations"][REVISION_ANNOTATION], "4");
     }

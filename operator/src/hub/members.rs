@@ -98,13 +98,27 @@ impl Members {
     ) -> (Self, mpsc::UnboundedReceiver<MemberTask>) {
         // Bounded by the number of members times the few kinds of OBSERVED: a task is sent only on a new connection.
         let (spawn, tasks) = mpsc::unbounded_channel();
-        (Self { connected: Arc::default(), refused: Arc::default(), leadership, metrics, on_change, spawn }, tasks)
+        (
+            Self {
+                connected: Arc::default(),
+                refused: Arc::default(),
+                leadership,
+                metrics,
+                on_change,
+                spawn,
+            },
+            tasks,
+        )
     }
 
     /// The member as it is connected now.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<Member>> {
-        self.connected.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 
     /// The member, connected by this kubeconfig: a new connection only if the kubeconfig has changed.
@@ -119,14 +133,23 @@ impl Members {
         let client = connect(name, kubeconfig).await?;
         let member = Arc::new(Member {
             name: name.to_owned(),
-            applier: Applier::new(client.clone(), Cache::default(), self.leadership.clone(), self.metrics.clone()),
+            applier: Applier::new(
+                client.clone(),
+                Cache::default(),
+                self.leadership.clone(),
+                self.metrics.clone(),
+            ),
             fingerprint,
             health: Arc::new(Mutex::new(Health::Unknown)),
             stop: CancellationToken::new(),
         });
         self.begin(&member, client);
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        let replaced = self.connected.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), member.clone());
+        let replaced = self
+            .connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned(), member.clone());
         if let Some(old) = replaced {
             old.stop.cancel();
         }
@@ -136,8 +159,16 @@ impl Members {
 
     /// There is no way to ask this member: its kubeconfig is missing or refused. An earlier connection ends.
     pub fn refuse(&self, name: &str) {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-        if let Some(old) = self.connected.lock().unwrap_or_else(PoisonError::into_inner).remove(name) {
+        self.refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned());
+        if let Some(old) = self
+            .connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name)
+        {
             old.stop.cancel();
             tracing::warn!(member = name, "member disconnected");
         }
@@ -149,35 +180,56 @@ impl Members {
     pub fn is_awaited(&self, name: &str) -> bool {
         match self.get(name) {
             Some(member) => !member.is_known() && !matches!(member.health(), Health::Unreachable(_)),
-            None => !self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(name),
+            None => !self
+                .refused
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(name),
         }
     }
 
     /// Forgets members that no region names any more, or whose kubeconfig is gone.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        self.connected.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, member| {
-            let kept = keep(name);
-            if !kept {
-                member.stop.cancel();
-            }
-            kept
-        });
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|name, member| {
+                let kept = keep(name);
+                if !kept {
+                    member.stop.cancel();
+                }
+                kept
+            });
     }
 
     fn begin(&self, member: &Arc<Member>, client: Client) {
         let (name, tell) = (member.name.clone(), self.on_change.clone());
         let on_change: OnChange = Arc::new(move |_, _| tell(&name));
         for kind in OBSERVED {
-            let work = follow(client.clone(), Selection::all(*kind), member.cache().clone(), on_change.clone());
+            let work = follow(
+                client.clone(),
+                Selection::all(*kind),
+                member.cache().clone(),
+                on_change.clone(),
+            );
             self.run(&member.stop, work);
         }
-        let probe = probe(member.name.clone(), client, member.health.clone(), self.metrics.clone(), self.on_change.clone());
+        let probe = probe(
+            member.name.clone(),
+            client,
+            member.health.clone(),
+            self.metrics.clone(),
+            self.on_change.clone(),
+        );
         self.run(&member.stop, Box::pin(probe));
     }
 
     fn run(&self, stop: &CancellationToken, work: futures::future::BoxFuture<'static, ()>) {
         // The receiver lives as long as the process; when it is gone, the process is ending.
-        let _ = self.spawn.send(MemberTask { stop: stop.clone(), work });
+        let _ = self.spawn.send(MemberTask {
+            stop: stop.clone(),
+            work,
+        });
     }
 }
 
@@ -185,7 +237,10 @@ impl Members {
 ///
 /// # Errors
 /// Which task ended.
-pub async fn run_tasks(mut tasks: mpsc::UnboundedReceiver<MemberTask>, shutdown: CancellationToken) -> Result<(), String> {
+pub async fn run_tasks(
+    mut tasks: mpsc::UnboundedReceiver<MemberTask>,
+    shutdown: CancellationToken,
+) -> Result<(), String> {
     let mut running = JoinSet::new();
     loop {
         tokio::select! {

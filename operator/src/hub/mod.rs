@@ -80,7 +80,12 @@ impl Hub {
     fn conditions(&self, object: &Value, observations: &[Observation]) -> Vec<Condition> {
         let previous: Vec<Condition> =
             serde_json::from_value(object["status"]["conditions"].clone()).unwrap_or_default();
-        conditions::merge(&previous, observations, object["metadata"]["generation"].as_i64(), Timestamp::now())
+        conditions::merge(
+            &previous,
+            observations,
+            object["metadata"]["generation"].as_i64(),
+            Timestamp::now(),
+        )
     }
 
     /// What the caches hold; nothing before the first listing.
@@ -92,7 +97,8 @@ impl Hub {
     async fn fresh_source(&self) -> Result<PolicySource, kube::Error> {
         let fresh = Cache::default();
         for kind in [JURISDICTION, PARTY, FITNESS_REGION, TENANT_DATA_RESIDENCY] {
-            let api: kube::Api<kube::api::DynamicObject> = kube::Api::all_with(self.applier.client().clone(), &kind.resource());
+            let api: kube::Api<kube::api::DynamicObject> =
+                kube::Api::all_with(self.applier.client().clone(), &kind.resource());
             for object in api.list(&kube::api::ListParams::default()).await? {
                 if let Some(key) = ObjectKey::of(kind, &object) {
                     fresh.put(key, object);
@@ -113,7 +119,11 @@ struct Queues {
 
 impl Queues {
     fn everything(&self, cache: &Cache) {
-        for (kind, queue) in [(FITNESS_REGION, &self.regions), (TENANT_DATA_RESIDENCY, &self.tenants), (INGEST_POOL, &self.pools)] {
+        for (kind, queue) in [
+            (FITNESS_REGION, &self.regions),
+            (TENANT_DATA_RESIDENCY, &self.tenants),
+            (INGEST_POOL, &self.pools),
+        ] {
             for (key, _) in cache.of_kind(kind) {
                 queue.now(key.name);
             }
@@ -126,7 +136,10 @@ impl Queues {
             TENANT_DATA_RESIDENCY => self.tenants.now(key.name.clone()),
             INGEST_POOL => self.pools.now(key.name.clone()),
             // A kubeconfig may have come, changed or gone.
-            SECRET => cache.of_kind(FITNESS_REGION).into_iter().for_each(|(key, _)| self.regions.now(key.name)),
+            SECRET => cache
+                .of_kind(FITNESS_REGION)
+                .into_iter()
+                .for_each(|(key, _)| self.regions.now(key.name)),
             _ => {}
         }
     }
@@ -142,9 +155,20 @@ pub async fn run_hub(args: HubArgs) -> Result<(), RunError> {
     let (metrics, readiness, shutdown) = (Metrics::default(), Readiness::default(), CancellationToken::new());
     readiness.expect("webhook");
     readiness.expect("caches");
-    let mut election = Election::new(client.clone(), &args.namespace, "meridian-hub", &args.identity, Timing::default(), metrics.clone());
+    let mut election = Election::new(
+        client.clone(),
+        &args.namespace,
+        "meridian-hub",
+        &args.identity,
+        Timing::default(),
+        metrics.clone(),
+    );
     let leadership = election.leadership();
-    let queues = Queues { regions: Queue::new("region"), tenants: Queue::new("residency"), pools: Queue::new("pool") };
+    let queues = Queues {
+        regions: Queue::new("region"),
+        tenants: Queue::new("residency"),
+        pools: Queue::new("pool"),
+    };
 
     let cache = Cache::default();
     let newest = Newest::default();
@@ -169,10 +193,19 @@ pub async fn run_hub(args: HubArgs) -> Result<(), RunError> {
     });
 
     let mut tasks = Tasks::new(shutdown.clone());
-    tasks.spawn("signals", cancel_on_signal(shutdown.clone()).map_err(|error| start(error.to_string()))?);
-    tasks.spawn("admin", admin::serve(args.admin_listen, readiness.clone(), metrics.clone(), shutdown.clone()));
+    tasks.spawn(
+        "signals",
+        cancel_on_signal(shutdown.clone()).map_err(|error| start(error.to_string()))?,
+    );
+    tasks.spawn(
+        "admin",
+        admin::serve(args.admin_listen, readiness.clone(), metrics.clone(), shutdown.clone()),
+    );
     watch_resources(&mut tasks, &hub, &queues, &client);
-    tasks.spawn("webhook", webhook::serve(hub.clone(), args.webhook_listen, shutdown.clone()));
+    tasks.spawn(
+        "webhook",
+        webhook::serve(hub.clone(), args.webhook_listen, shutdown.clone()),
+    );
     tasks.spawn("members", members::run_tasks(member_tasks, shutdown.clone()));
     let release = election.releaser();
     let (leading, works) = (hub.clone(), shutdown.clone());
@@ -199,15 +232,31 @@ fn watch_resources(tasks: &mut Tasks, hub: &Arc<Hub>, queues: &Queues, client: &
         told.resource_changed(key, &cache);
     });
     for kind in RESOURCES {
-        let follows = follow(client.clone(), Selection::all(*kind), hub.cache.clone(), on_change.clone());
+        let follows = follow(
+            client.clone(),
+            Selection::all(*kind),
+            hub.cache.clone(),
+            on_change.clone(),
+        );
         tasks.spawn_until_shutdown("watch", follows);
     }
-    let secrets = Selection { kind: SECRET, namespace: Some(hub.namespace.clone()), labels: String::new() };
+    let secrets = Selection {
+        kind: SECRET,
+        namespace: Some(hub.namespace.clone()),
+        labels: String::new(),
+    };
     tasks.spawn_until_shutdown("watch", follow(client.clone(), secrets, hub.cache.clone(), on_change));
 }
 
 /// The work that only the leader does.
-fn lead(tasks: &mut Tasks, hub: Arc<Hub>, queues: Queues, metrics: Metrics, args: HubArgs, shutdown: CancellationToken) {
+fn lead(
+    tasks: &mut Tasks,
+    hub: Arc<Hub>,
+    queues: Queues,
+    metrics: Metrics,
+    args: HubArgs,
+    shutdown: CancellationToken,
+) {
     let (gathered, announced) = (hub.clone(), (hub.clone(), queues.clone()));
     tasks.spawn(
         "compile",
@@ -215,7 +264,9 @@ fn lead(tasks: &mut Tasks, hub: Arc<Hub>, queues: Queues, metrics: Metrics, args
             hub.newest.clone(),
             move || {
                 let ready = gathered.cache.is_synced(RESOURCES) && gathered.cache.is_synced(&[SECRET]);
-                ready.then(|| source::gather(&gathered.cache, &gathered.members)).flatten()
+                ready
+                    .then(|| source::gather(&gathered.cache, &gathered.members))
+                    .flatten()
             },
             move || announced.1.everything(&announced.0.cache),
             shutdown.clone(),
@@ -224,15 +275,31 @@ fn lead(tasks: &mut Tasks, hub: Arc<Hub>, queues: Queues, metrics: Metrics, args
     let serial = hub.newest.clone();
     tasks.spawn(
         "lease",
-        lease::renew(hub.members.clone(), hub.ledger.clone(), move || serial.serial(), args.namespace, args.identity, shutdown.clone()),
+        lease::renew(
+            hub.members.clone(),
+            hub.ledger.clone(),
+            move || serial.serial(),
+            args.namespace,
+            args.identity,
+            shutdown.clone(),
+        ),
     );
-    let bounds = Bounds { timeout: Duration::from_secs(30), ..Bounds::default() };
+    let bounds = Bounds {
+        timeout: Duration::from_secs(30),
+        ..Bounds::default()
+    };
     queues.everything(&hub.cache);
     let (of_regions, of_tenants, of_pools) = (hub.clone(), hub.clone(), hub);
     let region = move |name| region::reconcile(of_regions.clone(), name);
     let residency = move |name| residency::reconcile(of_tenants.clone(), name);
     let pool = move |name| pool::reconcile(of_pools.clone(), name);
-    tasks.spawn("region", reconcile::run(queues.regions, bounds, metrics.clone(), shutdown.clone(), region));
-    tasks.spawn("residency", reconcile::run(queues.tenants, bounds, metrics.clone(), shutdown.clone(), residency));
+    tasks.spawn(
+        "region",
+        reconcile::run(queues.regions, bounds, metrics.clone(), shutdown.clone(), region),
+    );
+    tasks.spawn(
+        "residency",
+        reconcile::run(queues.tenants, bounds, metrics.clone(), shutdown.clone(), residency),
+    );
     tasks.spawn("pool", reconcile::run(queues.pools, bounds, metrics, shutdown, pool));
 }

@@ -31,16 +31,27 @@ pub enum PoolError {
 /// When the copy or the status could not be written.
 pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, PoolError> {
     let key = ObjectKey::cluster(INGEST_POOL, &name);
-    let Some(object) = hub.cache.get(&key) else { return Ok(Pass::of(Outcome::Gone)) };
+    let Some(object) = hub.cache.get(&key) else {
+        return Ok(Pass::of(Outcome::Gone));
+    };
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let object = observed(&object);
     let region = object["spec"]["region"].as_str().unwrap_or_default().to_owned();
     let member = member_of(&hub, &region);
     let copied = match &member {
-        Some(member) if member.is_known() => member.applier.apply(Purpose::HubPool, &copy(&name, &region, &uid, &object)?).await,
+        Some(member) if member.is_known() => {
+            member
+                .applier
+                .apply(Purpose::HubPool, &copy(&name, &region, &uid, &object)?)
+                .await
+        }
         _ => Ok(Applied::Unchanged),
     };
-    let held = member.as_ref().and_then(|member| member.cache().get(&key)).map(|held| observed(&held)).unwrap_or(Value::Null);
+    let held = member
+        .as_ref()
+        .and_then(|member| member.cache().get(&key))
+        .map(|held| observed(&held))
+        .unwrap_or(Value::Null);
     let status = status(&hub, &region, &object, &held, member.as_deref(), &copied);
     hub.applier.apply_status(&key, &object["status"], status).await?;
     Ok(Pass::of(match copied? {
@@ -76,12 +87,20 @@ fn status(
     let standing = match (member.map(Member::health), copied) {
         (_, Err(error)) => Standing::InProgress(error.to_string()),
         (None, _) => Standing::InProgress(format!("region {region} has no connected member")),
-        (Some(Health::Unreachable(cause)), _) => Standing::InProgress(format!("the member of region {region} does not answer: {cause}")),
-        (Some(_), Ok(_)) if held["status"]["replicas"].is_null() => Standing::InProgress("the region has not said yet".to_owned()),
+        (Some(Health::Unreachable(cause)), _) => {
+            Standing::InProgress(format!("the member of region {region} does not answer: {cause}"))
+        }
+        (Some(_), Ok(_)) if held["status"]["replicas"].is_null() => {
+            Standing::InProgress("the region has not said yet".to_owned())
+        }
         (Some(_), Ok(_)) => Standing::Current,
     };
     // What the member says is the truth of a pool; only the conditions are the hub's own.
-    let mut status = if held["status"].is_object() { held["status"].clone() } else { json!({}) };
+    let mut status = if held["status"].is_object() {
+        held["status"].clone()
+    } else {
+        json!({})
+    };
     status["observedGeneration"] = object["metadata"]["generation"].clone();
     status["conditions"] = json!(hub.conditions(object, &standing.observations()));
     status

@@ -16,8 +16,8 @@ use super::{Hub, source};
 use crate::apply::{ApplyError, Purpose, observed};
 use crate::conditions::{Observation, Standing, Status};
 use crate::manifest::{
-    FITNESS_REGION, MANAGED_BY, MANAGED_BY_LABEL, Manifest, NODE, NotAManifest, OWNER_UID_LABEL, ObjectKey, REGION_LABEL,
-    REGION_STACK, SECRET, TENANT_PLACEMENT,
+    FITNESS_REGION, MANAGED_BY, MANAGED_BY_LABEL, Manifest, NODE, NotAManifest, OWNER_UID_LABEL, ObjectKey,
+    REGION_LABEL, REGION_STACK, SECRET, TENANT_PLACEMENT,
 };
 use crate::member::MemberError;
 use crate::reconcile::{Outcome, Pass};
@@ -103,7 +103,11 @@ impl RegionError {
     const fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Invalid { .. } | Self::NoKubeconfig { .. } | Self::Member(_) | Self::Elsewhere { .. } | Self::Policy(_)
+            Self::Invalid { .. }
+                | Self::NoKubeconfig { .. }
+                | Self::Member(_)
+                | Self::Elsewhere { .. }
+                | Self::Policy(_)
         )
     }
 }
@@ -130,7 +134,11 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     match result {
         Ok(done) => {
             told?;
-            Ok(Pass::of(if done.wrote { Outcome::Progressed } else { done.outcome() }))
+            Ok(Pass::of(if done.wrote {
+                Outcome::Progressed
+            } else {
+                done.outcome()
+            }))
         }
         Err(error) if error.is_refusal() => {
             tracing::warn!(region = %name, error = %error, "region refused");
@@ -154,63 +162,105 @@ impl Done {
     }
 
     fn outcome(&self) -> Outcome {
-        if self.applied() == self.revision { Outcome::Steady } else { Outcome::Waiting }
+        if self.applied() == self.revision {
+            Outcome::Steady
+        } else {
+            Outcome::Waiting
+        }
     }
 }
 
 async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Done, RegionError> {
     // observe
-    let invalid = |cause: String| RegionError::Invalid { region: name.to_owned(), cause };
-    let region: RegionName = name.parse().map_err(|error| invalid(format!("metadata.name: {error}")))?;
+    let invalid = |cause: String| RegionError::Invalid {
+        region: name.to_owned(),
+        cause,
+    };
+    let region: RegionName = name
+        .parse()
+        .map_err(|error| invalid(format!("metadata.name: {error}")))?;
     let spec: FitnessRegionSpec =
         serde_json::from_value(object["spec"].clone()).map_err(|error| invalid(format!("spec: {error}")))?;
     let cluster = primary(&spec).ok_or_else(|| invalid("spec.clusters: one must have the role Primary".to_owned()))?;
     let member = connect(hub, name, cluster).await?;
     // validate
     if let Health::Unreachable(cause) = member.health() {
-        return Err(RegionError::Unreachable { region: name.to_owned(), cluster: cluster.name.clone(), cause });
+        return Err(RegionError::Unreachable {
+            region: name.to_owned(),
+            cluster: cluster.name.clone(),
+            cause,
+        });
     }
     stands_where_declared(name, cluster, &member)?;
     let Some(compiled) = hub.newest.get().filter(|_| member.is_known()) else {
         // The first compile waits for every member; it triggers this region again.
-        return Ok(Done { wrote: false, revision: 0, stack: Value::Null });
+        return Ok(Done {
+            wrote: false,
+            revision: 0,
+            stack: Value::Null,
+        });
     };
     // plan
     let existing = source::stack(&member, &region).unwrap_or(Value::Null);
-    let policy = compiled.policy.for_region(&region, PolicyRevision::default()).map_err(|denial| RegionError::Policy(denial.to_string()))?;
+    let policy = compiled
+        .policy
+        .for_region(&region, PolicyRevision::default())
+        .map_err(|denial| RegionError::Policy(denial.to_string()))?;
     let revision = next_revision(&existing, &policy, object);
-    let policy = RegionPolicy { revision: PolicyRevision::from(revision), ..policy };
+    let policy = RegionPolicy {
+        revision: PolicyRevision::from(revision),
+        ..policy
+    };
     let stack = plan_stack(&region, uid, object, &policy, revision)?;
     let placements = plan_placements(&region, uid, &existing, &compiled, &policy, &member)?;
     // apply
     let mut wrote = false;
     let mut keep = BTreeSet::from([stack.key().clone()]);
-    for (purpose, manifest) in std::iter::once((Purpose::HubStack, &stack)).chain(placements.iter().map(|p| (Purpose::HubPlacement, p))) {
+    for (purpose, manifest) in
+        std::iter::once((Purpose::HubStack, &stack)).chain(placements.iter().map(|p| (Purpose::HubPlacement, p)))
+    {
         keep.insert(manifest.key().clone());
         wrote |= member.applier.apply(purpose, manifest).await? != crate::apply::Applied::Unchanged;
     }
     // The namespace is the region role's to make: until it is there, no placement is planned and none is pruned either.
     if existing["status"]["namespaceReady"].as_bool() == Some(true) {
-        keep.extend(member.cache().owned_by(uid).into_iter().map(|(key, _)| key).filter(|key| key.kind != TENANT_PLACEMENT));
+        keep.extend(
+            member
+                .cache()
+                .owned_by(uid)
+                .into_iter()
+                .map(|(key, _)| key)
+                .filter(|key| key.kind != TENANT_PLACEMENT),
+        );
         wrote |= !member.applier.prune(uid, &keep).await?.is_empty();
     }
     let stack = source::stack(&member, &region).unwrap_or(Value::Null);
     let done = Done { wrote, revision, stack };
     hub.ledger.record(
         name,
-        Settled { member: cluster.name.clone(), serial: compiled.serial, written: revision, applied: done.applied() },
+        Settled {
+            member: cluster.name.clone(),
+            serial: compiled.serial,
+            written: revision,
+            applied: done.applied(),
+        },
     );
     Ok(done)
 }
 
 fn primary(spec: &FitnessRegionSpec) -> Option<&ClusterMember> {
-    spec.clusters.iter().find(|cluster| cluster.role == ClusterRole::Primary)
+    spec.clusters
+        .iter()
+        .find(|cluster| cluster.role == ClusterRole::Primary)
 }
 
 async fn connect(hub: &Hub, region: &str, cluster: &ClusterMember) -> Result<Arc<Member>, RegionError> {
     let secret = &cluster.kubeconfig_secret;
     let key = ObjectKey::namespaced(SECRET, &hub.namespace, &secret.name);
-    let text = hub.cache.get(&key).and_then(|object| decoded(&object.data["data"][secret.key.as_str()]));
+    let text = hub
+        .cache
+        .get(&key)
+        .and_then(|object| decoded(&object.data["data"][secret.key.as_str()]));
     let Some(text) = text else {
         hub.members.refuse(&cluster.name);
         hub.newest.source_changed();
@@ -238,7 +288,11 @@ fn decoded(value: &Value) -> Option<String> {
 /// A node that says nothing does not contradict; one that names another country does.
 fn stands_where_declared(region: &str, cluster: &ClusterMember, member: &Member) -> Result<(), RegionError> {
     for (key, node) in member.cache().of_kind(NODE) {
-        let label = node.metadata.labels.as_ref().and_then(|labels| labels.get(COUNTRY_LABEL));
+        let label = node
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(COUNTRY_LABEL));
         if let Some(found) = label.filter(|found| found.as_str() != cluster.country.as_str()) {
             return Err(RegionError::Elsewhere {
                 region: region.to_owned(),
@@ -257,15 +311,24 @@ fn stands_where_declared(region: &str, cluster: &ClusterMember, member: &Member)
 fn next_revision(existing: &Value, policy: &RegionPolicy, region: &Value) -> u64 {
     let written = existing["spec"]["revision"].as_u64().unwrap_or_default();
     let applied = existing["status"]["appliedRevision"].as_u64().unwrap_or_default();
-    let same = existing["metadata"]["annotations"][CONTENT_ANNOTATION].as_str() == Some(content(policy, region).as_str());
-    if same && written >= applied { written } else { written.max(applied) + 1 }
+    let same =
+        existing["metadata"]["annotations"][CONTENT_ANNOTATION].as_str() == Some(content(policy, region).as_str());
+    if same && written >= applied {
+        written
+    } else {
+        written.max(applied) + 1
+    }
 }
 
 /// Annotation with the digest of everything that the revision stands for.
 const CONTENT_ANNOTATION: &str = "meridian.sh/content";
 
 fn content(policy: &RegionPolicy, region: &Value) -> String {
-    format!("{}-{}", policy.content_digest(), &crate::apply::digest(&region["spec"])[..16])
+    format!(
+        "{}-{}",
+        policy.content_digest(),
+        &crate::apply::digest(&region["spec"])[..16]
+    )
 }
 
 fn labels(region: &RegionName, uid: &str) -> Value {
@@ -324,7 +387,11 @@ fn plan_placements(
     for (tenant, facts) in concerned {
         let edges: Vec<_> = policy.exports.iter().filter(|edge| edge.tenant == *tenant).collect();
         let key = ObjectKey::namespaced(TENANT_PLACEMENT, &namespace, tenant.as_str());
-        let held = member.cache().get(&key).map(|object| observed(&object)).unwrap_or(Value::Null);
+        let held = member
+            .cache()
+            .get(&key)
+            .map(|object| observed(&object))
+            .unwrap_or(Value::Null);
         let wanted = json!({
             "tenant": tenant, "organization": facts.spec.organization, "home": facts.spec.home.region,
             "epoch": facts.epoch, "edges": edges,
@@ -347,26 +414,54 @@ fn plan_placements(
 }
 
 fn status(hub: &Hub, name: &str, object: &Value, result: &Result<Done, RegionError>) -> Value {
-    let cluster = object["spec"]["clusters"][0]["name"].as_str().unwrap_or_default().to_owned();
+    let cluster = object["spec"]["clusters"][0]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let member = hub.members.get(&cluster);
     let stack = match (result, name.parse::<RegionName>()) {
         (Ok(done), _) => done.stack.clone(),
         // What was last seen stays said, beside the condition that says why nothing newer was.
-        (Err(_), Ok(region)) => member.as_deref().and_then(|member| source::stack(member, &region)).unwrap_or(Value::Null),
+        (Err(_), Ok(region)) => member
+            .as_deref()
+            .and_then(|member| source::stack(member, &region))
+            .unwrap_or(Value::Null),
         (Err(_), Err(_)) => Value::Null,
     };
     let health = member.as_deref().map_or(Health::Unknown, Member::health);
     let reachable = match &health {
-        Health::Reachable => Observation::new("ClustersReachable", true, "Answering", format!("cluster {cluster} answers")),
-        Health::Unreachable(cause) => Observation::new("ClustersReachable", false, "NotAnswering", format!("cluster {cluster}: {cause}")),
-        Health::Unknown => Observation::new("ClustersReachable", Status::Unknown, "NotAsked", format!("cluster {cluster} has not answered yet")),
+        Health::Reachable => Observation::new(
+            "ClustersReachable",
+            true,
+            "Answering",
+            format!("cluster {cluster} answers"),
+        ),
+        Health::Unreachable(cause) => Observation::new(
+            "ClustersReachable",
+            false,
+            "NotAnswering",
+            format!("cluster {cluster}: {cause}"),
+        ),
+        Health::Unknown => Observation::new(
+            "ClustersReachable",
+            Status::Unknown,
+            "NotAsked",
+            format!("cluster {cluster} has not answered yet"),
+        ),
     };
     let standing = match result {
-        Err(error) if error.is_refusal() => Standing::Failed { reason: error.reason(), message: error.to_string() },
+        Err(error) if error.is_refusal() => Standing::Failed {
+            reason: error.reason(),
+            message: error.to_string(),
+        },
         Err(error) => Standing::InProgress(error.to_string()),
         Ok(done) if done.applied() == done.revision && holds(&stack, "Ready") => Standing::Current,
         Ok(done) if done.applied() == done.revision => Standing::InProgress(message(&stack, "Ready")),
-        Ok(done) => Standing::InProgress(format!("revision {} is written, the region applies {}", done.revision, done.applied())),
+        Ok(done) => Standing::InProgress(format!(
+            "revision {} is written, the region applies {}",
+            done.revision,
+            done.applied()
+        )),
     };
     let mut observations = standing.observations();
     let degraded = reachable.status == Status::False;
@@ -381,7 +476,12 @@ fn status(hub: &Hub, name: &str, object: &Value, result: &Result<Done, RegionErr
         };
         observations.push(Observation::new(kind, status, reason, message(&stack, kind)));
     }
-    observations.push(Observation::new("Degraded", degraded, if degraded { "MemberUnreachable" } else { "Healthy" }, ""));
+    observations.push(Observation::new(
+        "Degraded",
+        degraded,
+        if degraded { "MemberUnreachable" } else { "Healthy" },
+        "",
+    ));
     let reachable = matches!(health, Health::Reachable);
     let mut status = json!({
         "observedGeneration": object["metadata"]["generation"],
@@ -389,7 +489,10 @@ fn status(hub: &Hub, name: &str, object: &Value, result: &Result<Done, RegionErr
         "clusters": [{"name": cluster, "reachable": reachable}],
         "clustersReachable": format!("{}/1", u8::from(reachable)),
     });
-    for (told, seen) in [("revision", &stack["spec"]["revision"]), ("appliedRevision", &stack["status"]["appliedRevision"])] {
+    for (told, seen) in [
+        ("revision", &stack["spec"]["revision"]),
+        ("appliedRevision", &stack["status"]["appliedRevision"]),
+    ] {
         if seen.is_u64() {
             status[told] = seen.clone();
         }
@@ -401,7 +504,10 @@ fn status(hub: &Hub, name: &str, object: &Value, result: &Result<Done, RegionErr
 }
 
 fn condition<'a>(stack: &'a Value, kind: &str) -> Option<&'a Value> {
-    stack["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
+    stack["status"]["conditions"]
+        .as_array()?
+        .iter()
+        .find(|condition| condition["type"] == kind)
 }
 
 fn holds(stack: &Value, kind: &str) -> bool {
@@ -411,5 +517,8 @@ fn holds(stack: &Value, kind: &str) -> bool {
 }
 
 fn message(stack: &Value, kind: &str) -> String {
-    condition(stack, kind).and_then(|condition| condition["message"].as_str()).unwrap_or("the region has not said yet").to_owned()
+    condition(stack, kind)
+        .and_then(|condition| condition["message"].as_str())
+        .unwrap_or("the region has not said yet")
+        .to_owned()
 }

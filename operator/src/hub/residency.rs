@@ -23,13 +23,22 @@ const TOLD: usize = 50;
 /// When the status could not be written.
 pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> {
     let key = ObjectKey::cluster(TENANT_DATA_RESIDENCY, &name);
-    let Some(object) = hub.cache.get(&key) else { return Ok(Pass::of(Outcome::Gone)) };
+    let Some(object) = hub.cache.get(&key) else {
+        return Ok(Pass::of(Outcome::Gone));
+    };
     let object = observed(&object);
-    let Some(compiled) = hub.newest.get() else { return Ok(Pass::of(Outcome::Waiting)) };
+    let Some(compiled) = hub.newest.get() else {
+        return Ok(Pass::of(Outcome::Waiting));
+    };
     let verdict = judge(&object, &compiled.policy, compiled.at);
     let mut status = verdict.status;
     status["observedGeneration"] = object["metadata"]["generation"].clone();
-    let observations: Vec<Observation> = verdict.standing.observations().into_iter().chain(verdict.residency).collect();
+    let observations: Vec<Observation> = verdict
+        .standing
+        .observations()
+        .into_iter()
+        .chain(verdict.residency)
+        .collect();
     status["conditions"] = json!(hub.conditions(&object, &observations));
     let written = hub.applier.apply_status(&key, &object["status"], status).await?;
     Ok(Pass::of(match (written, verdict.standing) {
@@ -49,7 +58,10 @@ struct Verdict {
 fn judge(object: &Value, policy: &CompiledPolicy, now: Timestamp) -> Verdict {
     let unreadable = |message: String| Verdict {
         status: json!({"phase": "Refused"}),
-        standing: Standing::Failed { reason: "Invalid", message },
+        standing: Standing::Failed {
+            reason: "Invalid",
+            message,
+        },
         residency: None,
     };
     let spec = match TenantResidencySpec::deserialize(&object["spec"]) {
@@ -76,12 +88,21 @@ fn decided(facts: &TenantFacts, policy: &CompiledPolicy, now: Timestamp) -> Verd
         .take(TOLD)
         .map(|found| json!({"rule": found.rule, "path": found.path, "message": found.message}))
         .collect();
-    let first = violations.first().map(|found| format!("{}: {}", text(&found["rule"]), text(&found["message"])));
+    let first = violations
+        .first()
+        .map(|found| format!("{}: {}", text(&found["rule"]), text(&found["message"])));
     let (phase, standing, residency) = match first {
-        None => ("Active", Standing::Current, Observation::new("ResidencyLawful", true, "Lawful", "")),
+        None => (
+            "Active",
+            Standing::Current,
+            Observation::new("ResidencyLawful", true, "Lawful", ""),
+        ),
         Some(message) => (
             "Violating",
-            Standing::Failed { reason: "PolicyRefused", message: message.clone() },
+            Standing::Failed {
+                reason: "PolicyRefused",
+                message: message.clone(),
+            },
             Observation::new("ResidencyLawful", false, "PolicyRefused", message),
         ),
     };
@@ -96,7 +117,10 @@ fn decided(facts: &TenantFacts, policy: &CompiledPolicy, now: Timestamp) -> Verd
 }
 
 fn edges(spec: &TenantResidencySpec, policy: &CompiledPolicy) -> Vec<Value> {
-    let asked = spec.classes.iter().flat_map(|class| class.replicate_to.iter().map(move |to| (class.class, to)));
+    let asked = spec
+        .classes
+        .iter()
+        .flat_map(|class| class.replicate_to.iter().map(move |to| (class.class, to)));
     asked
         .map(|(class, to)| {
             let id = EdgeId::new(&spec.tenant, class, &to.region);

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use meridian_crds::FitnessRegionSpec;
-use meridian_policy::{Epoch, PolicySource, RegionFacts, RegionName, RegionPolicy, RegionTrust, TenantFacts, TenantId, TenantResidencySpec};
+use meridian_policy::{
+    Epoch, PolicySource, RegionFacts, RegionName, RegionPolicy, RegionTrust, TenantFacts, TenantId, TenantResidencySpec,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -22,12 +24,26 @@ pub fn gather(hub: &Cache, members: &Members) -> Option<PolicySource> {
     let regions = regions(hub);
     let placed: BTreeMap<RegionName, Option<std::sync::Arc<Member>>> = regions
         .iter()
-        .map(|(name, spec)| (name.clone(), spec.clusters.first().and_then(|cluster| members.get(&cluster.name))))
+        .map(|(name, spec)| {
+            (
+                name.clone(),
+                spec.clusters.first().and_then(|cluster| members.get(&cluster.name)),
+            )
+        })
         .collect();
-    if regions.values().filter_map(|spec| spec.clusters.first()).any(|cluster| members.is_awaited(&cluster.name)) {
+    if regions
+        .values()
+        .filter_map(|spec| spec.clusters.first())
+        .any(|cluster| members.is_awaited(&cluster.name))
+    {
         return None;
     }
-    let known: Vec<&Member> = placed.values().flatten().map(std::convert::AsRef::as_ref).filter(|member| member.is_known()).collect();
+    let known: Vec<&Member> = placed
+        .values()
+        .flatten()
+        .map(std::convert::AsRef::as_ref)
+        .filter(|member| member.is_known())
+        .collect();
     let regions = regions
         .into_iter()
         .map(|(name, spec)| {
@@ -46,20 +62,35 @@ pub fn gather(hub: &Cache, members: &Members) -> Option<PolicySource> {
 
 /// What the webhook judges by: the same, without what only members know. No edge is compiled from it.
 pub(super) fn for_review(hub: &Cache) -> PolicySource {
-    let tenants = hub.of_kind(TENANT_DATA_RESIDENCY).into_iter().filter_map(|(_, object)| {
-        let spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
-        Some((spec.tenant.clone(), TenantFacts { spec, epoch: Epoch::from(1) }))
-    });
+    let tenants = hub
+        .of_kind(TENANT_DATA_RESIDENCY)
+        .into_iter()
+        .filter_map(|(_, object)| {
+            let spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
+            Some((
+                spec.tenant.clone(),
+                TenantFacts {
+                    spec,
+                    epoch: Epoch::from(1),
+                },
+            ))
+        });
     PolicySource {
         jurisdictions: named(specs(hub, JURISDICTION)),
         parties: named(specs(hub, PARTY)),
-        regions: regions(hub).into_iter().map(|(name, spec)| (name.clone(), facts(&name, &spec, None))).collect(),
+        regions: regions(hub)
+            .into_iter()
+            .map(|(name, spec)| (name.clone(), facts(&name, &spec, None)))
+            .collect(),
         tenants: tenants.collect(),
     }
 }
 
 fn specs(cache: &Cache, kind: Kind) -> impl Iterator<Item = (String, Value)> {
-    cache.of_kind(kind).into_iter().map(|(key, object)| (key.name, object.data["spec"].clone()))
+    cache
+        .of_kind(kind)
+        .into_iter()
+        .map(|(key, object)| (key.name, object.data["spec"].clone()))
 }
 
 /// The regions that can be read.
@@ -101,7 +132,10 @@ fn trust(region: &RegionName, member: Option<&Member>, known: &[&Member]) -> Opt
     own.or_else(|| {
         known.iter().flat_map(|other| policies(other)).find_map(|policy| {
             let peer = policy.peer(region)?;
-            Some(RegionTrust { ca_pem: peer.ca_pem.clone(), jwks: peer.jwks.clone() })
+            Some(RegionTrust {
+                ca_pem: peer.ca_pem.clone(),
+                jwks: peer.jwks.clone(),
+            })
         })
     })
 }
@@ -114,7 +148,12 @@ pub(super) fn stack(member: &Member, region: &RegionName) -> Option<Value> {
 
 fn policies(member: &Member) -> Vec<RegionPolicy> {
     let parse = |object: &kube::api::DynamicObject| RegionPolicy::deserialize(&object.data["spec"]["policy"]).ok();
-    member.cache().of_kind(REGION_STACK).iter().filter_map(|(_, object)| parse(object)).collect()
+    member
+        .cache()
+        .of_kind(REGION_STACK)
+        .iter()
+        .filter_map(|(_, object)| parse(object))
+        .collect()
 }
 
 /// Tenants with the epoch of their home: the highest that any member or the tenant's own status has seen. A tenant that was
@@ -124,22 +163,41 @@ fn tenants(
     placed: &BTreeMap<RegionName, Option<std::sync::Arc<Member>>>,
     known: &[&Member],
 ) -> BTreeMap<TenantId, TenantFacts> {
-    let parsed = hub.of_kind(TENANT_DATA_RESIDENCY).into_iter().filter_map(|(_, object)| {
-        let spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
-        let recorded = object.data["status"]["epoch"].as_u64();
-        let placements = known.iter().filter_map(|member| placed_epoch(member, &spec.tenant)).max();
-        let home_is_known = placed.get(&spec.home.region).and_then(Option::as_deref).is_some_and(Member::is_known);
-        let epoch = match recorded.max(placements) {
-            Some(epoch) => epoch.max(1),
-            None if home_is_known => 1,
-            None => return None,
-        };
-        Some((spec.tenant.clone(), TenantFacts { spec, epoch: Epoch::from(epoch) }))
-    });
+    let parsed = hub
+        .of_kind(TENANT_DATA_RESIDENCY)
+        .into_iter()
+        .filter_map(|(_, object)| {
+            let spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
+            let recorded = object.data["status"]["epoch"].as_u64();
+            let placements = known
+                .iter()
+                .filter_map(|member| placed_epoch(member, &spec.tenant))
+                .max();
+            let home_is_known = placed
+                .get(&spec.home.region)
+                .and_then(Option::as_deref)
+                .is_some_and(Member::is_known);
+            let epoch = match recorded.max(placements) {
+                Some(epoch) => epoch.max(1),
+                None if home_is_known => 1,
+                None => return None,
+            };
+            Some((
+                spec.tenant.clone(),
+                TenantFacts {
+                    spec,
+                    epoch: Epoch::from(epoch),
+                },
+            ))
+        });
     parsed.collect()
 }
 
 fn placed_epoch(member: &Member, tenant: &TenantId) -> Option<u64> {
     let placements = member.cache().of_kind(TENANT_PLACEMENT);
-    placements.iter().filter(|(key, _)| key.name == tenant.as_str()).filter_map(|(_, object)| object.data["spec"]["epoch"].as_u64()).max()
+    placements
+        .iter()
+        .filter(|(key, _)| key.name == tenant.as_str())
+        .filter_map(|(_, object)| object.data["spec"]["epoch"].as_u64())
+        .max()
 }

@@ -78,7 +78,11 @@ struct Identity {
 pub async fn serve(hub: Arc<Hub>, listen: SocketAddr, shutdown: CancellationToken) -> Result<(), WebhookError> {
     let identity = identity(&hub).await?;
     let acceptor = acceptor(&identity)?;
-    let listener = TlsListener { tcp: TcpListener::bind(listen).await?, acceptor, handshakes: JoinSet::new() };
+    let listener = TlsListener {
+        tcp: TcpListener::bind(listen).await?,
+        acceptor,
+        handshakes: JoinSet::new(),
+    };
     let router = Router::new().route("/validate", post(validate)).with_state(hub.clone());
     let announcing = announce(&hub, &identity.ca);
     tokio::select! {
@@ -87,20 +91,29 @@ pub async fn serve(hub: Arc<Hub>, listen: SocketAddr, shutdown: CancellationToke
     }
 }
 
-async fn validate(State(hub): State<Arc<Hub>>, Json(review): Json<AdmissionReview<DynamicObject>>) -> Json<AdmissionReview<DynamicObject>> {
+async fn validate(
+    State(hub): State<Arc<Hub>>,
+    Json(review): Json<AdmissionReview<DynamicObject>>,
+) -> Json<AdmissionReview<DynamicObject>> {
     let request: AdmissionRequest<DynamicObject> = match review.try_into() {
         Ok(request) => request,
-        Err(error) => return Json(AdmissionResponse::invalid(format!("not an admission review: {error}")).into_review()),
+        Err(error) => {
+            return Json(AdmissionResponse::invalid(format!("not an admission review: {error}")).into_review());
+        }
     };
     // The caches may lag behind what was applied a moment ago, which would refuse a tenant whose region is just there.
     // So a refusal is given only on a fresh look.
     let now = Timestamp::now();
-    let quick = hub.source_for_review().map(|source| admission::answer(&request, &source, now));
+    let quick = hub
+        .source_for_review()
+        .map(|source| admission::answer(&request, &source, now));
     let answer = match quick {
         Some(answer) if answer.allowed => answer,
         _ => match hub.fresh_source().await {
             Ok(source) => admission::answer(&request, &source, now),
-            Err(error) => AdmissionResponse::from(&request).deny(format!("policy-stale: the policy cannot be read: {error}")),
+            Err(error) => {
+                AdmissionResponse::from(&request).deny(format!("policy-stale: the policy cannot be read: {error}"))
+            }
         },
     };
     if !answer.allowed {
@@ -111,8 +124,20 @@ async fn validate(State(hub): State<Arc<Hub>>, Json(review): Json<AdmissionRevie
 
 async fn identity(hub: &Hub) -> Result<Identity, WebhookError> {
     let api: Api<Secret> = Api::namespaced(hub.applier.client().clone(), &hub.namespace);
-    let failed = |verb| move |source| WebhookError::Api { what: "Secret", verb, source: Box::new(source) };
-    if let Some(identity) = api.get_opt(SECRET).await.map_err(failed("read"))?.as_ref().and_then(read) {
+    let failed = |verb| {
+        move |source| WebhookError::Api {
+            what: "Secret",
+            verb,
+            source: Box::new(source),
+        }
+    };
+    if let Some(identity) = api
+        .get_opt(SECRET)
+        .await
+        .map_err(failed("read"))?
+        .as_ref()
+        .and_then(read)
+    {
         return Ok(identity);
     }
     let made = issue(&hub.namespace).map_err(|error| WebhookError::Certificate(error.to_string()))?;
@@ -127,7 +152,9 @@ async fn identity(hub: &Hub) -> Result<Identity, WebhookError> {
         // Another replica was first: its certificate is the one.
         Err(kube::Error::Api(status)) if status.is_already_exists() => {
             let stored = api.get(SECRET).await.map_err(failed("read"))?;
-            read(&stored).ok_or_else(|| WebhookError::Certificate(format!("Secret {SECRET} lacks tls.crt, tls.key or ca.crt; delete it")))
+            read(&stored).ok_or_else(|| {
+                WebhookError::Certificate(format!("Secret {SECRET} lacks tls.crt, tls.key or ca.crt; delete it"))
+            })
         }
         Err(error) => Err(failed("written")(error)),
     }
@@ -135,7 +162,11 @@ async fn identity(hub: &Hub) -> Result<Identity, WebhookError> {
 
 fn read(secret: &Secret) -> Option<Identity> {
     let text = |key: &str| String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok();
-    Some(Identity { certificate: text("tls.crt")?, key: text("tls.key")?, ca: text("ca.crt")? })
+    Some(Identity {
+        certificate: text("tls.crt")?,
+        key: text("tls.key")?,
+        ca: text("ca.crt")?,
+    })
 }
 
 fn issue(namespace: &str) -> Result<Identity, rcgen::Error> {
@@ -147,16 +178,28 @@ fn issue(namespace: &str) -> Result<Identity, rcgen::Error> {
     let ca_certificate = ca.self_signed(&ca_key)?;
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate()?;
-    let params = CertificateParams::new(vec![format!("{SERVICE}.{namespace}.svc"), format!("{SERVICE}.{namespace}.svc.cluster.local")])?;
+    let params = CertificateParams::new(vec![
+        format!("{SERVICE}.{namespace}.svc"),
+        format!("{SERVICE}.{namespace}.svc.cluster.local"),
+    ])?;
     let certificate = params.signed_by(&key, &issuer)?;
-    Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem(), ca: ca_certificate.pem() })
+    Ok(Identity {
+        certificate: certificate.pem(),
+        key: key.serialize_pem(),
+        ca: ca_certificate.pem(),
+    })
 }
 
 fn acceptor(identity: &Identity) -> Result<TlsAcceptor, WebhookError> {
     let wrong = |error: &dyn std::fmt::Display| WebhookError::Certificate(error.to_string());
-    let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|error| wrong(&error))?;
+    let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| wrong(&error))?;
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(|error| wrong(&error))?;
-    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).map_err(|error| wrong(&error))?;
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| wrong(&error))?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -188,9 +231,19 @@ async fn announce_once(hub: &Hub, bundle: &str) -> Result<bool, WebhookError> {
         plural: "validatingwebhookconfigurations".to_owned(),
     };
     let api: Api<DynamicObject> = Api::all_with(hub.applier.client().clone(), &resource);
-    let failed = |verb| move |source| WebhookError::Api { what: "configuration", verb, source: Box::new(source) };
-    let Some(current) = api.get_opt(CONFIGURATION).await.map_err(failed("read"))? else { return Ok(true) };
-    let webhook = current.data["webhooks"].as_array().and_then(|all| all.iter().find(|webhook| webhook["name"] == WEBHOOK));
+    let failed = |verb| {
+        move |source| WebhookError::Api {
+            what: "configuration",
+            verb,
+            source: Box::new(source),
+        }
+    };
+    let Some(current) = api.get_opt(CONFIGURATION).await.map_err(failed("read"))? else {
+        return Ok(true);
+    };
+    let webhook = current.data["webhooks"]
+        .as_array()
+        .and_then(|all| all.iter().find(|webhook| webhook["name"] == WEBHOOK));
     if webhook.is_none_or(|webhook| webhook["clientConfig"]["caBundle"] == *bundle) {
         return Ok(true);
     }
@@ -199,8 +252,13 @@ async fn announce_once(hub: &Hub, bundle: &str) -> Result<bool, WebhookError> {
     }
     // A strategic merge finds the webhook by its name and leaves everything else in it to the chart.
     let patch: Value = json!({"webhooks": [{"name": WEBHOOK, "clientConfig": {"caBundle": bundle}}]});
-    let params = PatchParams { field_manager: Some(Purpose::HubAdmission.manager().to_owned()), ..PatchParams::default() };
-    api.patch(CONFIGURATION, &params, &Patch::Strategic(&patch)).await.map_err(failed("written"))?;
+    let params = PatchParams {
+        field_manager: Some(Purpose::HubAdmission.manager().to_owned()),
+        ..PatchParams::default()
+    };
+    api.patch(CONFIGURATION, &params, &Patch::Strategic(&patch))
+        .await
+        .map_err(failed("written"))?;
     tracing::info!("the webhook's CA is announced");
     Ok(true)
 }

@@ -39,9 +39,19 @@ impl Identity {
     /// When the folder cannot be made.
     pub fn below(parent: &Path) -> Result<Self, IdentityError> {
         let dir = parent.join(format!("meridian-operator-{}", std::process::id()));
-        let failed = |cause| IdentityError { dir: dir.display().to_string(), cause };
-        std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&dir).map_err(failed)?;
-        Ok(Self { dir: Arc::new(dir), region: Arc::new(watch::Sender::new(None)) })
+        let failed = |cause| IdentityError {
+            dir: dir.display().to_string(),
+            cause,
+        };
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(&dir)
+            .map_err(failed)?;
+        Ok(Self {
+            dir: Arc::new(dir),
+            region: Arc::new(watch::Sender::new(None)),
+        })
     }
 
     /// Writes a certificate where it differs from what is there. Each file is replaced whole.
@@ -49,15 +59,27 @@ impl Identity {
     /// # Errors
     /// When a file cannot be written.
     pub fn install(&self, region: &RegionName, data: &Data) -> Result<(), IdentityError> {
-        let failed = |cause| IdentityError { dir: self.dir.display().to_string(), cause };
+        let failed = |cause| IdentityError {
+            dir: self.dir.display().to_string(),
+            cause,
+        };
         for file in FILES {
-            let (path, content) = (self.dir.join(file), data.get(file).map(Vec::as_slice).unwrap_or_default());
+            let (path, content) = (
+                self.dir.join(file),
+                data.get(file).map(Vec::as_slice).unwrap_or_default(),
+            );
             if std::fs::read(&path).is_ok_and(|known| known == content) {
                 continue;
             }
             let next = self.dir.join(format!(".{file}.next"));
             let mut options = std::fs::OpenOptions::new();
-            let mut handle = options.write(true).create(true).truncate(true).mode(0o600).open(&next).map_err(failed)?;
+            let mut handle = options
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&next)
+                .map_err(failed)?;
             handle.write_all(content).map_err(failed)?;
             std::fs::rename(&next, &path).map_err(failed)?;
         }
@@ -76,7 +98,11 @@ impl Identity {
     pub async fn tls(&self) -> Result<Tls, meridian_kit::tls::TlsError> {
         let mut installed = self.region.subscribe();
         // The sender lives in self: waiting ends only with the value.
-        let region = installed.wait_for(Option::is_some).await.ok().and_then(|region| region.clone());
+        let region = installed
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|region| region.clone());
         match region {
             Some(region) => Tls::load(&self.dir, region),
             None => std::future::pending().await,
@@ -121,7 +147,10 @@ impl TokenKeys {
     /// Keeps fetching; a change asks for a pass of the region's stack.
     pub async fn follow(self, tls: Tls, queue: Queue<String>, shutdown: CancellationToken) {
         let region = tls.region().clone();
-        let url = format!("https://identity.{}.svc:8443", super::stack::validate::namespace(&region));
+        let url = format!(
+            "https://identity.{}.svc:8443",
+            super::stack::validate::namespace(&region)
+        );
         let client = match ServiceClient::peer(&tls, &url, PeerId::new(region.clone(), "identity")) {
             Ok(client) => client,
             Err(error) => {
@@ -158,7 +187,10 @@ impl TokenKeys {
 fn public(keys: &Value) -> Option<Value> {
     const PUBLIC: [&str; 7] = ["kty", "crv", "x", "y", "kid", "use", "alg"];
     let strip = |key: &Value| {
-        let members = key.as_object()?.iter().filter(|(name, _)| PUBLIC.contains(&name.as_str()));
+        let members = key
+            .as_object()?
+            .iter()
+            .filter(|(name, _)| PUBLIC.contains(&name.as_str()));
         Some(Value::Object(members.map(|(k, v)| (k.clone(), v.clone())).collect()))
     };
     let mut keys: Vec<Value> = keys.get("keys")?.as_array()?.iter().filter_map(strip).collect();
@@ -182,12 +214,16 @@ mod tests {
     #[test]
     fn a_certificate_is_kept_for_this_user_alone() {
         use std::os::unix::fs::PermissionsExt;
-        let identity = Identity::below(&std::env::temp_dir().join(format!("identity-test-{}", std::process::id()))).unwrap();
+        let identity =
+            Identity::below(&std::env::temp_dir().join(format!("identity-test-{}", std::process::id()))).unwrap();
         let data = Data::from(FILES.map(|file| (file.to_owned(), file.as_bytes().to_vec())));
         identity.install(&"eu".parse().unwrap(), &data).unwrap();
         let key = identity.dir.join("tls.key");
         assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::metadata(identity.dir.as_path()).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            std::fs::metadata(identity.dir.as_path()).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         let dir = identity.dir.clone();
         drop(identity);
         drop(key);

@@ -20,8 +20,9 @@ use crate::apply::Applier;
 use crate::election::{Election, Timing};
 use crate::events::Events;
 use crate::manifest::{
-    CONFIG_MAP, DEPLOYMENT, DISRUPTION_BUDGET, INGEST_POOL, JOB, Kind, LIMIT_RANGE, NAMESPACE, NETWORK_POLICY, ObjectKey,
-    REGION_LABEL, REGION_STACK, RESOURCE_QUOTA, SECRET, SERVICE, SERVICE_ACCOUNT, STATEFUL_SET, TENANT_PLACEMENT,
+    CONFIG_MAP, DEPLOYMENT, DISRUPTION_BUDGET, INGEST_POOL, JOB, Kind, LIMIT_RANGE, NAMESPACE, NETWORK_POLICY,
+    ObjectKey, REGION_LABEL, REGION_STACK, RESOURCE_QUOTA, SECRET, SERVICE, SERVICE_ACCOUNT, STATEFUL_SET,
+    TENANT_PLACEMENT,
 };
 use crate::metrics::Metrics;
 use crate::reconcile::{self, Bounds, Queue};
@@ -110,7 +111,9 @@ impl Queues {
                 let region = object.and_then(|o| o.data["spec"]["region"].as_str().map(ToOwned::to_owned));
                 region.into_iter().for_each(|region| self.stacks.after(region, SETTLE));
             }
-            NAMESPACE => self.stacks.after(key.name.trim_start_matches("meridian-").to_owned(), SETTLE),
+            NAMESPACE => self
+                .stacks
+                .after(key.name.trim_start_matches("meridian-").to_owned(), SETTLE),
             kind => {
                 if let Some(pool) = key.name.strip_prefix("ingest-").filter(|_| kind == DEPLOYMENT) {
                     self.pools.after(pool.to_owned(), SETTLE);
@@ -133,7 +136,10 @@ pub async fn run_region(args: RegionArgs) -> Result<(), RunError> {
 }
 
 fn start_error(error: &dyn std::fmt::Display) -> RunError {
-    RunError::Start { role: "region", cause: error.to_string() }
+    RunError::Start {
+        role: "region",
+        cause: error.to_string(),
+    }
 }
 
 /// Runs the region role with this client until shutdown.
@@ -143,27 +149,70 @@ fn start_error(error: &dyn std::fmt::Display) -> RunError {
 pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationToken) -> Result<(), RunError> {
     let (metrics, readiness) = (Metrics::default(), Readiness::default());
     readiness.expect("caches");
-    let mut election = Election::new(client.clone(), &args.namespace, LEASE, &args.identity, Timing::default(), metrics.clone());
+    let mut election = Election::new(
+        client.clone(),
+        &args.namespace,
+        LEASE,
+        &args.identity,
+        Timing::default(),
+        metrics.clone(),
+    );
     let release = election.releaser();
-    let queues = Queues { stacks: Queue::new("stack"), pools: Queue::new("ingest") };
+    let queues = Queues {
+        stacks: Queue::new("stack"),
+        pools: Queue::new("ingest"),
+    };
     let (cache, feed, token_keys) = (Cache::default(), Feed::default(), TokenKeys::default());
     let served = Served::fixed(args.region.clone());
     let identity = Identity::below(&args.scratch).map_err(|error| start_error(&error))?;
     let applier = Applier::new(client.clone(), cache.clone(), election.leadership(), metrics.clone());
 
     let mut tasks = Tasks::new(shutdown.clone());
-    tasks.spawn("signals", cancel_on_signal(shutdown.clone()).map_err(|error| start_error(&error))?);
-    tasks.spawn("admin", admin::serve(args.admin_listen, readiness.clone(), metrics.clone(), shutdown.clone()));
-    watch_everything(&mut tasks, &client, &cache, &queues, &Mirror { feed: feed.clone(), identity: identity.clone(), served: served.clone() });
+    tasks.spawn(
+        "signals",
+        cancel_on_signal(shutdown.clone()).map_err(|error| start_error(&error))?,
+    );
+    tasks.spawn(
+        "admin",
+        admin::serve(args.admin_listen, readiness.clone(), metrics.clone(), shutdown.clone()),
+    );
+    watch_everything(
+        &mut tasks,
+        &client,
+        &cache,
+        &queues,
+        &Mirror {
+            feed: feed.clone(),
+            identity: identity.clone(),
+            served: served.clone(),
+        },
+    );
     tasks.spawn("readiness", caches_known(cache.clone(), readiness, shutdown.clone()));
-    let lease = policy::lease::follow(applier.clone(), args.namespace.clone(), feed.clone(), metrics.clone(), shutdown.clone());
+    let lease = policy::lease::follow(
+        applier.clone(),
+        args.namespace.clone(),
+        feed.clone(),
+        metrics.clone(),
+        shutdown.clone(),
+    );
     tasks.spawn("policy lease", async move {
         lease.await;
         Ok::<_, String>(())
     });
-    tasks.spawn("lease changes", lease_changes(feed.clone(), queues.clone(), served.clone(), shutdown.clone()));
-    let serving = Serving { applier: applier.clone(), feed: feed.clone(), token_keys: token_keys.clone(), stacks: queues.stacks.clone() };
-    tasks.spawn("policy feed", serve_feed(serving, identity, args.feed_listen, metrics.clone(), shutdown.clone()));
+    tasks.spawn(
+        "lease changes",
+        lease_changes(feed.clone(), queues.clone(), served.clone(), shutdown.clone()),
+    );
+    let serving = Serving {
+        applier: applier.clone(),
+        feed: feed.clone(),
+        token_keys: token_keys.clone(),
+        stacks: queues.stacks.clone(),
+    };
+    tasks.spawn(
+        "policy feed",
+        serve_feed(serving, identity, args.feed_listen, metrics.clone(), shutdown.clone()),
+    );
 
     let events = Events::new(client, "meridian-region", &args.identity, metrics.clone());
     let stacks = Stacks {
@@ -186,10 +235,18 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
         for (key, _) in ASKED.iter().flat_map(|kind| cache.of_kind(*kind)) {
             queues.changed(&key, None);
         }
-        let bounds = Bounds { concurrency: 2, timeout: Duration::from_secs(120), ..Bounds::default() };
+        let bounds = Bounds {
+            concurrency: 2,
+            timeout: Duration::from_secs(120),
+            ..Bounds::default()
+        };
         let stop = shutdown.clone();
-        let stack = reconcile::run(queues.stacks, bounds, metrics.clone(), stop.clone(), |name| stacks.clone().reconcile(name));
-        let pool = reconcile::run(queues.pools, bounds, metrics, stop, |name| pools.clone().reconcile(name));
+        let stack = reconcile::run(queues.stacks, bounds, metrics.clone(), stop.clone(), |name| {
+            stacks.clone().reconcile(name)
+        });
+        let pool = reconcile::run(queues.pools, bounds, metrics, stop, |name| {
+            pools.clone().reconcile(name)
+        });
         // All three end together: the lease is given up only after the last write.
         tokio::select! {
             ended = stack => ended.map_err(|e| e.to_string())?,
@@ -213,7 +270,9 @@ struct Mirror {
 
 impl Mirror {
     fn changed(&self, cache: &Cache, key: &ObjectKey) {
-        let Some(region) = self.served.get().cloned().or_else(|| only_region(cache)) else { return };
+        let Some(region) = self.served.get().cloned().or_else(|| only_region(cache)) else {
+            return;
+        };
         if key.namespace.as_deref() != Some(stack::validate::namespace(&region).as_str()) {
             return;
         }
@@ -249,7 +308,10 @@ fn only_region(cache: &Cache) -> Option<RegionName> {
 }
 
 fn watch_everything(tasks: &mut Tasks, client: &Client, cache: &Cache, queues: &Queues, mirror: &Mirror) {
-    let selections = WRITTEN.iter().map(|kind| Selection::managed(*kind)).chain(ASKED.iter().map(|kind| Selection::all(*kind)));
+    let selections = WRITTEN
+        .iter()
+        .map(|kind| Selection::managed(*kind))
+        .chain(ASKED.iter().map(|kind| Selection::all(*kind)));
     for selection in selections {
         let (queues, mirror, seen) = (queues.clone(), mirror.clone(), cache.clone());
         let on_change: OnChange = Arc::new(move |key, object| {
@@ -310,10 +372,16 @@ async fn serve_feed(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), String> {
-    let Some(tls) = shutdown.run_until_cancelled(identity.tls()).await else { return Ok(()) };
+    let Some(tls) = shutdown.run_until_cancelled(identity.tls()).await else {
+        return Ok(());
+    };
     let tls: Tls = tls.map_err(|error| error.to_string())?;
-    let config = tls.server_config(Accept::OwnRegion).map_err(|error| error.to_string())?;
-    let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
+    let config = tls
+        .server_config(Accept::OwnRegion)
+        .map_err(|error| error.to_string())?;
+    let listener = tokio::net::TcpListener::bind(listen)
+        .await
+        .map_err(|error| format!("{listen}: {error}"))?;
     let acks = Acks::new(serving.applier, tls.region().clone());
     let router = feed::router(serving.feed, acks, metrics);
     let server = meridian_kit::server::serve_mtls(listener, router, Arc::new(config), shutdown.clone());

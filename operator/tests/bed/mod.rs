@@ -1,5 +1,9 @@
 //! A region role on a real API server: its caches, its writer, and a kubelet that says that every pod is fine.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so by panicking"
+)]
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -39,13 +43,19 @@ pub const KINDS: &[Kind] = &[
     manifest::DISRUPTION_BUDGET,
     manifest::NETWORK_POLICY,
 ];
-const ASKED: &[Kind] = &[manifest::REGION_STACK, manifest::TENANT_PLACEMENT, manifest::INGEST_POOL];
+const ASKED: &[Kind] = &[
+    manifest::REGION_STACK,
+    manifest::TENANT_PLACEMENT,
+    manifest::INGEST_POOL,
+];
 
 pub async fn client() -> Client {
     let path = std::env::var("MERIDIAN_TEST_KUBECONFIG")
         .unwrap_or_else(|_| panic!("MERIDIAN_TEST_KUBECONFIG is not set: run `cargo xtask test`"));
     let kubeconfig = Kubeconfig::read_from(path).unwrap();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .unwrap();
     meridian_kit::tls::install_crypto_provider();
     Client::try_from(config).unwrap()
 }
@@ -69,7 +79,9 @@ pub async fn install_custom_resources(client: &Client) {
         until("the custom resources are served", || async {
             let seen = api.get(&crd.name_any()).await.unwrap();
             let conditions = seen.status.and_then(|s| s.conditions).unwrap_or_default();
-            conditions.iter().any(|c| c.type_ == "Established" && c.status == "True")
+            conditions
+                .iter()
+                .any(|c| c.type_ == "Established" && c.status == "True")
         })
         .await;
     }
@@ -138,7 +150,11 @@ impl Bed {
         let stacks = Stacks {
             applier,
             events: Events::new(client.clone(), "test", "test", metrics.clone()),
-            images: Images { meridian: "meridian:1".into(), postgres: "postgres:17".into(), kafka: "kafka:4.1".into() },
+            images: Images {
+                meridian: "meridian:1".into(),
+                postgres: "postgres:17".into(),
+                kafka: "kafka:4.1".into(),
+            },
             node_ports: NodePorts::Allocated,
             feed: Feed::default(),
             token_keys: TokenKeys::default(),
@@ -146,7 +162,14 @@ impl Bed {
             reported: Arc::default(),
         };
         let namespace = format!("meridian-{region}");
-        Self { client, region, namespace, stacks, metrics, cache }
+        Self {
+            client,
+            region,
+            namespace,
+            stacks,
+            metrics,
+            cache,
+        }
     }
 
     pub async fn pass(&self) -> Result<Pass, StackError> {
@@ -174,7 +197,10 @@ impl Bed {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         let key = self.key(kind, &name);
         let params = PatchParams::apply("somebody").force();
-        self.api(&key).patch(&name, &params, &Patch::Apply(&object)).await.unwrap()
+        self.api(&key)
+            .patch(&name, &params, &Patch::Apply(&object))
+            .await
+            .unwrap()
     }
 
     pub async fn place(&self, epoch: u64) {
@@ -234,7 +260,11 @@ impl Bed {
         let mut versions = Vec::new();
         for kind in KINDS.iter().filter(|kind| kind.namespaced) {
             let api = self.api(&self.key(*kind, ""));
-            for object in api.list(&ListParams::default().labels("app.kubernetes.io/managed-by=meridian")).await.unwrap() {
+            for object in api
+                .list(&ListParams::default().labels("app.kubernetes.io/managed-by=meridian"))
+                .await
+                .unwrap()
+            {
                 versions.push((ObjectKey::of(*kind, &object).unwrap(), object.resource_version()));
             }
         }
@@ -267,7 +297,9 @@ impl Bed {
             let patch = json!({"status": {"phase": phase, "conditions": [
                 {"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:00:00Z"},
             ]}});
-            let _ = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+            let _ = api
+                .patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
+                .await;
         }
     }
 

@@ -38,7 +38,39 @@ pub async fn run(start: Start) -> Result<(), StartError> {
             "keys were wrapped again under the newest KEK version"
         );
     }
+    let (metrics, counts) = (start.metrics(), keyring.counts().clone());
+    metrics.register(
+        "meridian_keyring_created",
+        "Keys that were asked to be made",
+        counts.created,
+    );
+    metrics.register(
+        "meridian_keyring_destroyed",
+        "Live keys that were destroyed",
+        counts.destroyed,
+    );
+    metrics.register(
+        "meridian_keyring_leased",
+        "Exporters' keys that were taken or renewed",
+        counts.leased,
+    );
+    metrics.register(
+        "meridian_keyring_refused",
+        "Requests outside the grants",
+        counts.refused,
+    );
     let keyring = Arc::new(keyring);
+    let checked = Arc::clone(&keyring);
+    start.readiness().register("the key store", move || {
+        let keyring = Arc::clone(&checked);
+        async move {
+            keyring
+                .check()
+                .await
+                .map(|()| "it answers".to_owned())
+                .map_err(|error| error.to_string())
+        }
+    });
     let (keeping, stop) = (Arc::clone(&keyring), start.stop());
     let keep = async move {
         match stop.run_until_cancelled(keeping.keep()).await {

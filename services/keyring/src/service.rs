@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use meridian_kit::SubjectId;
 use meridian_kit::subject_keys::KeyScope;
 use meridian_policy::TenantId;
+use prometheus_client::metrics::counter::Counter;
 use zeroize::Zeroizing;
 
 use crate::domain::address::{KeyAddress, ScopeKind};
@@ -72,6 +73,19 @@ pub enum Resolved {
     Destroyed,
 }
 
+/// What a keyring has done since it started.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    /// Keys that were asked to be made.
+    pub created: Counter,
+    /// Live keys that were destroyed.
+    pub destroyed: Counter,
+    /// Exporters' keys that were taken or renewed.
+    pub leased: Counter,
+    /// Requests outside the grants: somebody tries what they may not.
+    pub refused: Counter,
+}
+
 /// A running keyring.
 pub struct Keyring {
     store: Store,
@@ -80,6 +94,7 @@ pub struct Keyring {
     /// a key destroyed in between would stay readable.
     lease_changes: tokio::sync::Mutex<()>,
     quotas: Mutex<HashMap<(String, Operation), Quota>>,
+    counts: Counts,
 }
 
 impl Keyring {
@@ -93,9 +108,20 @@ impl Keyring {
                 leases: Mutex::default(),
                 lease_changes: tokio::sync::Mutex::default(),
                 quotas: Mutex::default(),
+                counts: Counts::default(),
             },
             rewrapped,
         ))
+    }
+
+    /// Its counters, to be registered.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Whether the store answers.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.store.find(Vec::new()).await.map(drop)
     }
 
     /// Looks keys up for `service`, and makes those for which `create` says so.
@@ -105,7 +131,7 @@ impl Keyring {
         }
         for (address, create) in &asked {
             let operation = if *create { Operation::Create } else { Operation::Resolve };
-            granted(service, ScopeKind::of(&address.scope), operation)?;
+            self.granted(service, ScopeKind::of(&address.scope), operation)?;
         }
         self.within_quota(service, Operation::Resolve, asked.len())?;
 
@@ -117,6 +143,7 @@ impl Keyring {
             .filter(|&at| asked[at].1 && creatable(&asked[at].0, &found[at]))
             .collect();
         if !due.is_empty() {
+            self.counts.created.inc_by(due.len() as u64);
             let addresses = due.iter().map(|&at| asked[at].0.clone()).collect();
             for (at, made) in due.into_iter().zip(self.store.create(addresses).await?) {
                 found[at] = made;
@@ -151,13 +178,14 @@ impl Keyring {
         if ScopeKind::of(&address.scope) != ScopeKind::Import {
             return Err(Refusal::NotLeasable(address.scope));
         }
-        granted(service, ScopeKind::Import, Operation::Lease)?;
+        self.granted(service, ScopeKind::Import, Operation::Lease)?;
         self.within_quota(service, Operation::Lease, 1)?;
         let _changing = self.lease_changes.lock().await;
         if !self.store.admit_lease(address.to_bytes(), lease_digest(&key)).await? {
             return Err(Refusal::Retired);
         }
         self.leases().put(address, key, valid_for, received)?;
+        self.counts.leased.inc();
         Ok(())
     }
 
@@ -171,9 +199,9 @@ impl Keyring {
         scope: Option<KeyScope>,
     ) -> Result<u64, Refusal> {
         match &scope {
-            Some(scope) => granted(service, ScopeKind::of(scope), Operation::Destroy)?,
+            Some(scope) => self.granted(service, ScopeKind::of(scope), Operation::Destroy)?,
             None if grants::may_erase_subject(service) => {}
-            None => granted(service, ScopeKind::Personal, Operation::DestroySubject)?,
+            None => self.granted(service, ScopeKind::Personal, Operation::DestroySubject)?,
         }
         let what = match (&subject, &scope) {
             (Some(subject), Some(scope)) => Destruction::Key(KeyAddress {
@@ -190,6 +218,7 @@ impl Keyring {
         self.within_quota(service, Operation::Destroy, 1)?;
         let _changing = self.lease_changes.lock().await;
         let live = self.store.destroy(what).await?;
+        self.counts.destroyed.inc_by(live);
         self.leases().forget(|lease| {
             lease.tenant == tenant
                 && subject
@@ -209,6 +238,18 @@ impl Keyring {
                 _ = sweep.tick() => { self.leases().drop_expired(Instant::now()); }
             }
         }
+    }
+
+    fn granted(&self, service: &str, kind: ScopeKind, operation: Operation) -> Result<(), Refusal> {
+        if grants::allows(service, kind, operation) {
+            return Ok(());
+        }
+        self.counts.refused.inc();
+        Err(Refusal::NotGranted {
+            service: service.to_owned(),
+            operation,
+            kind,
+        })
     }
 
     fn within_quota(&self, service: &str, operation: Operation, keys: usize) -> Result<(), Refusal> {
@@ -239,15 +280,4 @@ fn creatable(address: &KeyAddress, found: &Found) -> bool {
         Found::Destroyed => ScopeKind::of(&address.scope).renewable(),
         Found::Live(_) | Found::SubjectErased => false,
     }
-}
-
-fn granted(service: &str, kind: ScopeKind, operation: Operation) -> Result<(), Refusal> {
-    if grants::allows(service, kind, operation) {
-        return Ok(());
-    }
-    Err(Refusal::NotGranted {
-        service: service.to_owned(),
-        operation,
-        kind,
-    })
 }

@@ -166,6 +166,9 @@ where
 {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let open = TaskTracker::new();
+    // What is still open when this loop ends, or is dropped, is cut: a connection never outlives its server.
+    let cut = CancellationToken::new();
+    let _cut_at_the_end = cut.clone().drop_guard();
     loop {
         let accepted = async {
             // Closed never: the semaphore lives as long as this loop.
@@ -178,7 +181,7 @@ where
         match accepted {
             Ok((stream, _)) => {
                 let _ = stream.set_nodelay(true);
-                let serving = handle(stream, stop.clone());
+                let serving = cut.clone().run_until_cancelled_owned(handle(stream, stop.clone()));
                 open.spawn(async move {
                     let _slot = slot;
                     serving.await;

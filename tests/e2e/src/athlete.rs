@@ -35,25 +35,50 @@ impl Athlete {
             .header("Idempotency-Key", Uuid::new_v4().to_string())
             .json(&body);
         let answer = expect(request, StatusCode::CREATED, "registration").await?;
-        let subject = answer["subject"].as_str().and_then(|text| text.parse().ok()).context("registration names no subject")?;
+        let subject = answer["subject"]
+            .as_str()
+            .and_then(|text| text.parse().ok())
+            .context("registration names no subject")?;
         let token = login(site, site.tenant, &email, &password).await?;
-        Ok(Self { email, password, subject, token })
+        Ok(Self {
+            email,
+            password,
+            subject,
+            token,
+        })
     }
 
     /// A request with the athlete's token.
     pub fn request(&self, site: &Site, method: Method, path: &str) -> RequestBuilder {
-        site.http.request(method, format!("{}{path}", site.url)).bearer_auth(&self.token)
+        site.http
+            .request(method, format!("{}{path}", site.url))
+            .bearer_auth(&self.token)
     }
 
     /// GET that must succeed.
     pub async fn get(&self, site: &Site, path: &str) -> Result<Value> {
-        expect(self.request(site, Method::GET, path), StatusCode::OK, &format!("GET {path}")).await
+        expect(
+            self.request(site, Method::GET, path),
+            StatusCode::OK,
+            &format!("GET {path}"),
+        )
+        .await
     }
 
     /// A JSON request with an idempotency key of its own that must answer `status`.
-    pub async fn send(&self, site: &Site, method: Method, path: &str, body: &Value, status: StatusCode) -> Result<Value> {
+    pub async fn send(
+        &self,
+        site: &Site,
+        method: Method,
+        path: &str,
+        body: &Value,
+        status: StatusCode,
+    ) -> Result<Value> {
         let what = format!("{method} {path}");
-        let request = self.request(site, method, path).header("Idempotency-Key", Uuid::new_v4().to_string()).json(body);
+        let request = self
+            .request(site, method, path)
+            .header("Idempotency-Key", Uuid::new_v4().to_string())
+            .json(body);
         expect(request, status, &what).await
     }
 }
@@ -61,7 +86,10 @@ impl Athlete {
 /// Logs in and gives the token.
 pub async fn login(site: &Site, tenant: &str, email: &str, password: &str) -> Result<String> {
     let answer = expect(login_request(site, tenant, email, password), StatusCode::OK, "login").await?;
-    answer["access_token"].as_str().map(str::to_owned).context("login gives no access_token")
+    answer["access_token"]
+        .as_str()
+        .map(str::to_owned)
+        .context("login gives no access_token")
 }
 
 /// The login request, unsent.
@@ -80,7 +108,10 @@ pub async fn expect(request: RequestBuilder, status: StatusCode, what: &str) -> 
 
 async fn json_of(answer: Response, status: StatusCode, what: &str) -> Result<Value> {
     let got = answer.status();
-    let text = answer.text().await.with_context(|| format!("{what}: the answer's body"))?;
+    let text = answer
+        .text()
+        .await
+        .with_context(|| format!("{what}: the answer's body"))?;
     if got != status {
         bail!("{what}: expected {status}, got {got}: {text}");
     }

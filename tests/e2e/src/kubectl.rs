@@ -27,7 +27,10 @@ pub struct Answer {
 impl Kubectl {
     /// For the kubeconfig context `kind-<cluster>`.
     pub fn new(program: &std::path::Path, cluster: &str) -> Self {
-        Self { program: program.to_path_buf(), context: format!("kind-{cluster}") }
+        Self {
+            program: program.to_path_buf(),
+            context: format!("kind-{cluster}"),
+        }
     }
 
     /// Runs kubectl and gives whatever came back.
@@ -57,7 +60,12 @@ impl Kubectl {
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let answer = self.try_run(arguments, None).await?;
         if !answer.accepted {
-            bail!("kubectl {} in {}: {}", arguments.join(" "), self.context, answer.complaint.trim());
+            bail!(
+                "kubectl {} in {}: {}",
+                arguments.join(" "),
+                self.context,
+                answer.complaint.trim()
+            );
         }
         Ok(answer.output)
     }
@@ -67,10 +75,28 @@ impl Kubectl {
         self.try_run(&["apply", "-f", "-"], Some(manifest)).await
     }
 
-    /// A query against one of the region's databases, as its superuser, over the local socket of the pod.
+    /// A query against one of the region's databases, as its superuser, over the local socket of the pod. The password stays
+    /// in the pod, which has it as a file.
     pub async fn psql(&self, namespace: &str, database: &str, sql: &str) -> Result<String> {
+        let psql = "PGPASSWORD=\"$(cat \"$POSTGRES_PASSWORD_FILE\")\" exec psql -h /tmp \"$@\"";
         self.run(&[
-            "-n", namespace, "exec", "postgres-0", "-c", "postgres", "--", "psql", "-U", "postgres", "-d", database, "-XAtc", sql,
+            "-n",
+            namespace,
+            "exec",
+            "postgres-0",
+            "-c",
+            "postgres",
+            "--",
+            "sh",
+            "-c",
+            psql,
+            "psql",
+            "-U",
+            "postgres",
+            "-d",
+            database,
+            "-XAtc",
+            sql,
         ])
         .await
     }

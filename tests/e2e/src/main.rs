@@ -1,5 +1,10 @@
 //! `meridian-e2e`: proves on the running demo what Meridian promises, row by row, against the parts themselves.
 #![allow(missing_docs, reason = "a program, not a library")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the table and the progress are what the program is run for"
+)]
 
 mod athlete;
 mod kubectl;
@@ -47,7 +52,10 @@ async fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> Result<bool> {
     let world = World::connect(&arguments.folder, &arguments.kubectl).await?;
     let mut table = Table::load(&arguments.folder);
-    for row in rows::ALL.iter().filter(|row| arguments.rows.is_empty() || arguments.rows.contains(&row.number)) {
+    for row in rows::ALL
+        .iter()
+        .filter(|row| arguments.rows.is_empty() || arguments.rows.contains(&row.number))
+    {
         eprintln!("row {}: {} …", row.number, row.promise);
         table.record(row, rows::prove(row.number, &world).await);
         table.save(&arguments.folder)?;

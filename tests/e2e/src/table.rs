@@ -57,7 +57,12 @@ impl Table {
             Ok(Outcome::Skipped(reason)) => (Verdict::Skipped, reason),
             Err(error) => (Verdict::Failed, format!("{error:#}")),
         };
-        let entry = Entry { promise: row.promise.to_owned(), verdict, seen, at: Timestamp::now() };
+        let entry = Entry {
+            promise: row.promise.to_owned(),
+            verdict,
+            seen,
+            at: Timestamp::now(),
+        };
         eprintln!("row {}: {}: {}", row.number, entry.verdict, entry.seen);
         self.entries.insert(row.number, entry);
         self.this_run.push(row.number);
@@ -75,7 +80,10 @@ impl Table {
     }
 
     fn count(&self, verdict: Verdict) -> usize {
-        self.this_run.iter().filter(|row| self.entries.get(row).is_some_and(|entry| entry.verdict == verdict)).count()
+        self.this_run
+            .iter()
+            .filter(|row| self.entries.get(row).is_some_and(|entry| entry.verdict == verdict))
+            .count()
     }
 }
 
@@ -85,10 +93,18 @@ impl fmt::Display for Table {
             let when = if self.this_run.contains(number) {
                 String::new()
             } else {
-                let age = (Timestamp::now() - entry.at).round(jiff::Unit::Second).unwrap_or_else(|_| 0.seconds());
+                let age = (Timestamp::now() - entry.at)
+                    .round(jiff::Unit::Second)
+                    .unwrap_or_else(|_| 0.seconds());
                 format!(" ({age:#} ago)")
             };
-            writeln!(f, "{number:>3}  {:<8}{when} {}\n              {}", entry.verdict.to_string(), entry.promise, entry.seen)?;
+            writeln!(
+                f,
+                "{number:>3}  {:<8}{when} {}\n              {}",
+                entry.verdict.to_string(),
+                entry.promise,
+                entry.seen
+            )?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,8 +15,6 @@ use crate::kubectl::Kubectl;
 
 /// Everything there is.
 pub struct World {
-    /// Where results and CAs are written.
-    pub folder: PathBuf,
     /// The hub.
     pub hub: Cluster,
     /// The region eu.
@@ -57,18 +55,24 @@ impl World {
         let hub = Cluster::connect("hub", kubectl).await?;
         let eu = Site::connect("eu", "stride-eu", "DE", 8443, folder, kubectl).await?;
         let us = Site::connect("us", "stride-us", "US", 9443, folder, kubectl).await?;
-        Ok(Self { folder: folder.to_path_buf(), hub, eu, us })
+        Ok(Self { hub, eu, us })
     }
 }
 
 impl Cluster {
     async fn connect(name: &str, kubectl: &Path) -> Result<Self> {
         let config = Kubeconfig::read().context("no kubeconfig; run `cargo xtask up`")?;
-        let options = KubeConfigOptions { context: Some(format!("kind-{name}")), ..KubeConfigOptions::default() };
+        let options = KubeConfigOptions {
+            context: Some(format!("kind-{name}")),
+            ..KubeConfigOptions::default()
+        };
         let config = kube::Config::from_custom_kubeconfig(config, &options)
             .await
             .with_context(|| format!("no cluster kind-{name}; run `cargo xtask up`"))?;
-        Ok(Self { client: kube::Client::try_from(config)?, kubectl: Kubectl::new(kubectl, name) })
+        Ok(Self {
+            client: kube::Client::try_from(config)?,
+            kubectl: Kubectl::new(kubectl, name),
+        })
     }
 }
 
@@ -85,8 +89,11 @@ impl Site {
         let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &format!("meridian-{region}"));
         let ca_pem = until(Duration::from_secs(300), &format!("the CA of {region}"), || async {
             let secret = secrets.get_opt("region-ca").await?;
-            let pem = secret.and_then(|secret| secret.data).and_then(|mut data| data.remove("tls.crt"));
-            pem.map(|pem| String::from_utf8(pem.0).context("the region's CA is not PEM")).transpose()
+            let pem = secret
+                .and_then(|secret| secret.data)
+                .and_then(|mut data| data.remove("tls.crt"));
+            pem.map(|pem| String::from_utf8(pem.0).context("the region's CA is not PEM"))
+                .transpose()
         })
         .await?;
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -99,7 +106,15 @@ impl Site {
             .timeout(Duration::from_secs(30))
             .build()
             .context("HTTP client")?;
-        Ok(Self { region, tenant, country, cluster, url: format!("https://{host}:{port}"), http, ca_pem })
+        Ok(Self {
+            region,
+            tenant,
+            country,
+            cluster,
+            url: format!("https://{host}:{port}"),
+            http,
+            ca_pem,
+        })
     }
 
     /// The namespace of the region's stack.
@@ -142,8 +157,12 @@ pub async fn tls_stream(site: &Site) -> Result<tokio_rustls::client::TlsStream<t
         let certificate: rustls_pki_types::CertificateDer<'static> = certificate.context("the region's CA")?;
         roots.add(certificate).context("the region's CA")?;
     }
-    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port.parse::<u16>()?)).await.context("the gateway's port")?;
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port.parse::<u16>()?))
+        .await
+        .context("the gateway's port")?;
     let name = rustls_pki_types::ServerName::try_from(host.to_owned()).context("the gateway's name")?;
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
     connector.connect(name, stream).await.context("TLS with the gateway")

@@ -116,9 +116,11 @@ impl Running {
 pub fn run_with(paths: &Paths, cache: &Cache, wanted: &[Part], command: &[String]) -> Result<ExitStatus> {
     let running = Running::start(paths, cache, wanted)?;
     let (program, arguments) = command.split_first().context("no command was given after `--`")?;
-    Command::new(program)
+    let mut asked = Command::new(program);
+    asked
         .args(arguments)
-        .envs(running.env().iter().map(|(name, value)| (*name, value.as_str())))
+        .envs(running.env().iter().map(|(name, value)| (*name, value.as_str())));
+    progress::mortal(&asked)
         .status()
         .with_context(|| format!("`{program}` cannot be started"))
 }

@@ -89,7 +89,14 @@ impl Pools {
     /// A controller that has seen nothing yet.
     #[must_use]
     pub fn new(applier: Applier, events: Events, images: Images, brokers: Option<String>) -> Self {
-        Self { applier, events, images, brokers, began: Instant::now(), memory: Arc::default() }
+        Self {
+            applier,
+            events,
+            images,
+            brokers,
+            began: Instant::now(),
+            memory: Arc::default(),
+        }
     }
 
     /// One pass.
@@ -111,7 +118,11 @@ impl Pools {
         match result {
             Ok(found) => {
                 let written = found.written + usize::from(told? != Applied::Unchanged);
-                let outcome = if written == 0 { Outcome::Steady } else { Outcome::Progressed };
+                let outcome = if written == 0 {
+                    Outcome::Steady
+                } else {
+                    Outcome::Progressed
+                };
                 Ok(Pass::of(outcome).again(LOOK_EVERY))
             }
             Err(PoolError::Invalid(error)) => {
@@ -131,18 +142,31 @@ impl Pools {
         let stack = stack_observe::stack(cache, pool.region.as_str()).ok_or_else(missing)?;
         let held = stack_observe::held_policy(cache, &pool.region).ok_or_else(missing)?;
         let migrated = stack["status"]["conditions"].as_array().into_iter().flatten();
-        if !migrated.into_iter().any(|c| c["type"] == "MigrationsComplete" && c["status"] == "True") {
+        if !migrated
+            .into_iter()
+            .any(|c| c["type"] == "MigrationsComplete" && c["status"] == "True")
+        {
             return Err(missing());
         }
         let request = stack_validate::validate(&stack, &self.images).map_err(|_| missing())?;
-        let secret = cache.get(&ObjectKey::namespaced(SECRET, &namespace(&pool.region), "db-telemetry")).ok_or_else(missing)?;
+        let secret = cache
+            .get(&ObjectKey::namespaced(SECRET, &namespace(&pool.region), "db-telemetry"))
+            .ok_or_else(missing)?;
         let digest = secrets::digest(&secrets::content(&observed(&secret)));
         let writers = plan::writers(&request.with(held, None), pool, &digest)?;
         let mut written = usize::from(self.applier.apply(Purpose::RegionIngest, &writers).await? != Applied::Unchanged);
 
         let deployment = cache.get(writers.key()).map(|d| observed(&d)).unwrap_or(Value::Null);
-        let number = |pointer: &str| deployment.pointer(pointer).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-        let (asked, ready) = (number("/spec/replicas").unwrap_or(1), number("/status/readyReplicas").unwrap_or(0));
+        let number = |pointer: &str| {
+            deployment
+                .pointer(pointer)
+                .and_then(Value::as_u64)
+                .and_then(|n| u32::try_from(n).ok())
+        };
+        let (asked, ready) = (
+            number("/spec/replicas").unwrap_or(1),
+            number("/status/readyReplicas").unwrap_or(0),
+        );
         let (flow, decision) = self.decide(pool, ready, asked).await?;
         if decision.desired != asked {
             self.scale(writers.key(), decision.desired).await?;
@@ -151,7 +175,13 @@ impl Pools {
             self.events.report(&reference(object), Reason::Scaled, &note).await;
         }
         let there = progress::of(writers.key(), Some(&deployment)) == progress::Progress::Ready;
-        Ok(Found { flow, decision, replicas: ready, ready: there && decision.desired == asked, written })
+        Ok(Found {
+            flow,
+            decision,
+            replicas: ready,
+            ready: there && decision.desired == asked,
+            written,
+        })
     }
 
     /// Looks at Kafka and decides. What could not be looked at is not scaled.
@@ -195,7 +225,15 @@ impl Pools {
             "metadata": {"name": key.name, "namespace": key.namespace}, "spec": {"replicas": replicas},
         });
         let params = PatchParams::apply(Purpose::RegionScale.manager()).force();
-        self.applier.write("scale", key, self.applier.api(key).patch_scale(&key.name, &params, &Patch::Apply(&body))).await?;
+        self.applier
+            .write(
+                "scale",
+                key,
+                self.applier
+                    .api(key)
+                    .patch_scale(&key.name, &params, &Patch::Apply(&body)),
+            )
+            .await?;
         tracing::info!(resource = %key, replicas, "scaled");
         Ok(())
     }
@@ -232,19 +270,33 @@ fn status(object: &Value, result: &Result<Found, PoolError>, now: Timestamp) -> 
     let generation = object["metadata"]["generation"].as_i64();
     let standing = match result {
         Ok(found) if found.ready => Standing::Current,
-        Ok(found) => Standing::InProgress(format!("{} of {} writers are ready", found.replicas, found.decision.desired)),
-        Err(PoolError::Invalid(error)) => Standing::Failed { reason: "Invalid", message: error.to_string() },
+        Ok(found) => Standing::InProgress(format!(
+            "{} of {} writers are ready",
+            found.replicas, found.decision.desired
+        )),
+        Err(PoolError::Invalid(error)) => Standing::Failed {
+            reason: "Invalid",
+            message: error.to_string(),
+        },
         Err(error) => Standing::InProgress(error.to_string()),
     };
     let mut observations = standing.observations();
     observations.push(match result {
         Ok(found) => match found.decision.capped_by {
-            Some(CappedBy::Max | CappedBy::Partitions) => {
-                Observation::new("Saturated", true, "Capped", "the load asks for more writers than the pool may have")
-            }
+            Some(CappedBy::Max | CappedBy::Partitions) => Observation::new(
+                "Saturated",
+                true,
+                "Capped",
+                "the load asks for more writers than the pool may have",
+            ),
             _ => Observation::new("Saturated", false, "WithinBounds", ""),
         },
-        Err(_) => Observation::new("Saturated", Status::Unknown, "NotObserved", "the backlog could not be looked at"),
+        Err(_) => Observation::new(
+            "Saturated",
+            Status::Unknown,
+            "NotObserved",
+            "the backlog could not be looked at",
+        ),
     });
     let mut status = json!({
         "observedGeneration": generation,
@@ -274,9 +326,17 @@ fn status(object: &Value, result: &Result<Found, PoolError>, now: Timestamp) -> 
 }
 
 /// Records per second, whole: a finer number would make every look a write.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range before")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to the range before"
+)]
 fn whole(rate: f64) -> u64 {
-    if rate.is_nan() { 0 } else { rate.round().clamp(0.0, 1e15) as u64 }
+    if rate.is_nan() {
+        0
+    } else {
+        rate.round().clamp(0.0, 1e15) as u64
+    }
 }
 
 #[cfg(test)]
@@ -284,22 +344,52 @@ mod tests {
     use super::*;
 
     fn found(ready: bool, capped_by: Option<CappedBy>) -> Result<Found, PoolError> {
-        let flow = Flow { lag: 5, arrival_rate: 1.4, drain_rate: 0.0 };
-        Ok(Found { flow, decision: Decision { desired: 2, capped_by }, replicas: 1, ready, written: 0 })
+        let flow = Flow {
+            lag: 5,
+            arrival_rate: 1.4,
+            drain_rate: 0.0,
+        };
+        Ok(Found {
+            flow,
+            decision: Decision { desired: 2, capped_by },
+            replicas: 1,
+            ready,
+            written: 0,
+        })
     }
 
     #[test]
     fn status_says_numbers_and_what_capped_them() {
-        let status = status(&json!({}), &found(true, Some(CappedBy::Partitions)), Timestamp::UNIX_EPOCH);
-        assert_eq!((status["lag"].as_u64(), status["arrivalRate"].as_u64(), status["cappedBy"].as_str()), (Some(5), Some(1), Some("Partitions")));
+        let status = status(
+            &json!({}),
+            &found(true, Some(CappedBy::Partitions)),
+            Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!(
+            (
+                status["lag"].as_u64(),
+                status["arrivalRate"].as_u64(),
+                status["cappedBy"].as_str()
+            ),
+            (Some(5), Some(1), Some("Partitions"))
+        );
     }
 
     #[test]
     fn a_pool_that_could_not_be_looked_at_keeps_its_numbers_and_is_not_ready() {
         let object = json!({"status": {"lag": 9}});
-        let status = status(&object, &Err(PoolError::Look(LookError::CutShort)), Timestamp::UNIX_EPOCH);
+        let status = status(
+            &object,
+            &Err(PoolError::Look(LookError::CutShort)),
+            Timestamp::UNIX_EPOCH,
+        );
         assert_eq!(status["lag"], 9);
-        let ready = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap();
+        let ready = status["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["type"] == "Ready")
+            .unwrap();
         assert_eq!(ready["status"], "False");
     }
 }

@@ -47,9 +47,17 @@ impl Lens {
     /// When the client cannot be made.
     pub fn new(brokers: &str, group: &str) -> Result<Self, LookError> {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", brokers).set("group.id", group).set("client.id", "meridian-region-operator");
-        config.set("enable.auto.commit", "false").set("socket.timeout.ms", "4000").set("log_level", "2");
-        Ok(Self { consumer: Arc::new(config.create()?) })
+        config
+            .set("bootstrap.servers", brokers)
+            .set("group.id", group)
+            .set("client.id", "meridian-region-operator");
+        config
+            .set("enable.auto.commit", "false")
+            .set("socket.timeout.ms", "4000")
+            .set("log_level", "2");
+        Ok(Self {
+            consumer: Arc::new(config.create()?),
+        })
     }
 
     /// Looks.
@@ -76,10 +84,19 @@ fn blocking(consumer: &BaseConsumer, topics: &[String]) -> Result<Offsets, Kafka
         }
     }
     // Committed after the ends: what was stored in between makes the lag smaller, never larger than it is.
-    let committed = if bounds.is_empty() { asked } else { consumer.committed_offsets(asked, TIMEOUT)? };
+    let committed = if bounds.is_empty() {
+        asked
+    } else {
+        consumer.committed_offsets(asked, TIMEOUT)?
+    };
     let at = Instant::now();
     let count = |offset: i64| u64::try_from(offset).unwrap_or(0);
-    let mut sums = Offsets { at, ends: 0, committed: 0, partitions: u32::try_from(bounds.len()).unwrap_or(u32::MAX) };
+    let mut sums = Offsets {
+        at,
+        ends: 0,
+        committed: 0,
+        partitions: u32::try_from(bounds.len()).unwrap_or(u32::MAX),
+    };
     for (topic, partition, low, high) in bounds {
         let known = committed.find_partition(&topic, partition).map(|p| p.offset());
         let done = match known {
@@ -110,14 +127,24 @@ const SHORTEST: Duration = Duration::from_millis(200);
 #[must_use]
 pub fn flow(before: Option<&Offsets>, now: &Offsets) -> Flow {
     let lag = now.ends.saturating_sub(now.committed);
-    let none = Flow { lag, arrival_rate: 0.0, drain_rate: 0.0 };
-    let Some(before) = before.filter(|b| b.ends <= now.ends && b.committed <= now.committed) else { return none };
+    let none = Flow {
+        lag,
+        arrival_rate: 0.0,
+        drain_rate: 0.0,
+    };
+    let Some(before) = before.filter(|b| b.ends <= now.ends && b.committed <= now.committed) else {
+        return none;
+    };
     let elapsed = now.at.saturating_duration_since(before.at);
     if elapsed < SHORTEST {
         return none;
     }
     let per_second = |records: u64| precise(records) / elapsed.as_secs_f64();
-    Flow { lag, arrival_rate: per_second(now.ends - before.ends), drain_rate: per_second(now.committed - before.committed) }
+    Flow {
+        lag,
+        arrival_rate: per_second(now.ends - before.ends),
+        drain_rate: per_second(now.committed - before.committed),
+    }
 }
 
 /// A count as a number to calculate with; beyond 2^53 a few records more or less do not matter.
@@ -131,14 +158,26 @@ mod tests {
     use super::*;
 
     fn offsets(base: Instant, second: u64, ends: u64, committed: u64) -> Offsets {
-        Offsets { at: base + Duration::from_secs(second), ends, committed, partitions: 6 }
+        Offsets {
+            at: base + Duration::from_secs(second),
+            ends,
+            committed,
+            partitions: 6,
+        }
     }
 
     #[test]
     fn rates_are_differences_over_time() {
         let base = Instant::now();
         let (before, now) = (offsets(base, 0, 100, 40), offsets(base, 2, 300, 140));
-        assert_eq!(flow(Some(&before), &now), Flow { lag: 160, arrival_rate: 100.0, drain_rate: 50.0 });
+        assert_eq!(
+            flow(Some(&before), &now),
+            Flow {
+                lag: 160,
+                arrival_rate: 100.0,
+                drain_rate: 50.0
+            }
+        );
     }
 
     #[test]
@@ -146,7 +185,14 @@ mod tests {
         let base = Instant::now();
         let now = offsets(base, 2, 30, 10);
         for before in [None, Some(offsets(base, 0, 100, 40))] {
-            assert_eq!(flow(before.as_ref(), &now), Flow { lag: 20, arrival_rate: 0.0, drain_rate: 0.0 });
+            assert_eq!(
+                flow(before.as_ref(), &now),
+                Flow {
+                    lag: 20,
+                    arrival_rate: 0.0,
+                    drain_rate: 0.0
+                }
+            );
         }
     }
 }

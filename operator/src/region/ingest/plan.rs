@@ -2,7 +2,9 @@
 
 use crate::manifest::{DEPLOYMENT, Manifest, NotAManifest, OWNER_UID_LABEL};
 use crate::region::stack::plan::components::COMPONENT_LABEL;
-use crate::region::stack::plan::pods::{Pod, SERVICE_USER, env, env_secret, probe_admin, resources, selector, template};
+use crate::region::stack::plan::pods::{
+    Pod, SERVICE_USER, env, env_secret, probe_admin, resources, selector, template,
+};
 use crate::region::stack::plan::services::{common_env, common_volumes};
 use crate::region::stack::validate::Stack;
 use serde_json::json;

@@ -85,7 +85,11 @@ pub fn desired(load: &Load, limits: &Limits, history: &mut History) -> Decision 
 
     if bounded >= load.replicas {
         // At most double at once: what one writer drains may have been learnt from too few looks.
-        let step = load.replicas.saturating_mul(2).max(load.replicas.saturating_add(2)).max(floor);
+        let step = load
+            .replicas
+            .saturating_mul(2)
+            .max(load.replicas.saturating_add(2))
+            .max(floor);
         let desired = bounded.min(step).clamp(floor, ceiling);
         let capped_by = match () {
             () if wish > ceiling && limits.partitions < limits.max => Some(CappedBy::Partitions),
@@ -96,9 +100,16 @@ pub fn desired(load: &Load, limits: &Limits, history: &mut History) -> Decision 
     }
     let window_seen = load.at.saturating_sub(since) >= limits.scale_down_after;
     let highest = history.wishes.iter().map(|(_, wish)| *wish).max().unwrap_or(bounded);
-    let settled = if window_seen { highest } else { highest.max(load.replicas) };
+    let settled = if window_seen {
+        highest
+    } else {
+        highest.max(load.replicas)
+    };
     let desired = settled.min(load.replicas).clamp(floor, ceiling);
-    Decision { desired, capped_by: (desired > bounded).then_some(CappedBy::Stabilization) }
+    Decision {
+        desired,
+        capped_by: (desired > bounded).then_some(CappedBy::Stabilization),
+    }
 }
 
 impl History {
@@ -126,7 +137,12 @@ impl History {
 
     fn remember(&mut self, at: Duration, wish: u32, window: Duration) {
         self.wishes.push_back((at, wish));
-        while self.wishes.front().is_some_and(|(then, _)| at.saturating_sub(*then) > window) || self.wishes.len() > WISHES {
+        while self
+            .wishes
+            .front()
+            .is_some_and(|(then, _)| at.saturating_sub(*then) > window)
+            || self.wishes.len() > WISHES
+        {
             self.wishes.pop_front();
         }
     }
@@ -139,9 +155,17 @@ fn precise(count: u64) -> f64 {
 }
 
 /// Rounded up into a number of writers.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range before")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to the range before"
+)]
 fn whole(number: f64) -> u32 {
-    if number.is_nan() { 0 } else { number.ceil().clamp(0.0, f64::from(u32::MAX)) as u32 }
+    if number.is_nan() {
+        0
+    } else {
+        number.ceil().clamp(0.0, f64::from(u32::MAX)) as u32
+    }
 }
 
 #[cfg(test)]
@@ -160,7 +184,13 @@ mod tests {
     }
 
     fn look(at: u64, lag: u64, arrival: f64, drain: f64, replicas: u32) -> Load {
-        Load { at: Duration::from_secs(at), lag, arrival_rate: arrival, drain_rate: drain, replicas }
+        Load {
+            at: Duration::from_secs(at),
+            lag,
+            arrival_rate: arrival,
+            drain_rate: drain,
+            replicas,
+        }
     }
 
     #[test]
@@ -172,15 +202,27 @@ mod tests {
         assert_eq!(history.per_writer, Some(per_writer));
         assert_eq!(decision.desired, 4, "doubled at most");
         assert_eq!(decision.capped_by, Some(CappedBy::Partitions));
-        assert_eq!(desired(&look(3, 1000, 200.0, 200.0, 4), &limits(), &mut history).desired, 6);
+        assert_eq!(
+            desired(&look(3, 1000, 200.0, 200.0, 4), &limits(), &mut history).desired,
+            6
+        );
     }
 
     #[test]
     fn it_says_whether_the_maximum_or_the_partitions_kept_it_small() {
         let narrow = Limits { max: 3, ..limits() };
         let load = look(0, 100_000, 1000.0, 10.0, 2);
-        assert_eq!(desired(&load, &narrow, &mut History::default()), Decision { desired: 3, capped_by: Some(CappedBy::Max) });
-        assert_eq!(desired(&load, &limits(), &mut History::default()).capped_by, Some(CappedBy::Partitions));
+        assert_eq!(
+            desired(&load, &narrow, &mut History::default()),
+            Decision {
+                desired: 3,
+                capped_by: Some(CappedBy::Max)
+            }
+        );
+        assert_eq!(
+            desired(&load, &limits(), &mut History::default()).capped_by,
+            Some(CappedBy::Partitions)
+        );
     }
 
     #[test]
@@ -196,7 +238,11 @@ mod tests {
         desired(&look(0, 1000, 100.0, 200.0, 4), &limits(), &mut history);
         for at in (3..30).step_by(3) {
             let decision = desired(&look(at, 0, 0.0, 0.0, 4), &limits(), &mut history);
-            assert_eq!((decision.desired, decision.capped_by), (4, Some(CappedBy::Stabilization)), "at {at}");
+            assert_eq!(
+                (decision.desired, decision.capped_by),
+                (4, Some(CappedBy::Stabilization)),
+                "at {at}"
+            );
         }
         assert_eq!(desired(&look(36, 0, 0.0, 0.0, 4), &limits(), &mut history).desired, 1);
     }
@@ -218,12 +264,18 @@ mod tests {
 
     /// A pool in which each writer really drains `rate` per second, looked at every 3 s.
     fn run(limits: &Limits, rate: f64, arrivals: &[f64]) -> Vec<u32> {
-        let (mut history, mut lag, mut replicas, mut path) = (History::default(), 0.0_f64, limits.min.max(1), Vec::new());
+        let (mut history, mut lag, mut replicas, mut path) =
+            (History::default(), 0.0_f64, limits.min.max(1), Vec::new());
         for (tick, arrival) in arrivals.iter().enumerate() {
             let drained = (f64::from(replicas) * rate * 3.0).min(lag + arrival * 3.0);
             lag = (lag + arrival * 3.0 - drained).max(0.0);
             let at = u64::try_from(tick).unwrap() * 3;
-            replicas = desired(&look(at, whole(lag).into(), *arrival, drained / 3.0, replicas), limits, &mut history).desired;
+            replicas = desired(
+                &look(at, whole(lag).into(), *arrival, drained / 3.0, replicas),
+                limits,
+                &mut history,
+            )
+            .desired;
             path.push(replicas);
         }
         path

@@ -76,8 +76,10 @@ const SAMPLES: &str = "telemetry.samples";
 pub fn validate(object: &Value) -> Result<Pool, Invalid> {
     let spec = &object["spec"];
     let scaling = &spec["scaling"];
-    let region = serde_json::from_value(spec["region"].clone())
-        .map_err(|e| Invalid::Field { field: "spec.region", cause: e.to_string() })?;
+    let region = serde_json::from_value(spec["region"].clone()).map_err(|e| Invalid::Field {
+        field: "spec.region",
+        cause: e.to_string(),
+    })?;
     let driver = scaling["driver"].as_str().unwrap_or("Direct");
     if driver != "Direct" {
         return Err(Invalid::Driver(driver.to_owned()));
@@ -86,14 +88,23 @@ pub fn validate(object: &Value) -> Result<Pool, Invalid> {
     let min = number("spec.scaling.min", &scaling["min"])?.unwrap_or(1);
     let max = number("spec.scaling.max", &scaling["max"])?.unwrap_or(min.max(1));
     if min > max {
-        return Err(Invalid::Field { field: "spec.scaling", cause: format!("min {min} is greater than max {max}") });
+        return Err(Invalid::Field {
+            field: "spec.scaling",
+            cause: format!("min {min} is greater than max {max}"),
+        });
     }
-    let seconds = |field, value: &Value, default: u32| Ok(Duration::from_secs(u64::from(number(field, value)?.unwrap_or(default))));
+    let seconds = |field, value: &Value, default: u32| {
+        Ok(Duration::from_secs(u64::from(number(field, value)?.unwrap_or(default))))
+    };
     let down = match &scaling["stabilization"] {
         Value::Object(map) => map.get("scaleDownSeconds").cloned().unwrap_or(Value::Null),
         value => value.clone(),
     };
-    let stabilization = if down.is_null() { scaling["stabilizationSeconds"].clone() } else { down };
+    let stabilization = if down.is_null() {
+        scaling["stabilizationSeconds"].clone()
+    } else {
+        down
+    };
     let quotas = &spec["quotas"];
     Ok(Pool {
         uid: object["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
@@ -109,28 +120,58 @@ pub fn validate(object: &Value) -> Result<Pool, Invalid> {
         },
         settings: Settings {
             partitions,
-            per_device: number("spec.quotas.perDevicePerSecond", first(quotas, "perDevicePerSecond", "deviceSamplesPerSecond"))?,
-            per_tenant: number("spec.quotas.perTenantPerSecond", first(quotas, "perTenantPerSecond", "tenantSamplesPerSecond"))?,
+            per_device: number(
+                "spec.quotas.perDevicePerSecond",
+                first(quotas, "perDevicePerSecond", "deviceSamplesPerSecond"),
+            )?,
+            per_tenant: number(
+                "spec.quotas.perTenantPerSecond",
+                first(quotas, "perTenantPerSecond", "tenantSamplesPerSecond"),
+            )?,
         },
     })
 }
 
 fn first<'a>(value: &'a Value, name: &str, older: &str) -> &'a Value {
-    if value[name].is_null() { &value[older] } else { &value[name] }
+    if value[name].is_null() {
+        &value[older]
+    } else {
+        &value[name]
+    }
 }
 
 /// Topics of the streams: `samples` is short for its topic.
 fn streams(value: &Value) -> Vec<String> {
-    let topic = |stream: &str| if stream.contains('.') { stream.to_owned() } else { format!("telemetry.{stream}") };
-    let named: Vec<String> = value.as_array().into_iter().flatten().filter_map(|s| Some(topic(s.as_str()?))).collect();
-    if named.is_empty() { vec![SAMPLES.to_owned()] } else { named }
+    let topic = |stream: &str| {
+        if stream.contains('.') {
+            stream.to_owned()
+        } else {
+            format!("telemetry.{stream}")
+        }
+    };
+    let named: Vec<String> = value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|s| Some(topic(s.as_str()?)))
+        .collect();
+    if named.is_empty() {
+        vec![SAMPLES.to_owned()]
+    } else {
+        named
+    }
 }
 
 fn number(field: &'static str, value: &Value) -> Result<Option<u32>, Invalid> {
     if value.is_null() {
         return Ok(None);
     }
-    serde_json::from_value(value.clone()).map(Some).map_err(|e| Invalid::Field { field, cause: e.to_string() })
+    serde_json::from_value(value.clone())
+        .map(Some)
+        .map_err(|e| Invalid::Field {
+            field,
+            cause: e.to_string(),
+        })
 }
 
 /// A valid pool for the tests of this crate.
@@ -138,7 +179,6 @@ fn number(field: &'static str, value: &Value) -> Result<Option<u32>, Invalid> {
 pub(crate) fn example() -> Pool {
     let object = serde_json::json!({"metadata": {"name": "samples", "uid": "pool-uid"},
         "spec": {"region": "eu", "partitions": 6, "scaling": {"min": 1, "max": 4, "targetDrainSeconds": 10, "stabilizationSeconds": 30}}});
-    #[expect(clippy::unwrap_used, reason = "the literal above is valid")]
     validate(&object).unwrap()
 }
 
@@ -155,8 +195,16 @@ mod tests {
 
     #[test]
     fn a_minimum_above_the_maximum_or_an_unknown_driver_is_refused() {
-        let with = |scaling: Value| validate(&json!({"metadata": {"name": "p"}, "spec": {"region": "eu", "scaling": scaling}}));
-        assert!(matches!(with(json!({"min": 3, "max": 2})), Err(Invalid::Field { field: "spec.scaling", .. })));
+        let with = |scaling: Value| {
+            validate(&json!({"metadata": {"name": "p"}, "spec": {"region": "eu", "scaling": scaling}}))
+        };
+        assert!(matches!(
+            with(json!({"min": 3, "max": 2})),
+            Err(Invalid::Field {
+                field: "spec.scaling",
+                ..
+            })
+        ));
         assert_eq!(with(json!({"driver": "KEDA"})), Err(Invalid::Driver("KEDA".into())));
     }
 }

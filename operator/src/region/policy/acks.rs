@@ -37,15 +37,31 @@ impl Acks {
         let mut tries = 0;
         loop {
             tries += 1;
-            let Some(stack) = self.applier.read(&key).await? else { return Ok(()) };
-            let kept = stack.data.pointer("/status/acks").and_then(Value::as_array).cloned().unwrap_or_default();
-            let Some(acks) = merge(&kept, &entry) else { return Ok(()) };
+            let Some(stack) = self.applier.read(&key).await? else {
+                return Ok(());
+            };
+            let kept = stack
+                .data
+                .pointer("/status/acks")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default();
+            let Some(acks) = merge(&kept, &entry) else {
+                return Ok(());
+            };
             // The resource version makes this a compare-and-swap: two acknowledgements never overwrite each other.
             let version = stack.metadata.resource_version.clone();
             let patch = json!({"metadata": {"resourceVersion": version}, "status": {"acks": acks}});
-            let params = PatchParams { field_manager: Some("meridian-region-acks".to_owned()), ..PatchParams::default() };
+            let params = PatchParams {
+                field_manager: Some("meridian-region-acks".to_owned()),
+                ..PatchParams::default()
+            };
             let api = self.applier.api(&key);
-            match self.applier.write("ack", &key, api.patch_status(&key.name, &params, &Patch::Merge(&patch))).await {
+            match self
+                .applier
+                .write("ack", &key, api.patch_status(&key.name, &params, &Patch::Merge(&patch)))
+                .await
+            {
                 Ok(_) => return Ok(()),
                 Err(ApplyError::Api { source, .. })
                     if tries < TRIES && matches!(source.as_ref(), kube::Error::Api(s) if s.is_conflict()) => {}
@@ -63,7 +79,11 @@ fn revision(ack: &Value) -> u64 {
 /// a newer one of the same edge and role is.
 fn merge(kept: &[Value], ack: &Value) -> Option<Vec<Value>> {
     let same = |other: &&Value| other["edge"] == ack["edge"] && other["role"] == ack["role"];
-    if kept.iter().find(same).is_some_and(|old| old == ack || revision(old) > revision(ack)) {
+    if kept
+        .iter()
+        .find(same)
+        .is_some_and(|old| old == ack || revision(old) > revision(ack))
+    {
         return None;
     }
     let mut acks: Vec<Value> = kept.iter().filter(|other| !same(other)).cloned().collect();

@@ -92,11 +92,20 @@ pub fn router(feed: Feed, acks: Acks, metrics: Metrics) -> Router {
 
 async fn stream(State(served): State<Served>) -> Result<Response, Problem> {
     if served.feed.policy().is_none() {
-        return Err(Problem::unavailable("no-policy-yet", "no policy is in force here yet; ask again"));
+        return Err(Problem::unavailable(
+            "no-policy-yet",
+            "no policy is in force here yet; ask again",
+        ));
     }
     let follower = Follower::new(&served.feed, served.metrics);
-    let lines = unfold(follower, |mut follower| async move { Some((Ok::<_, Infallible>(follower.next().await), follower)) });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+    let lines = unfold(follower, |mut follower| async move {
+        Some((Ok::<_, Infallible>(follower.next().await), follower))
+    });
+    Ok((
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(lines),
+    )
+        .into_response())
 }
 
 async fn acknowledge(
@@ -105,7 +114,10 @@ async fn acknowledge(
     Json(ack): Json<Ack>,
 ) -> Result<StatusCode, Problem> {
     if caller.service != "replicator" {
-        return Err(Problem::forbidden("not-the-replicator", "only the replicator acknowledges cut edges"));
+        return Err(Problem::forbidden(
+            "not-the-replicator",
+            "only the replicator acknowledges cut edges",
+        ));
     }
     served.acks.record(&ack).await.map_err(|error| {
         tracing::warn!(edge = %ack.edge, error = %error, "an acknowledgement could not be kept");
@@ -166,7 +178,13 @@ fn lease_line(held: Held, now: Instant) -> FeedLine {
     match held.remaining(now) {
         Some(left) => {
             let valid_for_ms = u64::try_from(left.as_millis()).unwrap_or(0);
-            FeedLine::Lease { lease: Lease { revision: held.revision, valid_for_ms, sent_at: Some(Timestamp::now()) } }
+            FeedLine::Lease {
+                lease: Lease {
+                    revision: held.revision,
+                    valid_for_ms,
+                    sent_at: Some(Timestamp::now()),
+                },
+            }
         }
         None => FeedLine::LeaseLost { lease_lost: true },
     }
@@ -179,7 +197,10 @@ mod tests {
     use meridian_policy::PolicyRevision;
 
     fn held(seconds: u64) -> Held {
-        Held { revision: PolicyRevision(7), until: Some(Instant::now() + Duration::from_secs(seconds)) }
+        Held {
+            revision: PolicyRevision(7),
+            until: Some(Instant::now() + Duration::from_secs(seconds)),
+        }
     }
 
     fn parsed(line: &Bytes) -> FeedLine {
@@ -194,7 +215,9 @@ mod tests {
         feed.renewed(held(10));
         let mut follower = Follower::new(&feed, Metrics::default());
         assert!(matches!(parsed(&follower.next().await), FeedLine::Policy { .. }));
-        let FeedLine::Lease { lease } = parsed(&follower.next().await) else { panic!("a lease") };
+        let FeedLine::Lease { lease } = parsed(&follower.next().await) else {
+            panic!("a lease")
+        };
         assert!(lease.valid_for_ms <= 10_000 && lease.valid_for_ms > 8_000);
     }
 
@@ -211,14 +234,19 @@ mod tests {
         policy.revision = policy.revision.next();
         feed.publish(&policy);
         feed.lost();
-        assert!(matches!(parsed(&follower.next().await), FeedLine::Policy { policy } if policy.revision == PolicyRevision(8)));
+        assert!(
+            matches!(parsed(&follower.next().await), FeedLine::Policy { policy } if policy.revision == PolicyRevision(8))
+        );
         assert_eq!(parsed(&follower.next().await), FeedLine::LeaseLost { lease_lost: true });
     }
 
     #[test]
     fn a_lease_that_has_run_out_is_told_as_lost() {
         let base = Instant::now();
-        let ended = Held { revision: PolicyRevision(7), until: Some(base) };
+        let ended = Held {
+            revision: PolicyRevision(7),
+            until: Some(base),
+        };
         assert_eq!(lease_line(ended, base), FeedLine::LeaseLost { lease_lost: true });
     }
 }

@@ -30,7 +30,9 @@ pub enum Refusal {
         asked: RegionName,
     },
     /// The revision would go down.
-    #[error("policy revision {asked} is older than {held}, which is in force; a hub that lost its state adopts {held} first")]
+    #[error(
+        "policy revision {asked} is older than {held}, which is in force; a hub that lost its state adopts {held} first"
+    )]
     OlderRevision {
         /// What was asked for.
         asked: PolicyRevision,
@@ -59,24 +61,43 @@ pub fn decide(
 ) -> (Option<RegionPolicy>, Vec<Refusal>) {
     let held = held.filter(|policy| policy.region == *region);
     if asked.region != *region {
-        let refusal = Refusal::OtherRegion { region: region.clone(), asked: asked.region.clone() };
+        let refusal = Refusal::OtherRegion {
+            region: region.clone(),
+            asked: asked.region.clone(),
+        };
         return (held.cloned(), vec![refusal]);
     }
     if let Some(held) = held.filter(|held| asked.revision < held.revision) {
-        let refusal = Refusal::OlderRevision { asked: asked.revision, held: held.revision };
+        let refusal = Refusal::OlderRevision {
+            asked: asked.revision,
+            held: held.revision,
+        };
         return (Some(held.clone()), vec![refusal]);
     }
-    let floor: BTreeMap<_, _> = held.iter().flat_map(|p| &p.homes).map(|home| (&home.tenant, home.epoch)).collect();
+    let floor: BTreeMap<_, _> = held
+        .iter()
+        .flat_map(|p| &p.homes)
+        .map(|home| (&home.tenant, home.epoch))
+        .collect();
     let mut refusals = Vec::new();
     let mut policy = asked.clone();
     // A tenant is at home here only when RegionStack and its placement both say so: two writes, and the later one counts.
-    policy.homes.retain(|home| placements.iter().any(|p| p.tenant == home.tenant && p.home == *region));
+    policy
+        .homes
+        .retain(|home| placements.iter().any(|p| p.tenant == home.tenant && p.home == *region));
     for home in &mut policy.homes {
-        let placed = placements.iter().find(|p| p.tenant == home.tenant).map_or(home.epoch, |p| p.epoch);
+        let placed = placements
+            .iter()
+            .find(|p| p.tenant == home.tenant)
+            .map_or(home.epoch, |p| p.epoch);
         let newest = home.epoch.max(placed);
         let held = floor.get(&home.tenant).copied().unwrap_or_default();
         if newest < held {
-            refusals.push(Refusal::OlderEpoch { tenant: home.tenant.clone(), asked: newest, held });
+            refusals.push(Refusal::OlderEpoch {
+                tenant: home.tenant.clone(),
+                asked: newest,
+                held,
+            });
         }
         home.epoch = newest.max(held);
     }
@@ -101,7 +122,11 @@ mod tests {
     }
 
     fn placed(home: &str, epoch: u64) -> Vec<Placement> {
-        vec![Placement { tenant: "stride-eu".parse().unwrap(), home: home.parse().unwrap(), epoch: Epoch(epoch) }]
+        vec![Placement {
+            tenant: "stride-eu".parse().unwrap(),
+            home: home.parse().unwrap(),
+            epoch: Epoch(epoch),
+        }]
     }
 
     #[test]
@@ -109,7 +134,13 @@ mod tests {
         let (held, asked) = (policy(7, 1), policy(6, 1));
         let (now, refusals) = decide(&eu(), Some(&held), &asked, &placed("eu", 1));
         assert_eq!(now, Some(held));
-        assert_eq!(refusals, [Refusal::OlderRevision { asked: PolicyRevision(6), held: PolicyRevision(7) }]);
+        assert_eq!(
+            refusals,
+            [Refusal::OlderRevision {
+                asked: PolicyRevision(6),
+                held: PolicyRevision(7)
+            }]
+        );
     }
 
     #[test]
@@ -117,7 +148,14 @@ mod tests {
         let (now, refusals) = decide(&eu(), Some(&policy(7, 5)), &policy(8, 4), &placed("eu", 3));
         let now = now.unwrap();
         assert_eq!((now.revision, now.homes[0].epoch), (PolicyRevision(8), Epoch(5)));
-        assert!(matches!(&refusals[..], [Refusal::OlderEpoch { asked: Epoch(4), held: Epoch(5), .. }]));
+        assert!(matches!(
+            &refusals[..],
+            [Refusal::OlderEpoch {
+                asked: Epoch(4),
+                held: Epoch(5),
+                ..
+            }]
+        ));
     }
 
     #[test]

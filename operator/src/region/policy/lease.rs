@@ -74,7 +74,10 @@ impl Follower {
         let fresh = match (&self.previous, &look.renewal) {
             // Seen as absent or with another mark before: made after that look was sent.
             (Some(previous), Some(now)) if previous.renewal.as_ref().map(|r| &r.mark) != Some(&now.mark) => {
-                Some(Held { revision: now.revision, until: Some(previous.sent + now.valid.min(VALID)) })
+                Some(Held {
+                    revision: now.revision,
+                    until: Some(previous.sent + now.valid.min(VALID)),
+                })
             }
             _ => None,
         };
@@ -96,10 +99,26 @@ impl Follower {
 }
 
 fn renewal(lease: &Lease) -> Option<Renewal> {
-    let LeaseSpec { renew_time, lease_duration_seconds, .. } = lease.spec.as_ref()?;
-    let revision = lease.metadata.annotations.as_ref()?.get(REVISION_ANNOTATION)?.parse().ok()?;
-    let seconds = lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(VALID.as_secs());
-    Some(Renewal { mark: renew_time.as_ref()?.0.to_string(), revision, valid: Duration::from_secs(seconds) })
+    let LeaseSpec {
+        renew_time,
+        lease_duration_seconds,
+        ..
+    } = lease.spec.as_ref()?;
+    let revision = lease
+        .metadata
+        .annotations
+        .as_ref()?
+        .get(REVISION_ANNOTATION)?
+        .parse()
+        .ok()?;
+    let seconds = lease_duration_seconds
+        .and_then(|s| u64::try_from(s).ok())
+        .unwrap_or(VALID.as_secs());
+    Some(Renewal {
+        mark: renew_time.as_ref()?.0.to_string(),
+        revision,
+        valid: Duration::from_secs(seconds),
+    })
 }
 
 /// Looks every second until shutdown and tells the feed. A look that fails says nothing; the lease then ends by itself.
@@ -119,10 +138,15 @@ pub async fn follow(applier: Applier, namespace: String, feed: Feed, metrics: Me
                     feed.renewed(held);
                 }
             }
-            Err(error) => tracing::warn!(resource = LEASE_NAME, error = %error, "the policy lease could not be looked at"),
+            Err(error) => {
+                tracing::warn!(resource = LEASE_NAME, error = %error, "the policy lease could not be looked at")
+            }
         }
         if follower.ended(Instant::now()) {
-            tracing::warn!(resource = LEASE_NAME, "the policy lease ended without a fresh renewal: transfers stop");
+            tracing::warn!(
+                resource = LEASE_NAME,
+                "the policy lease ended without a fresh renewal: transfers stop"
+            );
             metrics.lease_valid(false);
             feed.lost();
         }
@@ -138,8 +162,15 @@ mod tests {
     }
 
     fn look(base: Instant, second: u64, mark: &str) -> Look {
-        let renewal = Renewal { mark: mark.to_owned(), revision: PolicyRevision(7), valid: VALID };
-        Look { sent: at(base, second), renewal: Some(renewal) }
+        let renewal = Renewal {
+            mark: mark.to_owned(),
+            revision: PolicyRevision(7),
+            valid: VALID,
+        };
+        Look {
+            sent: at(base, second),
+            renewal: Some(renewal),
+        }
     }
 
     #[test]
@@ -173,9 +204,15 @@ mod tests {
     #[test]
     fn a_lease_that_appears_is_fresh_and_one_without_a_revision_is_none() {
         let (base, mut follower) = (Instant::now(), Follower::default());
-        follower.look(Look { sent: base, renewal: None });
+        follower.look(Look {
+            sent: base,
+            renewal: None,
+        });
         assert!(follower.look(look(base, 1, "a")).is_some());
-        let bare: Lease = serde_json::from_value(serde_json::json!({"metadata": {}, "spec": {"renewTime": "2026-11-21T00:00:00.000000Z"}})).unwrap();
+        let bare: Lease = serde_json::from_value(
+            serde_json::json!({"metadata": {}, "spec": {"renewTime": "2026-11-21T00:00:00.000000Z"}}),
+        )
+        .unwrap();
         assert_eq!(renewal(&bare), None);
     }
 
@@ -185,8 +222,17 @@ mod tests {
         for (says, counts) in [(5, 5), (3600, 20)] {
             let mut follower = Follower::default();
             follower.look(look(base, 0, "a"));
-            let renewal = Renewal { mark: "b".into(), revision: PolicyRevision(1), valid: Duration::from_secs(says) };
-            let held = follower.look(Look { sent: at(base, 1), renewal: Some(renewal) }).unwrap();
+            let renewal = Renewal {
+                mark: "b".into(),
+                revision: PolicyRevision(1),
+                valid: Duration::from_secs(says),
+            };
+            let held = follower
+                .look(Look {
+                    sent: at(base, 1),
+                    renewal: Some(renewal),
+                })
+                .unwrap();
             assert_eq!(held.until, Some(at(base, counts)));
         }
     }

@@ -59,7 +59,8 @@ impl StackError {
             Self::Invalid(_) => "Invalid",
             Self::Secrets(SecretsError::Certificate(_)) => "CertificateFailed",
             Self::Secrets(SecretsError::DamagedCredential(_)) => "CredentialDamaged",
-            Self::Secrets(SecretsError::Apply(ApplyError::Foreign { .. })) | Self::Apply(ApplyError::Foreign { .. }) => "ForeignObject",
+            Self::Secrets(SecretsError::Apply(ApplyError::Foreign { .. }))
+            | Self::Apply(ApplyError::Foreign { .. }) => "ForeignObject",
             Self::Secrets(_) | Self::Apply(_) => "ApplyFailed",
             Self::Plan(_) => "PlanFailed",
         }
@@ -68,7 +69,10 @@ impl StackError {
     /// Trying again alone will not help.
     #[must_use]
     pub fn needs_somebody(&self) -> bool {
-        matches!(self.reason(), "Invalid" | "CertificateFailed" | "CredentialDamaged" | "ForeignObject" | "PlanFailed")
+        matches!(
+            self.reason(),
+            "Invalid" | "CertificateFailed" | "CredentialDamaged" | "ForeignObject" | "PlanFailed"
+        )
     }
 
     fn event(&self) -> Reason {
@@ -146,7 +150,11 @@ impl Served {
 
     fn claim(&self, region: &RegionName) -> Result<(), Invalid> {
         let served = self.0.get_or_init(|| region.clone());
-        if served == region { Ok(()) } else { Err(Invalid::SecondRegion { served: served.clone() }) }
+        if served == region {
+            Ok(())
+        } else {
+            Err(Invalid::SecondRegion { served: served.clone() })
+        }
     }
 }
 
@@ -181,7 +189,10 @@ impl Stacks {
         if let Some(map) = seen.as_object_mut() {
             map.remove("acks");
         }
-        let told = self.applier.apply_status(&ObjectKey::cluster(REGION_STACK, &name), &seen, status).await;
+        let told = self
+            .applier
+            .apply_status(&ObjectKey::cluster(REGION_STACK, &name), &seen, status)
+            .await;
         self.report(&object, &name, &result).await;
         let done = match result {
             Ok(done) => done,
@@ -198,7 +209,9 @@ impl Stacks {
             (0, Some(_)) => Outcome::Waiting,
             _ => Outcome::Progressed,
         };
-        let due = done.next_renewal.and_then(|at| Duration::try_from(at.duration_since(Timestamp::now())).ok());
+        let due = done
+            .next_renewal
+            .and_then(|at| Duration::try_from(at.duration_since(Timestamp::now())).ok());
         Ok(Pass::of(outcome).again(due.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)))
     }
 
@@ -207,22 +220,36 @@ impl Stacks {
         let cache = self.applier.cache();
         let (asked, region) = (request.policy.clone(), request.region.clone());
         if request.paused {
-            return Ok(Done { paused: true, ..Done::default() });
+            return Ok(Done {
+                paused: true,
+                ..Done::default()
+            });
         }
         let held = observe::held_policy(cache, &region);
         let (policy, refusals) = hold::decide(&region, held.as_ref(), &asked, &observe::placements(cache, &region));
-        let policy = policy.ok_or_else(|| {
-            Invalid::NoPolicy(refusals.first().map(ToString::to_string).unwrap_or_default())
-        })?;
+        let policy =
+            policy.ok_or_else(|| Invalid::NoPolicy(refusals.first().map(ToString::to_string).unwrap_or_default()))?;
         let counts = counts(&policy);
-        let stack = Stack { node_ports: self.node_ports, ..request.with(policy, observe::ingest(cache, &region)) };
+        let stack = Stack {
+            node_ports: self.node_ports,
+            ..request.with(policy, observe::ingest(cache, &region))
+        };
         let mut written = self.policy_first(&stack).await?;
         let secrets = secrets::ensure(&self.applier, &stack, Timestamp::now()).await?;
         written += secrets.written;
         let plan = plan::plan(&stack, &secrets.material)?;
-        let (reached, waiting) = progress::reached(&plan, cache);
-        for phase in plan.phases.iter().take(reached) {
-            written += self.apply_all(&phase.manifests).await?;
+        let (mut reached, mut waiting) = progress::reached(&plan, cache);
+        for (index, phase) in plan.phases.iter().enumerate() {
+            if index >= reached {
+                break;
+            }
+            let now = self.apply_all(&phase.manifests).await?;
+            if now > 0 {
+                // What was just changed is not ready yet: an upgrade goes phase by phase as a first start does, and
+                // stops at the first phase that does not become healthy.
+                (reached, waiting) = progress::reached(&plan, cache);
+            }
+            written += now;
         }
         written += self.prune(&stack, &plan, &secrets.material).await?;
         Ok(Done {
@@ -253,8 +280,14 @@ impl Stacks {
             async move { applier.apply(Purpose::RegionStack, &manifest).await }
         };
         let writes: Vec<_> = manifests.iter().cloned().map(one).collect();
-        let applied: Vec<Applied> = futures::stream::iter(writes).buffer_unordered(WRITES_AT_ONCE).try_collect().await?;
-        Ok(applied.into_iter().filter(|applied| *applied != Applied::Unchanged).count())
+        let applied: Vec<Applied> = futures::stream::iter(writes)
+            .buffer_unordered(WRITES_AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(applied
+            .into_iter()
+            .filter(|applied| *applied != Applied::Unchanged)
+            .count())
     }
 
     /// Removes what has left the plan. Secrets that data depends on are never removed by a plan.
@@ -271,14 +304,23 @@ impl Stacks {
         let (reason, note) = match (result, status::standing(result)) {
             (Err(error), _) => (error.event(), error.to_string()),
             (Ok(_), crate::conditions::Standing::Failed { message, .. }) => (Reason::MigrationFailed, message),
-            (Ok(done), _) if !done.refusals.is_empty() => {
-                (Reason::DecreaseRefused, done.refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-            }
+            (Ok(done), _) if !done.refusals.is_empty() => (
+                Reason::DecreaseRefused,
+                done.refusals
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            ),
             (Ok(_), crate::conditions::Standing::Current) => (Reason::Ready, "the region is as planned".to_owned()),
             (Ok(_), crate::conditions::Standing::InProgress(_)) => return,
         };
         let line = format!("{reason:?} {note}");
-        let known = self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), line.clone());
+        let known = self
+            .reported
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned(), line.clone());
         if known.as_ref() == Some(&line) {
             return;
         }

@@ -14,7 +14,9 @@ use serde_json::Value;
 /// The RegionStack of a region.
 #[must_use]
 pub fn stack(cache: &Cache, region: &str) -> Option<Value> {
-    cache.get(&ObjectKey::cluster(REGION_STACK, region)).map(|object| observed(&object))
+    cache
+        .get(&ObjectKey::cluster(REGION_STACK, region))
+        .map(|object| observed(&object))
 }
 
 /// The policy that was in force when it was last written down.
@@ -53,14 +55,19 @@ pub fn placements(cache: &Cache, region: &RegionName) -> Vec<Placement> {
 pub fn ingest(cache: &Cache, region: &RegionName) -> Option<Settings> {
     let pools = cache.of_kind(INGEST_POOL).into_iter();
     let valid = pools.filter_map(|(_, pool)| ingest::validate::validate(&observed(&pool)).ok());
-    valid.filter(|pool| pool.region == *region).map(|pool| pool.settings).next()
+    valid
+        .filter(|pool| pool.region == *region)
+        .map(|pool| pool.settings)
+        .next()
 }
 
 /// Whether the region's namespace is there.
 #[must_use]
 pub fn namespace_ready(cache: &Cache, region: &RegionName) -> bool {
     let key = ObjectKey::cluster(NAMESPACE, &namespace(region));
-    cache.get(&key).is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_none())
+    cache
+        .get(&key)
+        .is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_none())
 }
 
 impl Observed for Cache {

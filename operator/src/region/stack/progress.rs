@@ -31,7 +31,10 @@ pub fn of(key: &ObjectKey, object: Option<&Value>) -> Progress {
     let wanted = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
     let condition = |kind: &str, status: &str| {
         let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
-        conditions.into_iter().flatten().any(|c| c["type"] == kind && c["status"] == status)
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|c| c["type"] == kind && c["status"] == status)
     };
     let ready = match key.kind {
         DEPLOYMENT if condition("Progressing", "False") => return Progress::Failed,
@@ -40,7 +43,9 @@ pub fn of(key: &ObjectKey, object: Option<&Value>) -> Progress {
                 && number("/status/availableReplicas") >= wanted
                 && number("/status/replicas") <= wanted
         }
-        STATEFUL_SET => seen && number("/status/readyReplicas") >= wanted && number("/status/updatedReplicas") >= wanted,
+        STATEFUL_SET => {
+            seen && number("/status/readyReplicas") >= wanted && number("/status/updatedReplicas") >= wanted
+        }
         JOB if condition("Failed", "True") => return Progress::Failed,
         JOB => condition("Complete", "True"),
         _ => true,
@@ -108,14 +113,31 @@ pub fn conditions(plan: &Plan, observed: &dyn Observed) -> Vec<Observation> {
         }
         match (waiting.is_empty(), failed) {
             (true, _) => Observation::new(condition, true, "AsPlanned", there),
-            (false, false) => Observation::new(condition, false, "Progressing", format!("waiting for {}", waiting.join(", "))),
+            (false, false) => Observation::new(
+                condition,
+                false,
+                "Progressing",
+                format!("waiting for {}", waiting.join(", ")),
+            ),
             (false, true) => Observation::new(condition, false, "Failed", format!("see {}", waiting.join(", "))),
         }
     };
     vec![
-        part("DataPlaneReady", &["data plane"], "PostgreSQL, Kafka and the keyring are ready"),
-        part("MigrationsComplete", &["databases", "migrations"], "all databases have their current schema"),
-        part("ServicesReady", &["services", "gateway"], "all services are rolled out and available"),
+        part(
+            "DataPlaneReady",
+            &["data plane"],
+            "PostgreSQL, Kafka and the keyring are ready",
+        ),
+        part(
+            "MigrationsComplete",
+            &["databases", "migrations"],
+            "all databases have their current schema",
+        ),
+        part(
+            "ServicesReady",
+            &["services", "gateway"],
+            "all services are rolled out and available",
+        ),
     ]
 }
 
@@ -138,7 +160,12 @@ mod tests {
 
     impl World {
         fn ready(&mut self, plan: &Plan, phase: &str) {
-            for manifest in plan.phases.iter().filter(|p| p.name == phase).flat_map(|p| &p.manifests) {
+            for manifest in plan
+                .phases
+                .iter()
+                .filter(|p| p.name == phase)
+                .flat_map(|p| &p.manifests)
+            {
                 self.0.insert(manifest.key().clone(), ready(manifest.body()));
             }
         }
@@ -171,7 +198,10 @@ mod tests {
         let plan = plan(&example(), &Material::default()).unwrap();
         let mut world = World::default();
         world.ready(&plan, "data plane");
-        assert_eq!(reached(&plan, &world).1.as_deref(), Some("migrations wait for migrate-cluster"));
+        assert_eq!(
+            reached(&plan, &world).1.as_deref(),
+            Some("migrations wait for migrate-cluster")
+        );
     }
 
     #[test]
@@ -179,7 +209,11 @@ mod tests {
         let key = ObjectKey::namespaced(DEPLOYMENT, "n", "a");
         let deployment = ready(&json!({"metadata": {"name": "a"}, "spec": {"replicas": 2}}));
         assert_eq!(of(&key, Some(&deployment)), Progress::Ready);
-        for (pointer, value) in [("/status/updatedReplicas", 1), ("/metadata/generation", 2), ("/status/replicas", 3)] {
+        for (pointer, value) in [
+            ("/status/updatedReplicas", 1),
+            ("/metadata/generation", 2),
+            ("/status/replicas", 3),
+        ] {
             let mut other = deployment.clone();
             *other.pointer_mut(pointer).unwrap() = json!(value);
             assert_eq!(of(&key, Some(&other)), Progress::Pending, "{pointer}");
@@ -198,6 +232,10 @@ mod tests {
         let conditions = conditions(&plan, &world);
         let migrations = conditions.iter().find(|c| c.kind == "MigrationsComplete").unwrap();
         assert_eq!(migrations.reason, "Failed");
-        assert!(migrations.message.contains("migrate-cluster (failed)"), "{}", migrations.message);
+        assert!(
+            migrations.message.contains("migrate-cluster (failed)"),
+            "{}",
+            migrations.message
+        );
     }
 }

@@ -35,7 +35,10 @@ pub fn standing(result: &Result<Done, StackError>) -> Standing {
             let failed = done.parts.iter().find(|part| part.reason == "Failed");
             let waiting = done.parts.iter().find(|part| !part.holds());
             match (failed, waiting, &done.waiting) {
-                (Some(part), _, _) => Standing::Failed { reason: "WorkloadFailed", message: part.message.clone() },
+                (Some(part), _, _) => Standing::Failed {
+                    reason: "WorkloadFailed",
+                    message: part.message.clone(),
+                },
                 (None, _, Some(what)) => Standing::InProgress(what.clone()),
                 (None, Some(part), None) => Standing::InProgress(part.message.clone()),
                 (None, None, None) => Standing::Current,
@@ -51,7 +54,13 @@ fn failed(reason: &'static str, result: &Result<Done, StackError>) -> Standing {
 
 /// The whole status, but for `acks`, which has a writer of its own.
 #[must_use]
-pub fn status(object: &Value, request: Option<&Request>, result: &Result<Done, StackError>, facts: &Facts, now: Timestamp) -> Value {
+pub fn status(
+    object: &Value,
+    request: Option<&Request>,
+    result: &Result<Done, StackError>,
+    facts: &Facts,
+    now: Timestamp,
+) -> Value {
     let previous: Vec<Condition> = serde_json::from_value(object["status"]["conditions"].clone()).unwrap_or_default();
     let generation = object["metadata"]["generation"].as_i64();
     let mut observations = standing(result).observations();
@@ -62,13 +71,38 @@ pub fn status(object: &Value, request: Option<&Request>, result: &Result<Done, S
         }
         Err(error) => {
             // What could not be looked at is said to be unknown, not to be as it was.
-            let unknown = |kind| Observation::new(kind, crate::conditions::Status::Unknown, error.reason(), error.to_string());
-            observations.extend(["DataPlaneReady", "MigrationsComplete", "ServicesReady", "ResidencyEnforced"].map(unknown));
+            let unknown = |kind| {
+                Observation::new(
+                    kind,
+                    crate::conditions::Status::Unknown,
+                    error.reason(),
+                    error.to_string(),
+                )
+            };
+            observations.extend(
+                [
+                    "DataPlaneReady",
+                    "MigrationsComplete",
+                    "ServicesReady",
+                    "ResidencyEnforced",
+                ]
+                .map(unknown),
+            );
         }
     }
     observations.push(match facts.lease_valid {
-        true => Observation::new("PolicyFresh", true, "LeaseHeld", "the hub vouches for the policy in force"),
-        false => Observation::new("PolicyFresh", false, "NoLease", "no fresh lease from the hub: nothing is transferred"),
+        true => Observation::new(
+            "PolicyFresh",
+            true,
+            "LeaseHeld",
+            "the hub vouches for the policy in force",
+        ),
+        false => Observation::new(
+            "PolicyFresh",
+            false,
+            "NoLease",
+            "no fresh lease from the hub: nothing is transferred",
+        ),
     });
     let mut status = json!({
         "observedGeneration": generation,
@@ -101,8 +135,18 @@ fn endpoints(request: &Request) -> Value {
 
 fn residency(refusals: &[Refusal]) -> Observation {
     match refusals.first() {
-        None => Observation::new("ResidencyEnforced", true, "AsPlanned", "network policies and the policy in force are as planned"),
-        Some(first) => Observation::new("ResidencyEnforced", true, "DecreaseRefused", format!("refused: {first}")),
+        None => Observation::new(
+            "ResidencyEnforced",
+            true,
+            "AsPlanned",
+            "network policies and the policy in force are as planned",
+        ),
+        Some(first) => Observation::new(
+            "ResidencyEnforced",
+            true,
+            "DecreaseRefused",
+            format!("refused: {first}"),
+        ),
     }
 }
 
@@ -112,11 +156,22 @@ mod tests {
     use meridian_policy::PolicyRevision;
 
     fn facts() -> Facts {
-        Facts { token_keys: None, lease_valid: false, applied_revision: Some(7), namespace_ready: true }
+        Facts {
+            token_keys: None,
+            lease_valid: false,
+            applied_revision: Some(7),
+            namespace_ready: true,
+        }
     }
 
     fn condition(status: &Value, kind: &str) -> Value {
-        status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == kind).unwrap().clone()
+        status["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["type"] == kind)
+            .unwrap()
+            .clone()
     }
 
     #[test]
@@ -124,27 +179,55 @@ mod tests {
         let object = json!({"metadata": {"generation": 3}, "status": {"caBundle": "PEM"}});
         let result = Err(StackError::Invalid(Invalid::NoPolicy("x".into())));
         let status = status(&object, None, &result, &facts(), Timestamp::UNIX_EPOCH);
-        assert_eq!((status["caBundle"].as_str(), status["observedGeneration"].as_i64()), (Some("PEM"), Some(3)));
+        assert_eq!(
+            (status["caBundle"].as_str(), status["observedGeneration"].as_i64()),
+            (Some("PEM"), Some(3))
+        );
         assert_eq!(condition(&status, "Stalled")["status"], "True");
         assert_eq!(condition(&status, "DataPlaneReady")["status"], "Unknown");
     }
 
     #[test]
     fn ready_means_every_part_is_ready_and_nothing_is_waited_for() {
-        let part = |holds| vec![Observation::new("ServicesReady", holds, "Progressing", "waiting for gateway")];
-        let done = |holds| Done { parts: part(holds), ..Done::default() };
+        let part = |holds| {
+            vec![Observation::new(
+                "ServicesReady",
+                holds,
+                "Progressing",
+                "waiting for gateway",
+            )]
+        };
+        let done = |holds| Done {
+            parts: part(holds),
+            ..Done::default()
+        };
         assert_eq!(standing(&Ok(done(true))), Standing::Current);
-        assert_eq!(standing(&Ok(done(false))), Standing::InProgress("waiting for gateway".into()));
-        let waiting = Done { waiting: Some("gateway wait for identity".into()), ..done(true) };
+        assert_eq!(
+            standing(&Ok(done(false))),
+            Standing::InProgress("waiting for gateway".into())
+        );
+        let waiting = Done {
+            waiting: Some("gateway wait for identity".into()),
+            ..done(true)
+        };
         assert!(matches!(standing(&Ok(waiting)), Standing::InProgress(_)));
     }
 
     #[test]
     fn a_refused_decrease_is_said_while_the_old_policy_stays_enforced() {
-        let refusal = Refusal::OlderRevision { asked: PolicyRevision(1), held: PolicyRevision(2) };
-        let done = Done { refusals: vec![refusal], ..Done::default() };
+        let refusal = Refusal::OlderRevision {
+            asked: PolicyRevision(1),
+            held: PolicyRevision(2),
+        };
+        let done = Done {
+            refusals: vec![refusal],
+            ..Done::default()
+        };
         let status = status(&json!({}), None, &Ok(done), &facts(), Timestamp::UNIX_EPOCH);
         let condition = condition(&status, "ResidencyEnforced");
-        assert_eq!((condition["status"].as_str(), condition["reason"].as_str()), (Some("True"), Some("DecreaseRefused")));
+        assert_eq!(
+            (condition["status"].as_str(), condition["reason"].as_str()),
+            (Some("True"), Some("DecreaseRefused"))
+        );
     }
 }

@@ -143,8 +143,24 @@ impl Request {
     /// The stack with the policy that is in force and what the region's pool says.
     #[must_use]
     pub fn with(self, policy: RegionPolicy, ingest: Option<Settings>) -> Stack {
-        let Self { uid, region, images, public_host, tuning, .. } = self;
-        Stack { uid, region, images, public_host, tuning, policy, ingest, node_ports: NodePorts::default() }
+        let Self {
+            uid,
+            region,
+            images,
+            public_host,
+            tuning,
+            ..
+        } = self;
+        Stack {
+            uid,
+            region,
+            images,
+            public_host,
+            tuning,
+            policy,
+            ingest,
+            node_ports: NodePorts::default(),
+        }
     }
 }
 
@@ -157,26 +173,45 @@ pub fn validate(object: &Value, defaults: &Images) -> Result<Request, Invalid> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let text = |field: &'static str, key: &str| match spec[key].as_str() {
         Some(text) if !text.is_empty() => Ok(text.to_owned()),
-        _ => Err(Invalid::Field { field, cause: "it is missing".to_owned() }),
+        _ => Err(Invalid::Field {
+            field,
+            cause: "it is missing".to_owned(),
+        }),
     };
     let region: RegionName = parse("spec.region", &spec["region"])?;
     if region.as_str() != name {
-        return Err(Invalid::Misnamed { name: name.to_owned(), region });
+        return Err(Invalid::Misnamed {
+            name: name.to_owned(),
+            region,
+        });
     }
-    for (field, key) in [("spec.dataPlane.postgres", "postgres"), ("spec.dataPlane.kafka", "kafka")] {
+    for (field, key) in [
+        ("spec.dataPlane.postgres", "postgres"),
+        ("spec.dataPlane.kafka", "kafka"),
+    ] {
         let mode = spec["dataPlane"][key]["mode"].as_str().unwrap_or("Embedded");
         if mode != "Embedded" {
-            return Err(Invalid::DataPlane { field, mode: mode.to_owned() });
+            return Err(Invalid::DataPlane {
+                field,
+                mode: mode.to_owned(),
+            });
         }
     }
     let mut policy: RegionPolicy = parse("spec.policy", &spec["policy"])?;
     // The revision is the stack's; a policy compiled before it was allocated may not know it yet.
     policy.revision = parse("spec.revision", &spec["revision"])?;
-    let meridian = spec["image"].as_str().filter(|i| !i.is_empty()).unwrap_or(&defaults.meridian).to_owned();
+    let meridian = spec["image"]
+        .as_str()
+        .filter(|i| !i.is_empty())
+        .unwrap_or(&defaults.meridian)
+        .to_owned();
     Ok(Request {
         uid: object["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
         policy,
-        images: Images { meridian, ..defaults.clone() },
+        images: Images {
+            meridian,
+            ..defaults.clone()
+        },
         public_host: text("spec.publicHost", "publicHost")?,
         public_url: text("spec.publicUrl", "publicUrl")?,
         peer_url: spec["peerUrl"].as_str().map(ToOwned::to_owned),
@@ -187,7 +222,10 @@ pub fn validate(object: &Value, defaults: &Images) -> Result<Request, Invalid> {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(field: &'static str, value: &Value) -> Result<T, Invalid> {
-    serde_json::from_value(value.clone()).map_err(|e| Invalid::Field { field, cause: e.to_string() })
+    serde_json::from_value(value.clone()).map_err(|e| Invalid::Field {
+        field,
+        cause: e.to_string(),
+    })
 }
 
 /// `services` as a map by name or as a list of `{name, …}`.
@@ -197,12 +235,18 @@ fn tuning(services: &Value) -> Result<BTreeMap<String, Tuning>, Invalid> {
             Value::Null => None,
             value => Some(parse::<u32>("spec.services.replicas", value)?),
         };
-        let resources = value["resources"].as_object().filter(|r| !r.is_empty()).map(|r| Value::Object(r.clone()));
+        let resources = value["resources"]
+            .as_object()
+            .filter(|r| !r.is_empty())
+            .map(|r| Value::Object(r.clone()));
         Ok((name.to_owned(), Tuning { replicas, resources }))
     };
     match services {
         Value::Object(map) => map.iter().map(|(name, value)| one(name, value)).collect(),
-        Value::Array(list) => list.iter().map(|value| one(value["name"].as_str().unwrap_or_default(), value)).collect(),
+        Value::Array(list) => list
+            .iter()
+            .map(|value| one(value["name"].as_str().unwrap_or_default(), value))
+            .collect(),
         _ => Ok(BTreeMap::new()),
     }
 }
@@ -216,7 +260,6 @@ pub fn namespace(region: &RegionName) -> String {
 /// A small valid stack for the tests of this crate.
 #[cfg(test)]
 pub(crate) fn example() -> Stack {
-    #[expect(clippy::unwrap_used, reason = "the literal below is a valid policy")]
     let policy = serde_json::from_value(json!({
         "region": "eu", "jurisdiction": "eu", "revision": 7,
         "public_url": "https://eu.meridian.localhost:8443", "issuer": "https://eu.meridian.localhost:8443",
@@ -231,13 +274,26 @@ pub(crate) fn example() -> Stack {
     .unwrap();
     Stack {
         uid: "0b4a7c1e-0000-4000-8000-000000000001".to_owned(),
-        #[expect(clippy::unwrap_used, reason = "eu is a valid name")]
         region: "eu".parse().unwrap(),
-        images: Images { meridian: "meridian:1".into(), postgres: "postgres:17".into(), kafka: "kafka:4.1".into() },
+        images: Images {
+            meridian: "meridian:1".into(),
+            postgres: "postgres:17".into(),
+            kafka: "kafka:4.1".into(),
+        },
         public_host: "eu.meridian.localhost".to_owned(),
-        tuning: BTreeMap::from([("gateway".to_owned(), Tuning { replicas: Some(2), resources: None })]),
+        tuning: BTreeMap::from([(
+            "gateway".to_owned(),
+            Tuning {
+                replicas: Some(2),
+                resources: None,
+            },
+        )]),
         policy,
-        ingest: Some(Settings { partitions: 6, per_device: Some(50), per_tenant: None }),
+        ingest: Some(Settings {
+            partitions: 6,
+            per_device: Some(50),
+            per_tenant: None,
+        }),
         node_ports: NodePorts::Fixed,
     }
 }
@@ -247,7 +303,11 @@ mod tests {
     use super::*;
 
     fn images() -> Images {
-        Images { meridian: "m:1".into(), postgres: "p:1".into(), kafka: "k:1".into() }
+        Images {
+            meridian: "m:1".into(),
+            postgres: "p:1".into(),
+            kafka: "k:1".into(),
+        }
     }
 
     fn object() -> Value {

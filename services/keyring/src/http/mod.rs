@@ -9,9 +9,9 @@ use axum::extract::State;
 use axum::routing::post;
 use meridian_kit::auth::Peer;
 use meridian_kit::problem::{Json, Problem};
-use meridian_kit::subject_keys::ResolveRequest;
+use meridian_kit::subject_keys::{ResolveAnswer, ResolveRequest};
 
-use self::wire::{DestroyRequest, Destroyed, KeyAnswer, LeaseRequest, ResolveResponse};
+use self::wire::{DestroyRequest, Destroyed, LeaseRequest};
 use crate::service::{Keyring, Refusal};
 
 /// The routes. Who may call which is decided in `domain/grants.rs`, per scope.
@@ -27,11 +27,11 @@ async fn resolve(
     State(keyring): State<Arc<Keyring>>,
     peer: Peer,
     Json(request): Json<ResolveRequest>,
-) -> Result<Json<ResolveResponse>, Problem> {
+) -> Result<Json<ResolveAnswer>, Problem> {
     let asked = request.keys.into_iter().map(wire::asked).collect();
     let resolved = keyring.resolve(peer.service(), asked).await?;
-    Ok(Json(ResolveResponse {
-        keys: resolved.into_iter().map(KeyAnswer::from).collect(),
+    Ok(Json(ResolveAnswer {
+        keys: resolved.into_iter().map(wire::answer).collect(),
     }))
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use meridian_kit::SubjectId;
-use meridian_kit::subject_keys::{KeyRequest, KeyScope, WireKey};
+use meridian_kit::subject_keys::{KeyAnswer, KeyRequest, KeyScope, WireKey};
 use meridian_policy::TenantId;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -22,35 +22,14 @@ pub(super) fn asked(request: KeyRequest) -> (KeyAddress, bool) {
     (KeyAddress { tenant, subject, scope }, create)
 }
 
-#[derive(Serialize)]
-pub(super) struct ResolveResponse {
-    pub(super) keys: Vec<KeyAnswer>,
-}
-
-/// One key, in the order asked.
-#[derive(Serialize)]
-#[serde(tag = "status", rename_all = "lowercase")]
-pub(super) enum KeyAnswer {
-    Live {
-        key: WireKey,
-        /// Leased keys only: how long the caller may keep it, counted from when it sent the request.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        valid_for_ms: Option<u64>,
-    },
-    Absent,
-    Destroyed,
-}
-
-impl From<Resolved> for KeyAnswer {
-    fn from(resolved: Resolved) -> Self {
-        match resolved {
-            Resolved::Live(key, left) => Self::Live {
-                key: WireKey(key),
-                valid_for_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
-            },
-            Resolved::Absent => Self::Absent,
-            Resolved::Destroyed => Self::Destroyed,
-        }
+pub(super) fn answer(resolved: Resolved) -> KeyAnswer {
+    match resolved {
+        Resolved::Live(key, left) => KeyAnswer::Live {
+            key: WireKey(key),
+            valid_for_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+        },
+        Resolved::Absent => KeyAnswer::Absent,
+        Resolved::Destroyed => KeyAnswer::Destroyed,
     }
 }
 

@@ -123,11 +123,15 @@ fn unlocked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+fn try_reserve(address: SocketAddr) -> std::io::Result<tokio::net::TcpSocket> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
 fn reserve(address: SocketAddr) -> tokio::net::TcpSocket {
-    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseaddr(true).expect("an option of the socket");
-    socket.bind(address).expect("a port of this machine");
-    socket
+    try_reserve(address).expect("a port of this machine")
 }
 
 fn place() -> Place {
@@ -402,6 +406,7 @@ impl Region {
         if let Some(running) = running {
             running.start.stop().cancel();
             let _ = running.task.await;
+            self.reserve_again(service).await;
         }
         self
     }
@@ -417,6 +422,19 @@ impl Region {
         if let Some(running) = running {
             running.task.abort();
             let _ = running.task.await;
+            self.reserve_again(service).await;
+        }
+    }
+
+    /// Takes the service's ports back, as soon as the sockets of the task that was ended are closed.
+    async fn reserve_again(&self, service: &str) {
+        let address = |place: &Place| (place.main, place.admin);
+        let Some((main, admin)) = unlocked(&self.places).get(service).map(address) else {
+            return;
+        };
+        let reserved = until(|| async { try_reserve(main).ok().zip(try_reserve(admin).ok()) }).await;
+        if let Some(place) = unlocked(&self.places).get_mut(service) {
+            place.reserved = reserved;
         }
     }
 

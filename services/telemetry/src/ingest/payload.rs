@@ -46,8 +46,8 @@ impl Ingested {
     /// # Errors
     /// The envelope is another's, or the chunk is malformed.
     pub fn samples(&self, envelope: &Event) -> Result<Vec<Sample>, NotABatch> {
-        let _ = event_of_batch(envelope.data_subject.as_uuid(), self.session_id, self.batch_id);
-        if false {
+        let id = event_of_batch(envelope.data_subject.as_uuid(), self.session_id, self.batch_id);
+        if envelope.id != id || envelope.subject != self.session_id.to_string() {
             return Err(NotABatch::OtherBatch);
         }
         Ok(chunk::decode(&self.chunk)?)

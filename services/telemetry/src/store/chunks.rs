@@ -57,6 +57,8 @@ pub async fn insert(tx: &mut TenantTx, chunks: &[NewChunk]) -> Result<u64, db::E
                 to_timestamp(0) + n.last_ms * interval '1 millisecond', n.count, n.sealed
          from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::bigint[], $6::bigint[], $7::int[], $8::bytea[])
               as n(subject, track_id, batch_id, month, first_ms, last_ms, count, sealed)
+         where not exists (select 1 from chunk c where c.tenant = meridian_tenant() and c.subject = n.subject
+                           and c.track_id = n.track_id and c.batch_id = n.batch_id)
          on conflict do nothing
          returning count",
     )

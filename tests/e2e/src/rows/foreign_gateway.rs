@@ -22,9 +22,22 @@ pub async fn prove(world: &World) -> Result<Outcome> {
     ensure!(home == world.eu.url, "421 names {home} as home, not {}", world.eu.url);
 
     let wrong = format!("{}x", athlete.token);
-    let garbled = world.us.http.get(format!("{}/api/v1/me", world.us.url)).bearer_auth(wrong).send().await?;
-    ensure!(garbled.status() == StatusCode::UNAUTHORIZED, "a garbled token got {}", garbled.status());
-    ensure!(!garbled.text().await?.contains(&world.eu.url), "the answer to a garbled token names the home");
+    let garbled = world
+        .us
+        .http
+        .get(format!("{}/api/v1/me", world.us.url))
+        .bearer_auth(wrong)
+        .send()
+        .await?;
+    ensure!(
+        garbled.status() == StatusCode::UNAUTHORIZED,
+        "a garbled token got {}",
+        garbled.status()
+    );
+    ensure!(
+        !garbled.text().await?.contains(&world.eu.url),
+        "the answer to a garbled token names the home"
+    );
 
     let (known, unknown) = timed_logins(&world.us, &athlete).await?;
     let ratio = known.as_secs_f64() / unknown.as_secs_f64();
@@ -56,17 +69,25 @@ async fn misdirected_before_the_body(us: &Site, athlete: &Athlete) -> Result<Str
             .context("no answer while the body was held back: the gateway waits for it")?
             .context("reading the answer")?;
         if read == 0 {
-            bail!("the gateway closed without a whole answer: {}", String::from_utf8_lossy(&answer));
+            bail!(
+                "the gateway closed without a whole answer: {}",
+                String::from_utf8_lossy(&answer)
+            );
         }
         answer.extend_from_slice(&part[..read]);
         let text = String::from_utf8_lossy(&answer).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
         ensure!(head.starts_with("HTTP/1.1 421"), "expected 421, got {head}");
         if let Ok(problem) = serde_json::from_str::<serde_json::Value>(body) {
             break problem;
         }
     };
-    body["home"].as_str().map(str::to_owned).context("the 421's problem body names no home")
+    body["home"]
+        .as_str()
+        .map(str::to_owned)
+        .context("the 421's problem body names no home")
 }
 
 /// Median time of a refused login with the athlete's own credentials and with those of nobody, in random order. The two
@@ -80,7 +101,11 @@ async fn timed_logins(us: &Site, athlete: &Athlete) -> Result<(Duration, Duratio
         let email = if as_athlete { &athlete.email } else { &nobody };
         let began = Instant::now();
         let answer = login_request(us, us.tenant, email, &athlete.password).send().await?;
-        ensure!(answer.status() == StatusCode::UNAUTHORIZED, "login at us got {}", answer.status());
+        ensure!(
+            answer.status() == StatusCode::UNAUTHORIZED,
+            "login at us got {}",
+            answer.status()
+        );
         bodies.push(answer.text().await?);
         if as_athlete { &mut known } else { &mut unknown }.push(began.elapsed());
     }

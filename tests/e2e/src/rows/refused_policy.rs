@@ -20,7 +20,11 @@ pub async fn prove(world: &World) -> Result<Outcome> {
 
     let answer = kubectl.apply(refused).await?;
     ensure!(!answer.accepted, "kubectl apply accepted health data to us");
-    ensure!(answer.complaint.contains(RULE), "the refusal does not name the rule {RULE}: {}", answer.complaint);
+    ensure!(
+        answer.complaint.contains(RULE),
+        "the refusal does not name the rule {RULE}: {}",
+        answer.complaint
+    );
 
     let webhook = kubectl.run(&["get", WEBHOOK, "-o", "json"]).await?;
     kubectl.run(&["delete", WEBHOOK]).await?;
@@ -29,16 +33,24 @@ pub async fn prove(world: &World) -> Result<Outcome> {
     let restored = restore(kubectl, &webhook, lawful).await;
     let message = seen?;
     restored?;
-    Ok(Outcome::Proved(format!("kubectl apply: {RULE}; without the webhook, status: {message}")))
+    Ok(Outcome::Proved(format!(
+        "kubectl apply: {RULE}; without the webhook, status: {message}"
+    )))
 }
 
 async fn without_webhook(kubectl: &Kubectl, refused: &str) -> Result<String> {
     let answer = kubectl.apply(refused).await?;
-    ensure!(answer.accepted, "without the webhook, kubectl apply still says {}", answer.complaint);
+    ensure!(
+        answer.accepted,
+        "without the webhook, kubectl apply still says {}",
+        answer.complaint
+    );
     until(Duration::from_secs(30), "the controller's refusal", || async {
         let tenant: Value = serde_json::from_str(&kubectl.run(&["get", "tdr", "stride-eu", "-o", "json"]).await?)?;
         let edges = tenant["status"]["edges"].as_array().cloned().unwrap_or_default();
-        let health = edges.iter().find(|edge| edge["class"] == "health" && edge["to"] == "us");
+        let health = edges
+            .iter()
+            .find(|edge| edge["class"] == "health" && edge["to"] == "us");
         Ok(health
             .filter(|edge| edge["rule"].as_str().is_some_and(|rule| rule == RULE))
             .map(|edge| format!("{} to us {} ({})", edge["class"], edge["decision"], edge["rule"])))
@@ -50,12 +62,24 @@ async fn restore(kubectl: &Kubectl, webhook: &str, lawful: &str) -> Result<()> {
     let answer = kubectl.apply(lawful).await?;
     ensure!(answer.accepted, "the lawful tenant was refused: {}", answer.complaint);
     let mut webhook: Value = serde_json::from_str(webhook).context("the webhook configuration")?;
-    for field in ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields"] {
+    for field in [
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+        "generation",
+        "managedFields",
+    ] {
         if let Some(metadata) = webhook["metadata"].as_object_mut() {
             metadata.remove(field);
         }
     }
-    let answer = kubectl.try_run(&["create", "-f", "-"], Some(&webhook.to_string())).await?;
-    ensure!(answer.accepted, "the webhook configuration could not be put back: {}", answer.complaint);
+    let answer = kubectl
+        .try_run(&["create", "-f", "-"], Some(&webhook.to_string()))
+        .await?;
+    ensure!(
+        answer.accepted,
+        "the webhook configuration could not be put back: {}",
+        answer.complaint
+    );
     Ok(())
 }

@@ -68,15 +68,27 @@ pub const COMPONENTS: &[Component] = &[
         follows_policy: false,
         ..service("kafka", &[])
     },
-    Component { workload: Workload::Elsewhere, database: false, follows_policy: false, ..service("migrate", &["postgres"]) },
-    Component { workload: Workload::StatefulSet, database: false, ..service("keyring", &[]) },
+    Component {
+        workload: Workload::Elsewhere,
+        database: false,
+        follows_policy: false,
+        ..service("migrate", &["postgres"])
+    },
+    Component {
+        workload: Workload::StatefulSet,
+        database: false,
+        ..service("keyring", &[])
+    },
     service("identity", &["postgres", "kafka", "keyring"]),
     service("consent", &["postgres", "kafka", "keyring", "identity"]),
     Component {
         memory: ("64Mi", "512Mi"),
         ..service("training", &["postgres", "kafka", "keyring", "identity", "telemetry"])
     },
-    Component { memory: ("64Mi", "512Mi"), ..service("telemetry", &["postgres", "kafka", "keyring", "identity"]) },
+    Component {
+        memory: ("64Mi", "512Mi"),
+        ..service("telemetry", &["postgres", "kafka", "keyring", "identity"])
+    },
     Component {
         workload: Workload::Elsewhere,
         database: false,
@@ -91,7 +103,10 @@ pub const COMPONENTS: &[Component] = &[
     Component {
         database: false,
         node_port: Some(30_443),
-        ..service("gateway", &["identity", "consent", "training", "telemetry", "social", "promotions"])
+        ..service(
+            "gateway",
+            &["identity", "consent", "training", "telemetry", "social", "promotions"],
+        )
     },
 ];
 
@@ -115,13 +130,26 @@ pub fn with_database() -> impl Iterator<Item = &'static Component> {
 /// The credentials of a stack.
 #[must_use]
 pub fn credentials(stack: &Stack) -> Vec<Credential> {
-    let databases = with_database().flat_map(|c| [Credential::Owner(c.name.to_owned()), Credential::Runtime(c.name.to_owned())]);
-    let marketing = stack.policy.homes.iter().map(|home| Credential::Marketing(home.tenant.clone()));
-    [Credential::Superuser, Credential::Pepper("identity".to_owned()), Credential::KeyEncryption]
-        .into_iter()
-        .chain(databases)
-        .chain(marketing)
-        .collect()
+    let databases = with_database().flat_map(|c| {
+        [
+            Credential::Owner(c.name.to_owned()),
+            Credential::Runtime(c.name.to_owned()),
+        ]
+    });
+    let marketing = stack
+        .policy
+        .homes
+        .iter()
+        .map(|home| Credential::Marketing(home.tenant.clone()));
+    [
+        Credential::Superuser,
+        Credential::Pepper("identity".to_owned()),
+        Credential::KeyEncryption,
+    ]
+    .into_iter()
+    .chain(databases)
+    .chain(marketing)
+    .collect()
 }
 
 /// The certificates of a stack.
@@ -130,13 +158,31 @@ pub fn certificates(stack: &Stack) -> Vec<Wanted> {
     let namespace = stack.namespace();
     let named = |name: &str| vec![name.to_owned(), format!("{name}.{namespace}.svc")];
     let identity = |service: &str| Some(format!("meridian://{}/{service}", stack.region));
-    let of = |service: &str| Wanted { secret: format!("tls-{service}"), dns: named(service), uri: identity(service) };
-    let mut wanted: Vec<_> = COMPONENTS.iter().filter(|c| c.follows_policy).map(|c| of(c.name)).collect();
-    wanted.push(Wanted { uri: None, ..of("postgres") });
-    wanted.push(Wanted { secret: PUBLIC_CERTIFICATE.to_owned(), dns: vec![stack.public_host.clone()], uri: None });
+    let of = |service: &str| Wanted {
+        secret: format!("tls-{service}"),
+        dns: named(service),
+        uri: identity(service),
+    };
+    let mut wanted: Vec<_> = COMPONENTS
+        .iter()
+        .filter(|c| c.follows_policy)
+        .map(|c| of(c.name))
+        .collect();
+    wanted.push(Wanted {
+        uri: None,
+        ..of("postgres")
+    });
+    wanted.push(Wanted {
+        secret: PUBLIC_CERTIFICATE.to_owned(),
+        dns: vec![stack.public_host.clone()],
+        uri: None,
+    });
     wanted.push(Wanted {
         secret: OPERATOR_CERTIFICATE.to_owned(),
-        dns: vec!["region-operator".to_owned(), "region-operator.meridian-system.svc".to_owned()],
+        dns: vec![
+            "region-operator".to_owned(),
+            "region-operator.meridian-system.svc".to_owned(),
+        ],
         uri: identity("region-operator"),
     });
     wanted
@@ -156,7 +202,11 @@ mod tests {
     fn every_call_names_a_component_and_nobody_calls_the_gateway() {
         let names: BTreeSet<_> = COMPONENTS.iter().map(|c| c.name).collect();
         for component in COMPONENTS {
-            assert!(component.calls.iter().all(|callee| names.contains(callee)), "{}", component.name);
+            assert!(
+                component.calls.iter().all(|callee| names.contains(callee)),
+                "{}",
+                component.name
+            );
             assert!(!component.calls.contains(&GATEWAY), "{}", component.name);
         }
         assert_eq!(names.len(), COMPONENTS.len());
@@ -165,7 +215,11 @@ mod tests {
     #[test]
     fn the_gateway_reaches_no_store() {
         let gateway = COMPONENTS.iter().find(|c| c.name == GATEWAY).unwrap();
-        assert!(["postgres", "kafka", KEYRING].iter().all(|store| !gateway.calls.contains(store)));
+        assert!(
+            ["postgres", "kafka", KEYRING]
+                .iter()
+                .all(|store| !gateway.calls.contains(store))
+        );
     }
 
     #[test]

@@ -66,9 +66,7 @@ pub fn config(stack: &Stack) -> Value {
 /// Its StatefulSet.
 #[must_use]
 pub fn workload(stack: &Stack) -> Value {
-    let probe = |period: u32, failures: u32| {
-        json!({"tcpSocket": {"port": NAME}, "periodSeconds": period, "timeoutSeconds": 2, "failureThreshold": failures})
-    };
+    let probe = |period: u32, failures: u32| json!({"tcpSocket": {"port": NAME}, "periodSeconds": period, "timeoutSeconds": 2, "failureThreshold": failures});
     let container = json!({
         "name": NAME, "image": stack.images.kafka,
         "ports": [{"name": NAME, "containerPort": 9092, "protocol": "TCP"}],

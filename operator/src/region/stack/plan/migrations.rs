@@ -18,7 +18,12 @@ const CREDENTIALS_DIR: &str = "/var/run/meridian/databases";
 #[must_use]
 pub fn cluster(stack: &Stack, material: &Material) -> Value {
     let roles: Vec<_> = with_database()
-        .flat_map(|c| [Credential::Runtime(c.name.to_owned()), Credential::Owner(c.name.to_owned())])
+        .flat_map(|c| {
+            [
+                Credential::Runtime(c.name.to_owned()),
+                Credential::Owner(c.name.to_owned()),
+            ]
+        })
         .map(|credential| credential.secret())
         .collect();
     let source = |secret: &String| {
@@ -29,7 +34,10 @@ pub fn cluster(stack: &Stack, material: &Material) -> Value {
     let sources: Vec<_> = roles.iter().map(source).collect();
     let read: Vec<_> = roles.iter().map(|secret| material.digest_of(secret)).collect();
     let extra = Extra {
-        env: vec![env_secret("MERIDIAN_SUPERUSER_URL", "db-superuser", "url"), env("MERIDIAN_DB_CREDENTIALS_DIR", CREDENTIALS_DIR)],
+        env: vec![
+            env_secret("MERIDIAN_SUPERUSER_URL", "db-superuser", "url"),
+            env("MERIDIAN_DB_CREDENTIALS_DIR", CREDENTIALS_DIR),
+        ],
         volumes: vec![json!({"name": "databases", "projected": {"defaultMode": 0o440, "sources": sources}})],
         mounts: vec![mount("databases", CREDENTIALS_DIR)],
     };
@@ -43,7 +51,11 @@ pub fn services(stack: &Stack, material: &Material) -> Vec<Value> {
         .map(|component| {
             let secret = Credential::Owner(component.name.to_owned()).secret();
             let env = vec![env_secret("MERIDIAN_DATABASE_URL", &secret, "url")];
-            let extra = Extra { env, volumes: vec![], mounts: vec![] };
+            let extra = Extra {
+                env,
+                volumes: vec![],
+                mounts: vec![],
+            };
             job(stack, component.name, extra, &json!([material.digest_of(&secret)]))
         })
         .collect()
@@ -83,7 +95,10 @@ fn job(stack: &Stack, what: &str, extra: Extra, read: &Value) -> Value {
     };
     let mut template = template(stack, pod);
     template["spec"]["restartPolicy"] = json!("OnFailure");
-    let name = format!("{base}-{}", digest(&json!([template, read])).get(..10).unwrap_or_default());
+    let name = format!(
+        "{base}-{}",
+        digest(&json!([template, read])).get(..10).unwrap_or_default()
+    );
     let mut metadata = stack.metadata(&name, "migration");
     metadata["namespace"] = json!(stack.namespace());
     json!({

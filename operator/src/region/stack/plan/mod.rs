@@ -92,11 +92,15 @@ pub fn plan(stack: &Stack, material: &Material) -> Result<Plan, NotAManifest> {
     for component in COMPONENTS {
         foundation.extend(services::addresses(stack, component));
     }
-    let budgeted = COMPONENTS.iter().filter(|c| !matches!(c.name, "migrate" | "telemetry-writer"));
+    let budgeted = COMPONENTS
+        .iter()
+        .filter(|c| !matches!(c.name, "migrate" | "telemetry-writer"));
     foundation.extend(budgeted.map(|c| services::disruption_budget(stack, c.name)));
 
-    let mut data_plane =
-        vec![postgres::workload(stack, material.digest_of("tls-postgres")), kafka::workload(stack)];
+    let mut data_plane = vec![
+        postgres::workload(stack, material.digest_of("tls-postgres")),
+        kafka::workload(stack),
+    ];
     data_plane.extend(run_as(Workload::StatefulSet).filter_map(|c| services::workload(stack, c, material)));
 
     let inner = run_as(Workload::Deployment).filter(|c| c.name != GATEWAY);
@@ -107,7 +111,11 @@ pub fn plan(stack: &Stack, material: &Material) -> Result<Plan, NotAManifest> {
     let phases = [
         ("foundation", Gate::Open, foundation),
         ("data plane", Gate::Open, data_plane),
-        ("databases", Gate::WorkloadsReady, vec![migrations::cluster(stack, material)]),
+        (
+            "databases",
+            Gate::WorkloadsReady,
+            vec![migrations::cluster(stack, material)],
+        ),
         ("migrations", Gate::JobsComplete, migrations::services(stack, material)),
         ("services", Gate::JobsComplete, inner),
         ("gateway", Gate::WorkloadsReady, gateway),
@@ -116,7 +124,9 @@ pub fn plan(stack: &Stack, material: &Material) -> Result<Plan, NotAManifest> {
         let manifests = bodies.into_iter().map(Manifest::new).collect::<Result<_, _>>()?;
         Ok(Phase { name, gate, manifests })
     });
-    Ok(Plan { phases: phases.collect::<Result<_, _>>()? })
+    Ok(Plan {
+        phases: phases.collect::<Result<_, _>>()?,
+    })
 }
 
 /// The namespace alone: it must be there before secrets can be made, which the rest of the plan needs.
@@ -132,7 +142,11 @@ pub fn namespace(stack: &Stack) -> Result<Manifest, NotAManifest> {
 pub fn render(plan: &Plan) -> String {
     let document = |body: &Value| serde_yaml::to_string(body).unwrap_or_default();
     let phase = |phase: &Phase| {
-        let bodies: String = phase.manifests.iter().map(|m| format!("---\n{}", document(m.body()))).collect();
+        let bodies: String = phase
+            .manifests
+            .iter()
+            .map(|m| format!("---\n{}", document(m.body())))
+            .collect();
         format!("# phase: {} ({:?})\n{bodies}", phase.name, phase.gate)
     };
     plan.phases.iter().map(phase).collect()

@@ -27,7 +27,13 @@ pub fn policies(stack: &Stack) -> Vec<Value> {
 
 fn of_component(stack: &Stack, component: &Component) -> Value {
     let pods = json!({"matchLabels": {COMPONENT_LABEL: component.name}});
-    policy(stack, component.name, pods, ingress(component), egress(stack, component))
+    policy(
+        stack,
+        component.name,
+        pods,
+        ingress(component),
+        egress(stack, component),
+    )
 }
 
 fn policy(stack: &Stack, name: &str, pods: Value, ingress: Vec<Value>, egress: Vec<Value>) -> Value {
@@ -44,7 +50,10 @@ fn tcp(port: u16) -> Value {
 }
 
 fn pods_of<'a>(components: impl IntoIterator<Item = &'a str>) -> Vec<Value> {
-    components.into_iter().map(|name| json!({"podSelector": {"matchLabels": {COMPONENT_LABEL: name}}})).collect()
+    components
+        .into_iter()
+        .map(|name| json!({"podSelector": {"matchLabels": {COMPONENT_LABEL: name}}}))
+        .collect()
 }
 
 fn operator() -> Value {
@@ -52,7 +61,10 @@ fn operator() -> Value {
 }
 
 fn ingress(component: &Component) -> Vec<Value> {
-    let callers = COMPONENTS.iter().filter(|c| c.calls.contains(&component.name)).map(|c| c.name);
+    let callers = COMPONENTS
+        .iter()
+        .filter(|c| c.calls.contains(&component.name))
+        .map(|c| c.name);
     let mut from = pods_of(callers);
     // The operator reads lag from Kafka and the public keys from identity; nothing else of the region is its business.
     if matches!(component.name, "kafka" | "identity") {
@@ -75,7 +87,13 @@ fn egress(stack: &Stack, component: &Component) -> Vec<Value> {
     let mut rules = Vec::new();
     let ports: BTreeSet<u16> = component.calls.iter().filter_map(|callee| port_of(callee)).collect();
     for port in ports {
-        let to = pods_of(component.calls.iter().copied().filter(|callee| port_of(callee) == Some(port)));
+        let to = pods_of(
+            component
+                .calls
+                .iter()
+                .copied()
+                .filter(|callee| port_of(callee) == Some(port)),
+        );
         rules.push(json!({"to": to, "ports": tcp(port)}));
     }
     if component.follows_policy {
@@ -108,14 +126,18 @@ fn dns() -> Value {
 fn peers(stack: &Stack) -> Vec<Value> {
     let (mut addresses, mut ports) = (BTreeSet::new(), BTreeSet::new());
     for peer in &stack.policy.peers {
-        let Some((host, port)) = authority(&peer.replicator_url) else { continue };
+        let Some((host, port)) = authority(&peer.replicator_url) else {
+            continue;
+        };
         match host.parse::<IpAddr>() {
             Ok(IpAddr::V4(address)) => _ = addresses.insert((format!("{address}/32"), port)),
             Ok(IpAddr::V6(address)) => _ = addresses.insert((format!("{address}/128"), port)),
             Err(_) => _ = ports.insert(port),
         }
     }
-    let pinned = addresses.into_iter().map(|(cidr, port)| json!({"to": [{"ipBlock": {"cidr": cidr}}], "ports": tcp(port)}));
+    let pinned = addresses
+        .into_iter()
+        .map(|(cidr, port)| json!({"to": [{"ipBlock": {"cidr": cidr}}], "ports": tcp(port)}));
     let named = ports.into_iter().map(|port| json!({"ports": tcp(port)}));
     pinned.chain(named).collect()
 }
@@ -126,7 +148,10 @@ fn authority(url: &str) -> Option<(String, u16)> {
     let authority = rest.split(['/', '?', '#']).next()?;
     if let Some(v6) = authority.strip_prefix('[') {
         let (host, port) = v6.split_once(']')?;
-        return Some((host.to_owned(), port.strip_prefix(':').map_or(Ok(443), str::parse).ok()?));
+        return Some((
+            host.to_owned(),
+            port.strip_prefix(':').map_or(Ok(443), str::parse).ok()?,
+        ));
     }
     match authority.split_once(':') {
         Some((host, port)) => Some((host.to_owned(), port.parse().ok()?)),
@@ -140,30 +165,54 @@ mod tests {
     use super::*;
 
     fn named(stack: &Stack, name: &str) -> Value {
-        policies(stack).into_iter().find(|p| p["metadata"]["name"] == name).unwrap()
+        policies(stack)
+            .into_iter()
+            .find(|p| p["metadata"]["name"] == name)
+            .unwrap()
     }
 
     fn may_call(from: &str, to: &str) -> bool {
         let stack = example();
         let selects = |rule: &Value, key: &str, name: &str| {
-            rule[key].as_array().into_iter().flatten().any(|peer| peer["podSelector"]["matchLabels"][COMPONENT_LABEL] == name)
+            rule[key]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|peer| peer["podSelector"]["matchLabels"][COMPONENT_LABEL] == name)
         };
-        let leaves = named(&stack, from)["spec"]["egress"].as_array().unwrap().iter().any(|r| selects(r, "to", to));
-        let arrives = named(&stack, to)["spec"]["ingress"].as_array().unwrap().iter().any(|r| selects(r, "from", from));
+        let leaves = named(&stack, from)["spec"]["egress"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|r| selects(r, "to", to));
+        let arrives = named(&stack, to)["spec"]["ingress"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|r| selects(r, "from", from));
         leaves && arrives
     }
 
     #[test]
     fn everything_is_denied_both_ways_before_anything_is_allowed() {
         let deny = named(&example(), "default-deny");
-        assert_eq!(deny["spec"], json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [], "egress": []}));
+        assert_eq!(
+            deny["spec"],
+            json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [], "egress": []})
+        );
     }
 
     #[test]
     fn an_edge_is_open_at_both_ends_exactly_when_the_table_has_it() {
         for from in COMPONENTS {
             for to in COMPONENTS.iter().filter(|c| c.node_port.is_none()) {
-                assert_eq!(may_call(from.name, to.name), from.calls.contains(&to.name), "{} -> {}", from.name, to.name);
+                assert_eq!(
+                    may_call(from.name, to.name),
+                    from.calls.contains(&to.name),
+                    "{} -> {}",
+                    from.name,
+                    to.name
+                );
             }
         }
     }
@@ -171,8 +220,18 @@ mod tests {
     #[test]
     fn only_the_replicator_leaves_the_cluster_and_only_on_the_peers_ports() {
         let stack = example();
-        let open = |p: &Value| p["spec"]["egress"].as_array().unwrap().iter().any(|r| r.get("to").is_none());
-        let leaving: Vec<_> = policies(&stack).into_iter().filter(open).map(|p| p["metadata"]["name"].clone()).collect();
+        let open = |p: &Value| {
+            p["spec"]["egress"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|r| r.get("to").is_none())
+        };
+        let leaving: Vec<_> = policies(&stack)
+            .into_iter()
+            .filter(open)
+            .map(|p| p["metadata"]["name"].clone())
+            .collect();
         assert_eq!(leaving, ["replicator"]);
         let mut alone = example();
         alone.policy.peers.clear();
@@ -184,12 +243,20 @@ mod tests {
         let mut stack = example();
         stack.policy.peers[0].replicator_url = "https://10.1.2.3:30444".to_owned();
         let rule = json!({"to": [{"ipBlock": {"cidr": "10.1.2.3/32"}}], "ports": tcp(30444)});
-        assert!(named(&stack, "replicator")["spec"]["egress"].as_array().unwrap().contains(&rule));
+        assert!(
+            named(&stack, "replicator")["spec"]["egress"]
+                .as_array()
+                .unwrap()
+                .contains(&rule)
+        );
     }
 
     #[test]
     fn the_authority_of_a_url_is_read() {
-        assert_eq!(authority("https://us-control-plane:30444"), Some(("us-control-plane".to_owned(), 30444)));
+        assert_eq!(
+            authority("https://us-control-plane:30444"),
+            Some(("us-control-plane".to_owned(), 30444))
+        );
         assert_eq!(authority("https://[fd00::1]:1/x"), Some(("fd00::1".to_owned(), 1)));
         assert_eq!(authority("https://h/x"), Some(("h".to_owned(), 443)));
         assert_eq!(authority("http://h"), None);

@@ -90,7 +90,10 @@ pub fn workload(stack: &Stack, certificate_digest: &str) -> Value {
         name: NAME,
         component: NAME,
         user: DATA_USER,
-        config_digest: digest(&json!([CONF, HBA, certificate_digest])).chars().take(16).collect(),
+        config_digest: digest(&json!([CONF, HBA, certificate_digest]))
+            .chars()
+            .take(16)
+            .collect(),
         container,
         volumes: vec![
             config_volume("config", CONFIG),

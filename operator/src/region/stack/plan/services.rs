@@ -5,8 +5,8 @@ use super::super::validate::{NodePorts, Stack};
 use super::components::{Component, GATEWAY, KEYRING, PUBLIC_CERTIFICATE, Workload};
 use super::foundation::POLICY;
 use super::pods::{
-    Pod, SERVICE_USER, TLS_DIR, config_volume, env, env_secret, mount, probe_admin, resources, scratch, secret_volume, selector,
-    template,
+    Pod, SERVICE_USER, TLS_DIR, config_volume, env, env_secret, mount, probe_admin, resources, scratch, secret_volume,
+    selector, template,
 };
 use super::postgres::stateful;
 use super::{Material, POLICY_URL};
@@ -40,9 +40,16 @@ pub fn common_env(stack: &Stack) -> Vec<Value> {
 /// Volumes and mounts that each of our processes has.
 #[must_use]
 pub fn common_volumes(certificate: &str) -> (Vec<Value>, Vec<Value>) {
-    let volumes = vec![secret_volume("tls", certificate), config_volume("policy", POLICY), scratch("tmp", "64Mi")];
-    let mounts =
-        vec![mount("tls", TLS_DIR), mount("policy", "/etc/meridian/policy"), json!({"name": "tmp", "mountPath": "/tmp"})];
+    let volumes = vec![
+        secret_volume("tls", certificate),
+        config_volume("policy", POLICY),
+        scratch("tmp", "64Mi"),
+    ];
+    let mounts = vec![
+        mount("tls", TLS_DIR),
+        mount("policy", "/etc/meridian/policy"),
+        json!({"name": "tmp", "mountPath": "/tmp"}),
+    ];
     (volumes, mounts)
 }
 
@@ -127,9 +134,25 @@ fn pod<'a>(stack: &Stack, component: &'a Component, material: &Material) -> Pod<
     let config_digest = if read_once.is_empty() {
         String::new()
     } else {
-        digest(&json!(read_once.iter().map(|secret| material.digest_of(secret)).collect::<Vec<_>>())).chars().take(16).collect()
+        digest(&json!(
+            read_once
+                .iter()
+                .map(|secret| material.digest_of(secret))
+                .collect::<Vec<_>>()
+        ))
+        .chars()
+        .take(16)
+        .collect()
     };
-    Pod { name, component: name, user: SERVICE_USER, config_digest, container, volumes, grace_seconds: 20 }
+    Pod {
+        name,
+        component: name,
+        user: SERVICE_USER,
+        config_digest,
+        container,
+        volumes,
+        grace_seconds: 20,
+    }
 }
 
 /// One folder per tenant homed here. Optional: a client whose Secret is not there yet must not keep identity from starting.
@@ -153,9 +176,18 @@ pub fn addresses(stack: &Stack, component: &Component) -> Vec<Value> {
         json!({"apiVersion": SERVICE.api_version(), "kind": SERVICE.kind, "metadata": metadata, "spec": spec})
     };
     let selector = selector(stack, component.name);
-    let port_name = if matches!(component.name, "postgres" | "kafka") { component.name } else { "https" };
+    let port_name = if matches!(component.name, "postgres" | "kafka") {
+        component.name
+    } else {
+        "https"
+    };
     let port = json!({"name": port_name, "port": component.port, "targetPort": port_name, "protocol": "TCP"});
-    let inside = |kind: &str| service(component.name, json!({"type": kind, "selector": selector, "ports": [port]}));
+    let inside = |kind: &str| {
+        service(
+            component.name,
+            json!({"type": kind, "selector": selector, "ports": [port]}),
+        )
+    };
     match (component.name, component.node_port) {
         ("migrate" | "telemetry-writer", _) => vec![],
         (_, None) => vec![inside("ClusterIP")],

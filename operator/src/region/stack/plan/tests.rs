@@ -3,7 +3,9 @@
 use super::super::validate::example;
 use super::*;
 use crate::manifest;
-use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch, core::v1 as core, networking::v1 as net, policy::v1 as policy};
+use k8s_openapi::api::{
+    apps::v1 as apps, batch::v1 as batch, core::v1 as core, networking::v1 as net, policy::v1 as policy,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 fn material(stack: &Stack) -> Material {
@@ -11,7 +13,10 @@ fn material(stack: &Stack) -> Material {
     let certificates = components::certificates(stack).into_iter().map(|w| w.secret);
     Material {
         ca_certificate: "-----BEGIN CERTIFICATE-----\n(the region's CA)\n-----END CERTIFICATE-----\n".to_owned(),
-        digests: credentials.chain(certificates).map(|name| (name.clone(), format!("digest of {name}"))).collect(),
+        digests: credentials
+            .chain(certificates)
+            .map(|name| (name.clone(), format!("digest of {name}")))
+            .collect(),
     }
 }
 
@@ -31,7 +36,9 @@ fn the_same_input_gives_the_same_plan() {
 
 /// A field that the type does not know would be dropped here: a typing error in a builder.
 fn survives<T: DeserializeOwned + Serialize>(body: &Value) -> Option<String> {
-    let typed: T = serde_json::from_value(body.clone()).map_err(|e| panic!("{e}: {body}")).ok()?;
+    let typed: T = serde_json::from_value(body.clone())
+        .map_err(|e| panic!("{e}: {body}"))
+        .ok()?;
     let back = serde_json::to_value(typed).ok()?;
     crate::apply::difference(body, &back)
 }
@@ -62,9 +69,19 @@ fn every_object_is_valid_for_its_type_to_the_last_field() {
 fn every_object_carries_who_it_belongs_to_and_no_two_share_a_key() {
     let plan = planned();
     for manifest in plan.manifests() {
-        assert_eq!(manifest.label(manifest::MANAGED_BY_LABEL), "meridian", "{}", manifest.key());
+        assert_eq!(
+            manifest.label(manifest::MANAGED_BY_LABEL),
+            "meridian",
+            "{}",
+            manifest.key()
+        );
         assert_eq!(manifest.label(manifest::REGION_LABEL), "eu", "{}", manifest.key());
-        assert_eq!(manifest.label(manifest::OWNER_UID_LABEL), example().uid, "{}", manifest.key());
+        assert_eq!(
+            manifest.label(manifest::OWNER_UID_LABEL),
+            example().uid,
+            "{}",
+            manifest.key()
+        );
     }
     assert_eq!(plan.keys().len(), plan.manifests().count());
 }
@@ -79,7 +96,10 @@ fn no_pod_can_escalate_write_its_root_or_speak_to_the_api_server() {
     for (name, pod) in pod_specs(&planned()) {
         assert_eq!(pod["automountServiceAccountToken"], false, "{name}");
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
-        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{name}");
+        assert_eq!(
+            pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault",
+            "{name}"
+        );
         for container in pod["containers"].as_array().unwrap() {
             let context = &container["securityContext"];
             assert_eq!(context["allowPrivilegeEscalation"], false, "{name}");
@@ -106,23 +126,37 @@ fn only_migrations_see_owner_roles_and_only_the_first_sees_the_superuser() {
     for (name, pod) in pod_specs(&planned()) {
         let text = pod.to_string();
         assert_eq!(text.contains("-owner\""), name.contains("/migrate-"), "{name}");
-        assert_eq!(text.contains("db-superuser"), name.contains("/migrate-cluster-") || name.ends_with("/postgres"), "{name}");
+        assert_eq!(
+            text.contains("db-superuser"),
+            name.contains("/migrate-cluster-") || name.ends_with("/postgres"),
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn no_service_sees_anothers_credentials() {
     for component in components::with_database() {
-        let body = services::workload(&example(), component, &material(&example())).unwrap().to_string();
+        let body = services::workload(&example(), component, &material(&example()))
+            .unwrap()
+            .to_string();
         for other in components::with_database().filter(|c| c.name != component.name) {
-            assert!(!body.contains(&format!("\"db-{}\"", other.name)), "{} sees {}", component.name, other.name);
+            assert!(
+                !body.contains(&format!("\"db-{}\"", other.name)),
+                "{} sees {}",
+                component.name,
+                other.name
+            );
         }
     }
 }
 
 fn job_names(material: &Material, stack: &Stack) -> BTreeSet<String> {
     let plan = plan(stack, material).unwrap();
-    plan.manifests().filter(|m| m.key().kind == manifest::JOB).map(|m| m.key().name.clone()).collect()
+    plan.manifests()
+        .filter(|m| m.key().kind == manifest::JOB)
+        .map(|m| m.key().name.clone())
+        .collect()
 }
 
 #[test]
@@ -138,14 +172,22 @@ fn a_migration_runs_again_when_its_image_or_its_credential_changes_and_not_other
     assert!(job_names(&before, &newer).is_disjoint(&names));
 
     let mut rotated = before;
-    rotated.digests.insert("db-consent-owner".to_owned(), "other".to_owned());
+    rotated
+        .digests
+        .insert("db-consent-owner".to_owned(), "other".to_owned());
     let changed: Vec<_> = job_names(&rotated, &stack).difference(&names).cloned().collect();
-    assert!(changed.iter().any(|n| n.starts_with("migrate-consent-")) && changed.len() == 2, "{changed:?}");
+    assert!(
+        changed.iter().any(|n| n.starts_with("migrate-consent-")) && changed.len() == 2,
+        "{changed:?}"
+    );
 }
 
 fn template_of<'a>(plan: &'a Plan, name: &str) -> &'a Value {
     let is = |m: &&Manifest| m.key().name == name && m.body().pointer("/spec/template").is_some();
-    plan.manifests().find(is).and_then(|m| m.body().pointer("/spec/template")).unwrap()
+    plan.manifests()
+        .find(is)
+        .and_then(|m| m.body().pointer("/spec/template"))
+        .unwrap()
 }
 
 #[test]

@@ -30,7 +30,9 @@ pub enum CertificateError {
         cause: String,
     },
     /// The stored CA is damaged. Nothing is replaced by itself: every peer pins this CA.
-    #[error("Secret region-ca of region {region} is damaged ({cause}); restore it, or delete it to have the region trusted anew by its peers")]
+    #[error(
+        "Secret region-ca of region {region} is damaged ({cause}); restore it, or delete it to have the region trusted anew by its peers"
+    )]
     DamagedAuthority {
         /// Whose.
         region: String,
@@ -73,7 +75,10 @@ impl Authority {
     /// # Errors
     /// When the library refuses, which it does for no valid region name.
     pub fn new(region: &RegionName, now: Timestamp) -> Result<Self, CertificateError> {
-        let failed = |e: rcgen::Error| CertificateError::Make { name: super::REGION_CA.to_owned(), cause: e.to_string() };
+        let failed = |e: rcgen::Error| CertificateError::Make {
+            name: super::REGION_CA.to_owned(),
+            cause: e.to_string(),
+        };
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = name(&format!("Meridian region {region}"));
@@ -90,8 +95,15 @@ impl Authority {
     /// # Errors
     /// [`CertificateError::DamagedAuthority`] when it is not whole.
     pub fn read(region: &RegionName, data: &Data) -> Result<Self, CertificateError> {
-        let damaged = |cause: &str| CertificateError::DamagedAuthority { region: region.to_string(), cause: cause.to_owned() };
-        let text = |key: &str| data.get(key).and_then(|v| std::str::from_utf8(v).ok()).ok_or_else(|| damaged(&format!("no {key}")));
+        let damaged = |cause: &str| CertificateError::DamagedAuthority {
+            region: region.to_string(),
+            cause: cause.to_owned(),
+        };
+        let text = |key: &str| {
+            data.get(key)
+                .and_then(|v| std::str::from_utf8(v).ok())
+                .ok_or_else(|| damaged(&format!("no {key}")))
+        };
         let certificate = text("tls.crt")?.to_owned();
         let key = KeyPair::from_pem(text("tls.key")?).map_err(|_| damaged("tls.key is no private key"))?;
         let (_, pem) = parse_x509_pem(certificate.as_bytes()).map_err(|_| damaged("tls.crt is no certificate"))?;
@@ -122,13 +134,19 @@ impl Authority {
     /// # Errors
     /// When a name is not valid in a certificate.
     pub fn issue(&self, wanted: &Wanted, now: Timestamp) -> Result<Data, CertificateError> {
-        let failed = |cause: String| CertificateError::Make { name: wanted.secret.clone(), cause };
+        let failed = |cause: String| CertificateError::Make {
+            name: wanted.secret.clone(),
+            cause,
+        };
         let issuer = Issuer::from_ca_cert_pem(&self.certificate, &self.key).map_err(|e| failed(e.to_string()))?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| failed(e.to_string()))?;
         let mut params = CertificateParams::new(wanted.dns.clone()).map_err(|e| failed(e.to_string()))?;
         params.distinguished_name = name(&wanted.secret);
         if let Some(uri) = &wanted.uri {
-            let uri = uri.as_str().try_into().map_err(|e: rcgen::Error| failed(e.to_string()))?;
+            let uri = uri
+                .as_str()
+                .try_into()
+                .map_err(|e: rcgen::Error| failed(e.to_string()))?;
             params.subject_alt_names.push(SanType::URI(uri));
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -178,7 +196,10 @@ pub fn renew_at(data: &Data, wanted: &Wanted, authority: &Authority, now: Timest
     if dns != wanted.dns.iter().cloned().collect() || uris != wanted.uri.iter().cloned().collect() {
         return None;
     }
-    let (from, until) = (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
+    let (from, until) = (
+        certificate.validity().not_before.timestamp(),
+        certificate.validity().not_after.timestamp(),
+    );
     let due = Timestamp::from_second(from + (until - from) / 3 * 2).ok()?;
     (due > now).then_some(due)
 }
@@ -196,7 +217,11 @@ mod tests {
     }
 
     fn wanted() -> Wanted {
-        Wanted { secret: "tls-identity".into(), dns: vec!["identity".into()], uri: Some("meridian://eu/identity".into()) }
+        Wanted {
+            secret: "tls-identity".into(),
+            dns: vec!["identity".into()],
+            uri: Some("meridian://eu/identity".into()),
+        }
     }
 
     fn days(days: i64) -> Timestamp {
@@ -214,9 +239,15 @@ mod tests {
 
     #[test]
     fn other_names_or_another_authority_make_it_anew() {
-        let (authority, other) = (Authority::new(&region(), now()).unwrap(), Authority::new(&region(), now()).unwrap());
+        let (authority, other) = (
+            Authority::new(&region(), now()).unwrap(),
+            Authority::new(&region(), now()).unwrap(),
+        );
         let data = authority.issue(&wanted(), now()).unwrap();
-        let renamed = Wanted { dns: vec!["identity".into(), "id".into()], ..wanted() };
+        let renamed = Wanted {
+            dns: vec!["identity".into(), "id".into()],
+            ..wanted()
+        };
         assert!(renew_at(&data, &renamed, &authority, now()).is_none());
         assert!(renew_at(&data, &wanted(), &other, now()).is_none());
         assert!(renew_at(&Data::new(), &wanted(), &authority, now()).is_none());
@@ -224,13 +255,19 @@ mod tests {
 
     #[test]
     fn an_authority_comes_back_from_its_secret_and_a_mixed_up_one_is_refused() {
-        let (authority, other) = (Authority::new(&region(), now()).unwrap(), Authority::new(&region(), now()).unwrap());
+        let (authority, other) = (
+            Authority::new(&region(), now()).unwrap(),
+            Authority::new(&region(), now()).unwrap(),
+        );
         let read = Authority::read(&region(), &authority.data()).unwrap();
         let leaf = read.issue(&wanted(), now()).unwrap();
         assert!(renew_at(&leaf, &wanted(), &authority, now()).is_some());
         let mut mixed = authority.data();
         mixed.insert("tls.key".into(), other.data()["tls.key"].clone());
-        assert!(matches!(Authority::read(&region(), &mixed), Err(CertificateError::DamagedAuthority { .. })));
+        assert!(matches!(
+            Authority::read(&region(), &mixed),
+            Err(CertificateError::DamagedAuthority { .. })
+        ));
         assert!(Authority::read(&region(), &Data::new()).is_err());
     }
 }

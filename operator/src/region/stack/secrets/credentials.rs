@@ -71,7 +71,11 @@ impl Credential {
             Self::Superuser => {
                 let password = password()?;
                 let url = url("postgres", &password, "postgres");
-                Data::from([text("username", "postgres".to_owned()), text("password", password), text("url", url)])
+                Data::from([
+                    text("username", "postgres".to_owned()),
+                    text("password", password),
+                    text("url", url),
+                ])
             }
             Self::Owner(service) => {
                 let (user, password) = (format!("{service}_owner"), password()?);
@@ -81,13 +85,18 @@ impl Credential {
             Self::Runtime(service) => {
                 let password = password()?;
                 let url = url(service, &password, service);
-                Data::from([text("username", service.clone()), text("password", password), text("url", url)])
+                Data::from([
+                    text("username", service.clone()),
+                    text("password", password),
+                    text("url", url),
+                ])
             }
             Self::Pepper(_) => Data::from([("pepper".to_owned(), random(BYTES)?)]),
             Self::KeyEncryption => Data::from([("kek".to_owned(), random(BYTES)?)]),
-            Self::Marketing(tenant) => {
-                Data::from([text("client-id", format!("{tenant}-marketing")), text("client-secret", password()?)])
-            }
+            Self::Marketing(tenant) => Data::from([
+                text("client-id", format!("{tenant}-marketing")),
+                text("client-secret", password()?),
+            ]),
         })
     }
 }
@@ -105,14 +114,23 @@ mod tests {
         let data = generate(&Credential::Owner("identity".into()));
         let text = |k: &str| String::from_utf8(data[k].clone()).unwrap();
         assert_eq!(text("username"), "identity_owner");
-        assert!(text("url").starts_with(&format!("postgres://identity_owner:{}@postgres:5432/identity?", text("password"))));
+        assert!(text("url").starts_with(&format!(
+            "postgres://identity_owner:{}@postgres:5432/identity?",
+            text("password")
+        )));
         assert!(text("url").contains("sslmode=verify-full"));
     }
 
     #[test]
     fn no_two_are_alike_and_keys_are_32_bytes() {
-        let (a, b) = (generate(&Credential::Pepper("identity".into())), generate(&Credential::Pepper("identity".into())));
+        let (a, b) = (
+            generate(&Credential::Pepper("identity".into())),
+            generate(&Credential::Pepper("identity".into())),
+        );
         assert_ne!(a, b);
-        assert_eq!((a["pepper"].len(), generate(&Credential::KeyEncryption)["kek"].len()), (32, 32));
+        assert_eq!(
+            (a["pepper"].len(), generate(&Credential::KeyEncryption)["kek"].len()),
+            (32, 32)
+        );
     }
 }

@@ -23,7 +23,9 @@ pub enum SecretsError {
     #[error(transparent)]
     Plan(#[from] NotAManifest),
     /// A credential that exists was damaged. It is not replaced: data may depend on it.
-    #[error("Secret {0} lacks a key that it was made with; restore it (a new one would lock services out of their data)")]
+    #[error(
+        "Secret {0} lacks a key that it was made with; restore it (a new one would lock services out of their data)"
+    )]
     DamagedCredential(String),
 }
 
@@ -46,8 +48,13 @@ pub struct Secrets {
 /// # Errors
 /// See [`SecretsError`].
 pub async fn ensure(applier: &Applier, stack: &Stack, now: Timestamp) -> Result<Secrets, SecretsError> {
-    let mut secrets =
-        Secrets { material: Material::default(), next_renewal: Timestamp::MAX, issued: vec![], written: 0, operator: Data::new() };
+    let mut secrets = Secrets {
+        material: Material::default(),
+        next_renewal: Timestamp::MAX,
+        issued: vec![],
+        written: 0,
+        operator: Data::new(),
+    };
     let authority = authority(applier, stack, now, &mut secrets).await?;
     authority.certificate().clone_into(&mut secrets.material.ca_certificate);
     credentials(applier, stack, &mut secrets).await?;
@@ -80,12 +87,25 @@ fn existing(applier: &Applier, stack: &Stack, name: &str) -> Option<Data> {
     applier.cache().get(&key).map(|secret| content(&observed(&secret)))
 }
 
-async fn authority(applier: &Applier, stack: &Stack, now: Timestamp, secrets: &mut Secrets) -> Result<Authority, SecretsError> {
+async fn authority(
+    applier: &Applier,
+    stack: &Stack,
+    now: Timestamp,
+    secrets: &mut Secrets,
+) -> Result<Authority, SecretsError> {
     if let Some(data) = existing(applier, stack, REGION_CA) {
         return Ok(Authority::read(&stack.region, &data)?);
     }
     let authority = Authority::new(&stack.region, now)?;
-    create(applier, stack, REGION_CA, "kubernetes.io/tls", &authority.data(), secrets).await?;
+    create(
+        applier,
+        stack,
+        REGION_CA,
+        "kubernetes.io/tls",
+        &authority.data(),
+        secrets,
+    )
+    .await?;
     Ok(authority)
 }
 
@@ -114,7 +134,8 @@ fn whole(credential: &Credential, data: &Data) -> bool {
         Credential::KeyEncryption => &["kek"],
         Credential::Marketing(_) => &["client-id", "client-secret"],
     };
-    keys.iter().all(|key| data.get(*key).is_some_and(|value| !value.is_empty()))
+    keys.iter()
+        .all(|key| data.get(*key).is_some_and(|value| !value.is_empty()))
 }
 
 async fn create(
@@ -125,7 +146,12 @@ async fn create(
     data: &Data,
     secrets: &mut Secrets,
 ) -> Result<(), SecretsError> {
-    applier.create(Purpose::RegionSecrets, &Manifest::new(manifest(stack, name, kind, data))?).await?;
+    applier
+        .create(
+            Purpose::RegionSecrets,
+            &Manifest::new(manifest(stack, name, kind, data))?,
+        )
+        .await?;
     secrets.written += 1;
     Ok(())
 }

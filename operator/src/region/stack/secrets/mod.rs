@@ -42,7 +42,11 @@ pub fn manifest(stack: &Stack, name: &str, kind: &str, data: &Data) -> Value {
 pub fn content(secret: &Value) -> Data {
     let entries = secret.get("data").and_then(Value::as_object);
     let decode = |v: &Value| STANDARD.decode(v.as_str()?).ok();
-    entries.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), decode(v)?))).collect()
+    entries
+        .into_iter()
+        .flatten()
+        .filter_map(|(k, v)| Some((k.clone(), decode(v)?)))
+        .collect()
 }
 
 /// Identifies content without telling it: what it is of has at least 128 random bits, or is public.

@@ -1,1 +1,0 @@
-//! meridian-integration.
