@@ -9,13 +9,21 @@ pub mod http;
 pub mod service;
 pub mod store;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use meridian_kit::service::{Parts, serve};
 use meridian_kit::{Start, StartError};
+use zeroize::Zeroizing;
 
 pub use crate::http::router;
 pub use crate::service::Keyring;
+use crate::store::{Rewrapped, StoreError};
+
+/// How long a start waits for files that another keyring has open, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs the keyring until it is told to stop or its volume fails.
 ///
@@ -27,11 +35,9 @@ pub async fn run(start: Start) -> Result<(), StartError> {
         problem: "is missing; set it to the directory of the keyring's own volume".to_owned(),
     })?;
     let kek = start.secret_file("MERIDIAN_KEK_FILE")?;
-    let failed = |error: store::StoreError| StartError::other("opening the keyring's store", error);
-    let opened = tokio::task::spawn_blocking(move || Keyring::open(&directory, &kek)).await;
-    let (keyring, rewrapped) = opened
-        .map_err(|error| StartError::other("opening the keyring's store", error))?
-        .map_err(failed)?;
+    let (keyring, rewrapped) = open(directory, kek)
+        .await
+        .map_err(|error| StartError::other("opening the keyring's store", error))?;
     if rewrapped.0 > 0 {
         tracing::info!(
             count = rewrapped.0,
@@ -60,23 +66,36 @@ pub async fn run(start: Start) -> Result<(), StartError> {
         counts.refused,
     );
     let keyring = Arc::new(keyring);
-    let checked = Arc::clone(&keyring);
+    // Not kept alive by being asked about: the files are free as soon as the service has ended.
+    let checked = Arc::downgrade(&keyring);
     start.readiness().register("the key store", move || {
-        let keyring = Arc::clone(&checked);
+        let keyring = checked.upgrade();
         async move {
-            keyring
-                .check()
-                .await
-                .map(|()| "it answers".to_owned())
-                .map_err(|error| error.to_string())
+            let keyring = keyring.ok_or("it is closed")?;
+            keyring.check().await.map_err(|error| error.to_string())?;
+            Ok("it answers".to_owned())
         }
     });
     let (keeping, stop) = (Arc::clone(&keyring), start.stop());
     let keep = async move {
         match stop.run_until_cancelled(keeping.keep()).await {
             None => Ok(()),
-            Some(()) => Err(store::StoreError::Stopped),
+            Some(()) => Err(StoreError::Stopped),
         }
     };
     serve(start, Parts::new(router(keyring)).background("the key store", keep)).await
+}
+
+/// Opens the store, waiting for a keyring that is just ending: its files are free only when its last thread is gone.
+async fn open(directory: PathBuf, kek: Zeroizing<Vec<u8>>) -> Result<(Keyring, Rewrapped), StoreError> {
+    let (directory, kek) = (Arc::new(directory), Arc::new(kek));
+    let given_up = Instant::now() + PATIENCE;
+    loop {
+        let (directory, kek) = (Arc::clone(&directory), Arc::clone(&kek));
+        let opened = tokio::task::spawn_blocking(move || Keyring::open(&directory, &kek)).await;
+        match opened.map_err(|_| StoreError::Stopped)? {
+            Err(StoreError::InUse) if Instant::now() < given_up => tokio::time::sleep(PAUSE).await,
+            settled => return settled,
+        }
+    }
 }

@@ -33,8 +33,11 @@ pub enum StoreError {
     /// Reading or writing a slot.
     #[error("a key slot could not be read or written: {0}; the volume is full or failing")]
     Slot(#[from] std::io::Error),
+    /// Another process has the files open.
+    #[error("the keyring's files are in use by another keyring; one volume serves one keyring")]
+    InUse,
     /// The index.
-    #[error("the keyring's index failed: {0}; the volume is full, failing, or in use by another keyring")]
+    #[error("the keyring's index failed: {0}; the volume is full or failing")]
     Index(#[from] Box<redb::Error>),
     /// A key does not open.
     #[error(transparent)]
@@ -57,8 +60,16 @@ macro_rules! index_errors {
         }
     )*};
 }
+impl From<redb::DatabaseError> for StoreError {
+    fn from(error: redb::DatabaseError) -> Self {
+        match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => Self::InUse,
+            error => Self::Index(Box::new(error.into())),
+        }
+    }
+}
+
 index_errors!(
-    redb::DatabaseError,
     redb::TransactionError,
     redb::TableError,
     redb::StorageError,
