@@ -117,7 +117,7 @@ async fn validate(
         },
     };
     if !answer.allowed {
-        tracing::info!(kind = %request.kind.kind, name = %request.name, "refused at admission");
+        tracing::info!(kind = %request.kind.kind, resource = %request.name, "refused at admission");
     }
     Json(answer.into_review())
 }

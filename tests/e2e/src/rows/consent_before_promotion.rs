@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use reqwest::{Method, StatusCode};
@@ -52,7 +53,8 @@ pub async fn prove(world: &World) -> Result<Outcome> {
     ensure!(after == 1, "{after} deliveries of one campaign after the consent");
 
     consent(eu, &athlete, "withdraw").await?;
-    let acknowledged = delivered(eu, &athlete).await?;
+    // The demo runs on this machine: its clock is ours.
+    let acknowledged = Timestamp::now();
     let second = marketer.launch(eu).await?;
     decided(eu, &second, &[&athlete, &other]).await?;
     heard(eu, &athlete, false).await?;
@@ -61,12 +63,12 @@ pub async fn prove(world: &World) -> Result<Outcome> {
         "who still consents has not received the second campaign"
     );
     let (late, listed) = (
-        delivered(eu, &athlete).await? - acknowledged,
+        delivered_after(eu, &athlete, acknowledged).await?,
         inbox(eu, &athlete, &second).await?,
     );
     ensure!(
         late == 0 && listed == 0,
-        "{late} deliveries after the withdrawal was acknowledged"
+        "{late} deliveries started after the withdrawal was acknowledged, {listed} of the new campaign"
     );
     Ok(Outcome::Proved(
         "0 before consent, 1 after it (launched twice), 0 of a campaign launched after the withdrawal's acknowledgement, which another athlete received".to_owned(),
@@ -186,6 +188,18 @@ async fn heard(site: &Site, athlete: &Athlete, granted: bool) -> Result<()> {
         Ok((query(site, &sql).await? == expected).then_some(()))
     })
     .await
+}
+
+/// Deliveries of any campaign to the athlete since that moment, as the database has them.
+async fn delivered_after(site: &Site, athlete: &Athlete, moment: Timestamp) -> Result<i64> {
+    let sql = format!(
+        "select count(*) from delivery where subject = '{}' and delivered_at > '{moment}'",
+        athlete.subject
+    );
+    let count = query(site, &sql).await?;
+    count
+        .parse()
+        .with_context(|| format!("the promotions database answered {count:?}"))
 }
 
 /// Deliveries of any campaign to the athlete, as the database has them.

@@ -49,7 +49,7 @@ pub async fn prove(world: &World) -> Result<Outcome> {
         "one workout shared since makes {stored_again} and {shown_again} copies"
     );
     Ok(Outcome::Proved(format!(
-        "{stored} copies at the replicator, {shown} in social, {records} records: all gone, {purged} acknowledged by both sides; what was shared meanwhile stayed; the edge put back, the next one arrives"
+        "{stored} copies at the replicator, {shown} in social, {records} records readable in imports.events: none left, {purged} acknowledged by both sides; what was shared meanwhile stayed; the edge put back, the next one arrives"
     )))
 }
 
@@ -98,9 +98,16 @@ async fn without_edge(world: &World, reader: &Athlete, athlete: &Athlete) -> Res
         records == 0,
         "after the acknowledgement imports.events holds {records} records"
     );
-    ack["purged"]
+    let purged = ack["purged"]
         .as_u64()
-        .context("the acknowledgement counts what was purged")
+        .context("the acknowledgement counts what was purged")?;
+    // The exporter acknowledged the stop at first; now it acknowledges the purge that it was told of.
+    until(CUT, "eu's acknowledgement of us's purge", || async {
+        let told = acknowledged(&world.eu, "exporter", revision).await?;
+        Ok((told["sinks"] == ack["sinks"] && told["purged"] == purged).then_some(()))
+    })
+    .await?;
+    Ok(purged)
 }
 
 /// The tenant's policy without what may leave.

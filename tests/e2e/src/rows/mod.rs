@@ -48,7 +48,7 @@ pub const ALL: &[Row] = &[
     },
     Row {
         number: 6,
-        promise: "A removed edge stops the next delivery, and us's copies are purged everywhere and acknowledged",
+        promise: "A removed edge stops the next delivery; us's copies are gone from tables, feed and topic, as both sides acknowledge",
     },
     Row {
         number: 8,
