@@ -181,6 +181,29 @@ fn apply(kubectl: &Path, context: &str, manifest: &str) -> Result<()> {
     Ok(())
 }
 
+/// Says where to go on from here.
+///
+/// # Errors
+/// When kubectl cannot be had.
+pub fn say_where(paths: &Paths, cache: &Cache) -> Result<()> {
+    let kubectl = tools::path(paths, cache, "kubectl")?;
+    for spec in CLUSTERS.iter().filter(|spec| spec.country.is_some()) {
+        for (port, _) in spec.ports {
+            let ca = paths.target.join(format!("meridian/{}-ca.crt", spec.name));
+            progress::say(&format!(
+                "{0}: https://{0}.meridian.localhost:{port} (CA: {1})",
+                spec.name,
+                paths.shown(&ca)
+            ));
+        }
+    }
+    progress::say(&format!(
+        "contexts: kind-hub, kind-eu, kind-us; kubectl: {}",
+        kubectl.display()
+    ));
+    Ok(())
+}
+
 /// Sends real traffic and prints the table of what was proved. Gives the closing counts.
 ///
 /// # Errors

@@ -99,7 +99,9 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Up => {
             let clusters = cluster::up(&paths, &cache)?;
             deploy::deploy(&paths, &cache, &clusters)?;
-            return Ok(verify::close(&deploy::prove(&paths, &cache, &[])?));
+            let proved = deploy::prove(&paths, &cache, &[])?;
+            deploy::say_where(&paths, &cache)?;
+            return Ok(verify::close(&proved));
         }
         Verb::Test { fast } => return Ok(verify::close(&verify::run(&paths, &cache, verify::Scope { fast })?)),
         Verb::Prove { rows } => return Ok(verify::close(&deploy::prove(&paths, &cache, &rows)?)),

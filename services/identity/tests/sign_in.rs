@@ -203,6 +203,18 @@ async fn a_rotation_is_published_a_day_ahead_and_the_old_key_verifies_until_its_
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_clock_is_behind_makes_no_key_of_its_own() {
+    let setting = Setting::new().await;
+    let accounts = meridian_identity::assemble(&setting.region.running("identity"), None)
+        .await
+        .unwrap();
+    let before = serde_json::to_string(&accounts.signer.published()).unwrap();
+    let behind = Timestamp::now().checked_sub(SignedDuration::from_secs(90)).unwrap();
+    accounts.signer.rotate(behind).await.unwrap();
+    assert_eq!(serde_json::to_string(&accounts.signer.published()).unwrap(), before);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn replicas_that_start_at_once_agree_on_one_key() {
     let region = meridian_kit::testing::Region::new("eu", &["stride-eu"]).await;

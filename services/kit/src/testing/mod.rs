@@ -14,7 +14,7 @@
 //!
 //! and a test in `tests/*.rs`:
 //!
-//! ```ignore
+//! ```text
 //! #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 //! async fn a_workout_is_started_once() {
 //!     let region = Region::new("eu", &["stride-eu"]).await;
