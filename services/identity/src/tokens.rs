@@ -137,7 +137,11 @@ async fn rotate(pool: &PgPool, secrets: &Secrets, now: Timestamp) -> Result<KeyS
         let stored = store::all(connection).await?;
         let terms: Vec<KeyTerm> = stored.iter().map(term).collect();
         // A replica that read its clock before another one made the first key must not take that key for a later one.
-        let now = terms.iter().map(|term| term.signs_from).min().map_or(now, |first| now.max(first));
+        let now = terms
+            .iter()
+            .map(|term| term.signs_from)
+            .min()
+            .map_or(now, |first| now.max(first));
         let plan = signing_keys::plan(&terms, now);
         for signs_from in plan.create {
             store::insert(connection, &generate(secrets, signs_from)?).await?;
