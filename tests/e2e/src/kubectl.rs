@@ -33,16 +33,21 @@ impl Kubectl {
         }
     }
 
+    /// kubectl for this cluster, still without anything to do; ended when dropped.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--context").arg(&self.context).kill_on_drop(true);
+        command
+    }
+
     /// Runs kubectl and gives whatever came back.
     pub async fn try_run(&self, arguments: &[&str], input: Option<&str>) -> Result<Answer> {
-        let mut child = Command::new(&self.program)
-            .arg("--context")
-            .arg(&self.context)
+        let mut child = self
+            .command()
             .args(arguments)
             .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{} cannot be started", self.program.display()))?;
         if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {

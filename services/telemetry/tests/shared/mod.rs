@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 pub const TENANT: &str = "stride-eu";
 /// The longest that a test waits for what should happen.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 pub struct Scene {
     pub region: Region,
