@@ -88,7 +88,7 @@ fn install(paths: &Paths, helm: &Path, chart: &Path, spec: &Spec, image: &Image,
                         &format!("dataPlane.postgresImage={}", clusters.data.postgres.tag),
                     ])
                     .args(["--set", &format!("dataPlane.kafkaImage={}", clusters.data.kafka.tag)])
-                    .args(["--wait", "--timeout", "180s"]),
+                    .args(["--force-conflicts", "--wait", "--timeout", "180s"]),
             )
         },
     )

@@ -1,14 +1,10 @@
 //! The rows: each a promise, proved against the parts themselves.
 
-mod canary;
 mod consent_before_promotion;
 mod cut_edge;
 mod foreign_gateway;
-mod hub_lost;
-mod nowhere_else;
 mod real_ride;
 mod refused_policy;
-mod scan;
 mod shared_workout;
 
 use anyhow::{Result, bail};
