@@ -50,9 +50,16 @@ pub struct Site {
 }
 
 impl World {
-    /// Connects to the demo and waits until both gateways answer.
+    /// Connects to the demo once its regions, tenants and pools are Ready.
     pub async fn connect(folder: &Path, kubectl: &Path) -> Result<Self> {
         let hub = Cluster::connect("hub", kubectl).await?;
+        // The resources are seen as they were before the last change only until their controllers have looked once, so
+        // every wait is for the generation that is there now.
+        for resource in ["fitnessregions", "tenantdataresidencies", "ingestpools"] {
+            hub.kubectl
+                .run(&["wait", "--for=condition=Ready", resource, "--all", "--timeout=300s"])
+                .await?;
+        }
         let eu = Site::connect("eu", "stride-eu", "DE", 8443, folder, kubectl).await?;
         let us = Site::connect("us", "stride-us", "US", 9443, folder, kubectl).await?;
         Ok(Self { hub, eu, us })
