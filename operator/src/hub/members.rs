@@ -188,20 +188,6 @@ impl Members {
         }
     }
 
-    /// Forgets members that no region names any more, or whose kubeconfig is gone.
-    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        self.connected
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|name, member| {
-                let kept = keep(name);
-                if !kept {
-                    member.stop.cancel();
-                }
-                kept
-            });
-    }
-
     fn begin(&self, member: &Arc<Member>, client: Client) {
         let (name, tell) = (member.name.clone(), self.on_change.clone());
         let on_change: OnChange = Arc::new(move |_, _| tell(&name));
