@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
@@ -63,6 +63,17 @@ impl World {
         let eu = Site::connect("eu", "stride-eu", "DE", 8443, folder, kubectl).await?;
         let us = Site::connect("us", "stride-us", "US", 9443, folder, kubectl).await?;
         Ok(Self { hub, eu, us })
+    }
+
+    /// Tells this demo from one that was brought up anew.
+    pub async fn identity(&self) -> Result<String> {
+        let mut identity = Vec::new();
+        for cluster in [&self.hub, &self.eu.cluster, &self.us.cluster] {
+            let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+            let namespace = namespaces.get("kube-system").await.context("kube-system")?;
+            identity.push(namespace.metadata.uid.context("a namespace has a uid")?);
+        }
+        Ok(identity.join(" "))
     }
 }
 
@@ -127,6 +138,30 @@ impl Site {
     /// The namespace of the region's stack.
     pub fn namespace(&self) -> String {
         format!("meridian-{}", self.region)
+    }
+
+    /// A query against one of the region's databases, as its superuser; the answer's lines, columns parted by `|`.
+    pub async fn query(&self, database: &str, sql: &str) -> Result<String> {
+        let answer = self.cluster.kubectl.psql(&self.namespace(), database, sql).await?;
+        Ok(answer.trim().to_owned())
+    }
+
+    /// A count that a query gives.
+    pub async fn count(&self, database: &str, sql: &str) -> Result<u64> {
+        let answer = self.query(database, sql).await?;
+        answer
+            .parse()
+            .with_context(|| format!("the database {database} answered {answer:?}"))
+    }
+
+    /// One value of a Secret of the region's stack.
+    pub async fn secret(&self, name: &str, key: &str) -> Result<Vec<u8>> {
+        let secrets: Api<Secret> = Api::namespaced(self.cluster.client.clone(), &self.namespace());
+        let secret = secrets.get(name).await.with_context(|| format!("Secret {name}"))?;
+        let value = secret.data.and_then(|mut data| data.remove(key));
+        value
+            .map(|value| value.0)
+            .with_context(|| format!("Secret {name} has no {key}"))
     }
 }
 
