@@ -10,6 +10,7 @@ mod images;
 mod jars;
 mod local;
 mod paths;
+mod programs;
 mod progress;
 mod registry;
 mod rootfs;
@@ -97,24 +98,41 @@ fn run(verb: Verb) -> Result<ExitCode> {
     let cache = Cache::at(&paths.cache);
     match verb {
         Verb::Up => {
+            let _alone = cache.lock("demo")?;
             let clusters = cluster::up(&paths, &cache)?;
-            deploy::deploy(&paths, &cache, &clusters)?;
-            let proved = deploy::prove(&paths, &cache, &[])?;
+            let programs = programs::build(&paths, programs::Scope::Demo)?;
+            let changed = deploy::deploy(&paths, &cache, &clusters, &programs)?;
+            let wanted = deploy::Wanted {
+                again: !changed && !clusters.changed,
+                ..deploy::Wanted::default()
+            };
+            let proved = deploy::prove(&paths, &cache, &programs, &wanted)?;
             deploy::say_where(&paths, &cache)?;
             return Ok(verify::close(&proved));
         }
         Verb::Test { fast } => return Ok(verify::close(&verify::run(&paths, &cache, verify::Scope { fast })?)),
-        Verb::Prove { rows } => return Ok(verify::close(&deploy::prove(&paths, &cache, &rows)?)),
+        Verb::Prove { rows } => {
+            let _alone = cache.lock("demo")?;
+            let programs = programs::build(&paths, programs::Scope::Demo)?;
+            let wanted = deploy::Wanted {
+                rows: &rows,
+                again: false,
+            };
+            return Ok(verify::close(&deploy::prove(&paths, &cache, &programs, &wanted)?));
+        }
         Verb::Crds => generated::write(&paths)?,
         Verb::Down { cache: wipe } => down(&paths, &cache, wipe)?,
         Verb::Cluster => {
+            let _alone = cache.lock("demo")?;
             cluster::up(&paths, &cache)?;
             let names: Vec<String> = cluster::CLUSTERS.iter().map(cluster::Spec::context).collect();
             progress::say(&format!("clusters are up; contexts: {}", names.join(", ")));
         }
         Verb::Images => {
+            let _alone = cache.lock("demo")?;
             cluster::up(&paths, &cache)?;
-            let image = deploy::image(&paths, &cache)?;
+            let programs = programs::build(&paths, programs::Scope::Demo)?;
+            let image = deploy::image(&paths, &cache, &programs)?;
             progress::say(&format!("every cluster holds {}", image.tag));
         }
         Verb::Tools { names } => {
@@ -140,6 +158,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
 }
 
 fn down(paths: &Paths, cache: &Cache, wipe: bool) -> Result<()> {
+    let _alone = cache.lock("demo")?;
     cluster::down(paths, cache)?;
     if wipe {
         cluster::remove_images()?;

@@ -28,6 +28,8 @@ const NETWORK: &str = "kind";
 pub struct Clusters {
     /// The PostgreSQL and Kafka images that every node holds.
     pub data: Data,
+    /// Whether one of them was not up before, or not as it should be.
+    pub changed: bool,
 }
 
 /// Brings up every cluster: keeps the healthy ones, starts the stopped ones, makes the missing and half-made ones.
@@ -53,6 +55,7 @@ pub fn up(paths: &Paths, cache: &Cache) -> Result<Clusters> {
         .iter()
         .map(|spec| plan(spec, node_image.as_deref()))
         .collect::<Result<Vec<_>>>()?;
+    let changed = plans.iter().any(|plan| plan.action != Action::Keep);
     let kubectl = tools::path(paths, cache, "kubectl")?;
     ensure_network()?;
     thread::scope(|scope| {
@@ -74,7 +77,7 @@ pub fn up(paths: &Paths, cache: &Cache) -> Result<Clusters> {
         let tags = [data.postgres.tag.as_str(), data.kafka.tag.as_str()];
         load_stock(paths, &kind, &tags)?;
     }
-    Ok(Clusters { data })
+    Ok(Clusters { data, changed })
 }
 
 /// The network that the nodes share. kind would give it IPv6 as well, which the pods of our node image do not have: they

@@ -14,6 +14,7 @@ use crate::cache::{Cache, Inputs};
 use crate::generated;
 use crate::local::{Part, Running};
 use crate::paths::Paths;
+use crate::programs;
 use crate::progress::{self, Log};
 use crate::tools;
 use crate::{cluster, deploy};
@@ -105,9 +106,7 @@ fn check(name: &str, work: impl FnOnce() -> Result<()>) -> Tally {
 fn cargo(paths: &Paths, name: &str, arguments: &[&str]) -> Result<Tally> {
     let log = Log::fresh(paths, &format!("test-{name}"))?;
     Ok(check(name, || {
-        progress::step(name, Some(log.shown()), || {
-            log.run(Command::new("cargo").current_dir(&paths.project).args(arguments))
-        })
+        progress::step(name, Some(log.shown()), || log.run(paths.cargo().args(arguments)))
     }))
 }
 
@@ -169,10 +168,8 @@ fn tests(paths: &Paths, cache: &Cache) -> Result<Tally> {
     )
     .context("the parts that tests need")?;
     progress::say(&format!("tests … (log: {})", log.shown()));
-    let mut command = Command::new("cargo");
-    command
-        .current_dir(&paths.project)
-        .args(["test", "--workspace", "--no-fail-fast"]);
+    let mut command = paths.cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]);
     command.envs(running.env().iter().map(|(name, value)| (*name, value.as_str())));
     let ended = log.run(&mut command);
     let text = fs::read_to_string(log.path()).context("the log of the tests")?;
@@ -195,7 +192,9 @@ fn tests(paths: &Paths, cache: &Cache) -> Result<Tally> {
 }
 
 fn end_to_end(paths: &Paths, cache: &Cache) -> Result<Tally> {
+    let _alone = cache.lock("demo")?;
     let clusters = cluster::up(paths, cache)?;
-    deploy::deploy(paths, cache, &clusters)?;
-    deploy::prove(paths, cache, &[])
+    let programs = programs::build(paths, programs::Scope::Checks)?;
+    deploy::deploy(paths, cache, &clusters, &programs)?;
+    deploy::prove(paths, cache, &programs, &deploy::Wanted::default())
 }
