@@ -54,9 +54,8 @@ pub fn key(wanted: &RootFs) -> Key {
 /// # Errors
 /// When this user is not root (debootstrap changes owners and roots), or a package cannot be had.
 pub fn path(paths: &Paths, cache: &Cache, wanted: &RootFs) -> Result<PathBuf> {
-    let made = cache.path(wanted.name, &key(wanted)).join("root");
-    if made.exists() {
-        return Ok(made);
+    if cache.is_whole(wanted.name, &key(wanted)) {
+        return Ok(cache.path(wanted.name, &key(wanted)).join("root"));
     }
     if !host::is_root() {
         bail!(
