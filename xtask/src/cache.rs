@@ -190,6 +190,11 @@ impl Cache {
         Ok(dir)
     }
 
+    /// Where a file in such a folder is, or would be.
+    pub fn file(&self, folder: &str, name: &str) -> PathBuf {
+        self.root.join(folder).join(name)
+    }
+
     /// Removes everything.
     ///
     /// # Errors

@@ -159,12 +159,12 @@ fn run(verb: Verb) -> Result<ExitCode> {
 
 fn down(paths: &Paths, cache: &Cache, wipe: bool) -> Result<()> {
     let _alone = cache.lock("demo")?;
-    cluster::down(paths, cache)?;
+    cluster::down(paths, cache, wipe)?;
     if wipe {
         cluster::remove_images()?;
     }
     docker::engine::stop(cache)?;
-    cache::remove_tree(&paths.target.join("xtask/parts"))?;
+    local::remove_left_over(paths)?;
     if wipe {
         host::refuse_mounts_below(&paths.cache)?;
         cache.wipe()?;

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
 use crate::cache::Cache;
-use crate::cluster::{self, CLUSTERS, Clusters, Spec};
+use crate::cluster::{self, CLUSTERS, Clusters, Spec, each};
 use crate::images::app;
 use crate::images::oci::Image;
 use crate::paths::Paths;
@@ -49,7 +49,7 @@ pub fn deploy(paths: &Paths, cache: &Cache, clusters: &Clusters, programs: &Prog
     let image = image(paths, cache, programs)?;
     let helm = tools::path(paths, cache, "helm")?;
     let kubectl = tools::path(paths, cache, "kubectl")?;
-    let installed = in_parallel(CLUSTERS.iter(), |spec| {
+    let installed = each(CLUSTERS.iter(), |spec| {
         let release = Release::of(paths, (&helm, &kubectl), spec, &image, clusters)?;
         // A cluster that was just started may still say what was true before it stopped.
         if !clusters.changed && release.is_in_place() {
@@ -58,7 +58,7 @@ pub fn deploy(paths: &Paths, cache: &Cache, clusters: &Clusters, programs: &Prog
         release.install(paths).map(|()| true)
     })?;
     let members = CLUSTERS.iter().filter(|spec| spec.country.is_some());
-    let given = in_parallel(members, |spec| {
+    let given = each(members, |spec| {
         give_hub_access(&kubectl, spec)
             .with_context(|| format!("the hub cannot be given its kubeconfig for {}", spec.name))
     })?;
@@ -155,21 +155,6 @@ fn feed(command: &mut Command, text: &str) -> Result<Output> {
         input.write_all(text.as_bytes()).context("kubectl's input")?;
     }
     child.wait_with_output().context("kubectl")
-}
-
-/// Does the same for each, all at once; fails with the first error once all have ended.
-fn in_parallel<'a, T: Send>(
-    specs: impl Iterator<Item = &'a Spec>,
-    work: impl Fn(&'a Spec) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
-    let work = &work;
-    thread::scope(|scope| {
-        let running: Vec<_> = specs.map(|spec| scope.spawn(move || work(spec))).collect();
-        running
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
 }
 
 /// Says where to go on from here.
