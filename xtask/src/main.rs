@@ -10,6 +10,7 @@ mod images;
 mod jars;
 mod local;
 mod paths;
+mod preflight;
 mod programs;
 mod progress;
 mod registry;

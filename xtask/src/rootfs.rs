@@ -69,7 +69,7 @@ pub fn path(paths: &Paths, cache: &Cache, wanted: &RootFs) -> Result<PathBuf> {
         let log = Log::fresh(paths, wanted.name)?;
         progress::step(&format!("debootstrap {}", wanted.name), Some(log.shown()), || {
             log.run(
-                host::private_mounts()
+                host::confined()
                     .args(["debootstrap", "--variant=minbase"])
                     .arg(format!("--cache-dir={}", packages.display()))
                     .arg(format!("--include={},ca-certificates", wanted.packages))

@@ -17,6 +17,7 @@ use crate::docker::{docker, engine};
 use crate::images::data::{self, Data};
 use crate::images::{self, oci};
 use crate::paths::Paths;
+use crate::preflight;
 use crate::progress::{self, Log, output, succeeds};
 use crate::registry;
 use crate::tools;
@@ -50,6 +51,7 @@ pub struct Clusters {
 pub fn up(paths: &Paths, cache: &Cache) -> Result<Clusters> {
     let _alone = cache.lock("clusters")?;
     kubeconfig::check_writable()?;
+    preflight::demo(paths, cache)?;
     engine::ensure(paths, cache)?;
     // Looked at before anything is built, so that a wrong port or a foreign cluster costs seconds.
     let mut present = Vec::new();
@@ -60,6 +62,9 @@ pub fn up(paths: &Paths, cache: &Cache) -> Result<Clusters> {
         present.extend(found);
     }
     let stock = registry::stock(&present);
+    if !stock {
+        preflight::images(paths, cache)?;
+    }
     let kind = tools::path(paths, cache, "kind")?;
     for client in tools::CLIENTS {
         tools::path(paths, cache, client)?;

@@ -37,7 +37,7 @@ const CONTAINERD_PID: &str = "/var/run/docker/containerd/containerd.pid";
 const ANSWER_LIMIT: &str = "20";
 
 /// Where the engine keeps its containers, unless its settings name another folder.
-const DATA_ROOT: &str = "/var/lib/docker";
+pub const DATA_ROOT: &str = "/var/lib/docker";
 
 /// Makes sure that an engine answers.
 ///

@@ -21,6 +21,7 @@ use clap::ValueEnum;
 
 use crate::cache::{self, Cache};
 use crate::paths::Paths;
+use crate::preflight;
 use crate::progress;
 
 /// A part that tests can ask for.
@@ -50,6 +51,7 @@ impl Running {
     /// # Errors
     /// When a part cannot be built, started, or does not answer in its time.
     pub fn start(paths: &Paths, cache: &Cache, wanted: &[Part]) -> Result<Self> {
+        preflight::parts(paths, cache, wanted)?;
         let began = Instant::now();
         let folder = Folder::create(paths)?;
         let has = |part: Part| wanted.contains(&part);
