@@ -100,8 +100,10 @@ fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Up => {
             let _alone = cache.lock("demo")?;
+            preflight::demo(&paths, &cache)?;
+            let building = programs::begin(&paths, programs::Scope::Demo);
             let clusters = cluster::up(&paths, &cache)?;
-            let programs = programs::build(&paths, programs::Scope::Demo)?;
+            let programs = building.end()?;
             let changed = deploy::deploy(&paths, &cache, &clusters, &programs)?;
             let wanted = deploy::Wanted {
                 again: !changed && !clusters.changed,

@@ -64,6 +64,18 @@ impl Paths {
         path.strip_prefix(&self.project).unwrap_or(path).display().to_string()
     }
 
+    /// The same, but everything else on this machine goes first: clusters come up while it builds.
+    pub fn patient_cargo(&self) -> Command {
+        let cargo = self.cargo();
+        let mut patient = Command::new("nice");
+        patient
+            .args(["-n", "10"])
+            .arg(cargo.get_program())
+            .current_dir(&self.project)
+            .env("CARGO_TARGET_DIR", &self.target);
+        patient
+    }
+
     /// A program of the project that cargo has built.
     pub fn built(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)

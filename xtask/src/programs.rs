@@ -5,6 +5,7 @@
 //! for the checks, and whatever is run afterwards is run from the target folder.
 
 use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
 
 use anyhow::{Result, bail};
 
@@ -40,7 +41,7 @@ pub fn build(paths: &Paths, scope: Scope) -> Result<Programs> {
         Scope::Checks => "building the platform, its proofs and every test",
     };
     progress::step(name, Some(log.shown()), || {
-        log.run(paths.cargo().args(arguments(scope)))
+        log.run(paths.patient_cargo().args(arguments(scope)))
     })?;
     let programs = Programs {
         meridian: paths.built("meridian"),
@@ -52,6 +53,26 @@ pub fn build(paths: &Paths, scope: Scope) -> Result<Programs> {
         }
     }
     Ok(programs)
+}
+
+/// Builds them while the caller does something else. The thread is not waited for when this program ends: cargo ends with
+/// it then, so that an error elsewhere is told at once.
+pub fn begin(paths: &Paths, scope: Scope) -> Building {
+    let paths = paths.clone();
+    Building(thread::spawn(move || build(&paths, scope)))
+}
+
+/// A build that goes on.
+pub struct Building(JoinHandle<Result<Programs>>);
+
+impl Building {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// Those of [`build`].
+    pub fn end(self) -> Result<Programs> {
+        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
 }
 
 fn arguments(scope: Scope) -> &'static [&'static str] {

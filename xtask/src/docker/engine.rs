@@ -47,7 +47,7 @@ pub fn ensure(paths: &Paths, cache: &Cache) -> Result<()> {
     if answers() {
         return Ok(());
     }
-    if let Some(sentence) = refusal(elsewhere().as_deref(), host::is_root(), &complaint()) {
+    if let Some(sentence) = lacking() {
         bail!(sentence);
     }
     host::ensure_packages(paths, NEEDED)?;
@@ -56,6 +56,14 @@ pub fn ensure(paths: &Paths, cache: &Cache) -> Result<()> {
         return Ok(());
     }
     start_own(paths, cache)
+}
+
+/// Why there is no engine and none can be had, when it is so.
+pub fn lacking() -> Option<String> {
+    if answers() {
+        return None;
+    }
+    refusal(elsewhere().as_deref(), host::is_root(), &complaint())
 }
 
 /// Why this program may not start an engine, when it may not.
