@@ -11,7 +11,7 @@ use crate::cache::Cache;
 use crate::docker::engine;
 use crate::host;
 use crate::jars;
-use crate::local::Part;
+use crate::local::{Part, postgres};
 use crate::paths::Paths;
 use crate::progress::output;
 use crate::rootfs::{self, RootFs};
@@ -116,8 +116,12 @@ pub fn parts(paths: &Paths, cache: &Cache, wanted: &[Part]) -> Result<()> {
     if kafka {
         programs.push(("java", "default-jre-headless"));
     }
-    if wanted.contains(&Part::Postgres) && host::is_root() {
-        roots = &[&rootfs::POSTGRES];
+    if wanted.contains(&Part::Postgres) {
+        if host::is_root() {
+            roots = &[&rootfs::POSTGRES];
+        } else {
+            postgres::found()?;
+        }
     }
     let unmade = Unmade::of(paths, cache, tools, roots, kafka)?;
     go(paths, unmade)?;

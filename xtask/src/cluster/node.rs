@@ -182,7 +182,7 @@ fn wait_kubelet(spec: &Spec, kubectl: &Path) -> Result<()> {
         }
         if Instant::now() > deadline {
             bail!(
-                "the kubelet of the cluster {} did not come back within {} s",
+                "the kubelet of the cluster {} did not speak within {} s; `cargo xtask down` and `up` make it anew",
                 spec.name,
                 LIMIT.as_secs()
             );

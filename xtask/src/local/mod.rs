@@ -5,7 +5,7 @@
 
 mod apiserver;
 mod kafka;
-mod postgres;
+pub mod postgres;
 mod process;
 
 use std::fs;
