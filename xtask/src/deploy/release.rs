@@ -93,6 +93,8 @@ impl<'a> Release<'a> {
             .args(["--filename", "-"])
             .stdout(Stdio::null())
             .stderr(Stdio::null());
+        // A viewer that the user set would have an exit code of its own.
+        compare.env_remove("KUBECTL_EXTERNAL_DIFF");
         super::feed(&mut compare, &manifest).is_ok_and(|done| done.status.success())
     }
 
