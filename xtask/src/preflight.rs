@@ -227,6 +227,15 @@ mod tests {
     }
 
     #[test]
+    fn in_an_empty_cache_nothing_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::find().unwrap();
+        let all: Vec<&str> = TOOLS.iter().map(|tool| tool.name).collect();
+        let unmade = Unmade::of(&paths, &Cache::at(dir.path()), &all, &[&rootfs::NODE], true).unwrap();
+        assert!(unmade.tools && unmade.roots && unmade.jars);
+    }
+
+    #[test]
     fn only_a_missing_root_file_system_needs_root() {
         let missing = Unmade {
             roots: true,
