@@ -104,12 +104,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
             let building = programs::begin(&paths, programs::Scope::Demo);
             let clusters = cluster::up(&paths, &cache)?;
             let programs = building.end()?;
-            let changed = deploy::deploy(&paths, &cache, &clusters, &programs)?;
-            let wanted = deploy::Wanted {
-                again: !changed && !clusters.changed,
-                ..deploy::Wanted::default()
-            };
-            let proved = deploy::prove(&paths, &cache, &programs, &wanted)?;
+            let deployed = deploy::deploy(&paths, &cache, &clusters, &programs)?;
+            let proved = deploy::prove_all(&paths, &cache, &programs, &deployed)?;
             deploy::say_where(&paths, &cache)?;
             return Ok(verify::close(&proved));
         }

@@ -42,6 +42,8 @@ pub struct Clusters {
     pub data: Data,
     /// Whether one of them was not up before, or not as it should be.
     pub changed: bool,
+    /// The containers that they are: others when a cluster is made anew.
+    pub containers: Vec<String>,
 }
 
 /// Brings up every cluster: keeps the healthy ones, starts the stopped ones, makes the missing and half-made ones.
@@ -91,7 +93,12 @@ pub fn up(paths: &Paths, cache: &Cache) -> Result<Clusters> {
         let tags = [data.postgres.tag.as_str(), data.kafka.tag.as_str()];
         load_stock(paths, &kind, &tags)?;
     }
-    Ok(Clusters { data, changed })
+    let containers = each(CLUSTERS.iter(), found::containers)?.concat();
+    Ok(Clusters {
+        data,
+        changed,
+        containers,
+    })
 }
 
 /// The network that the nodes share. kind would give it IPv6 as well, which the pods of our node image do not have: they

@@ -1,5 +1,6 @@
 //! Puts the platform into the clusters: the chart in each, the demo's regions on the hub, and the proof that it works.
 
+mod proved;
 mod release;
 
 use std::io::Write;
@@ -13,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Inputs, Key};
 use crate::cluster::{self, CLUSTERS, Clusters, Spec, each};
 use crate::images::app;
 use crate::images::oci::Image;
@@ -41,16 +42,36 @@ pub fn image(paths: &Paths, cache: &Cache, programs: &Programs) -> Result<Image>
     Ok(image)
 }
 
-/// Installs or upgrades what is not as it should be. Tells whether anything had to be changed.
+/// The platform in the clusters.
+pub struct Deployed {
+    /// Whether anything was not as it should be.
+    changed: bool,
+    /// Which demo it is: its clusters, and what is installed in them.
+    demo: Key,
+}
+
+impl Deployed {
+    /// The same, but nothing that was proved earlier counts.
+    #[must_use]
+    pub fn changed(mut self) -> Self {
+        self.changed = true;
+        self
+    }
+}
+
+/// Installs or upgrades what is not as it should be.
 ///
 /// # Errors
 /// When a step fails; each names its log.
-pub fn deploy(paths: &Paths, cache: &Cache, clusters: &Clusters, programs: &Programs) -> Result<bool> {
+pub fn deploy(paths: &Paths, cache: &Cache, clusters: &Clusters, programs: &Programs) -> Result<Deployed> {
     let image = image(paths, cache, programs)?;
     let helm = tools::path(paths, cache, "helm")?;
     let kubectl = tools::path(paths, cache, "kubectl")?;
-    let installed = each(CLUSTERS.iter(), |spec| {
-        let release = Release::of(paths, (&helm, &kubectl), spec, &image, clusters)?;
+    let releases = CLUSTERS
+        .iter()
+        .map(|spec| Release::of(paths, (&helm, &kubectl), spec, &image, clusters))
+        .collect::<Result<Vec<_>>>()?;
+    let installed = each(releases.iter(), |release| {
         // A cluster that was just started may still say what was true before it stopped.
         if !clusters.changed && release.is_in_place() {
             return Ok(false);
@@ -63,7 +84,14 @@ pub fn deploy(paths: &Paths, cache: &Cache, clusters: &Clusters, programs: &Prog
             .with_context(|| format!("the hub cannot be given its kubeconfig for {}", spec.name))
     })?;
     let applied = apply_regions(paths, &kubectl)?;
-    Ok(applied || installed.into_iter().chain(given).any(|changed| changed))
+    let parts = releases.iter().map(|release| release.inputs.short());
+    let demo = parts
+        .chain(clusters.containers.iter().map(String::as_str))
+        .fold(Inputs::new(), |all, part| all.text("part", part));
+    Ok(Deployed {
+        changed: clusters.changed || applied || installed.into_iter().chain(given).any(|changed| changed),
+        demo: demo.key(),
+    })
 }
 
 /// Gives the hub a kubeconfig for a member: the address that the member's node has on the clusters' network, its CA, and
@@ -201,6 +229,21 @@ impl Wanted<'_> {
         }
         arguments
     }
+}
+
+/// Proves every row, except that on a demo which an earlier run proved to the end and in which nothing had to be changed
+/// since, the proofs may leave out what takes long.
+///
+/// # Errors
+/// When the proof cannot be run at all.
+pub fn prove_all(paths: &Paths, cache: &Cache, programs: &Programs, deployed: &Deployed) -> Result<Tally> {
+    let wanted = Wanted {
+        again: !deployed.changed && proved::was(paths, &deployed.demo),
+        ..Wanted::default()
+    };
+    let counted = prove(paths, cache, programs, &wanted)?;
+    proved::write(paths, &deployed.demo)?;
+    Ok(counted)
 }
 
 /// Sends real traffic and prints the table of what was proved. Gives the closing counts.

@@ -24,7 +24,8 @@ pub struct Release<'a> {
     chart: PathBuf,
     role: &'static str,
     values: Vec<String>,
-    inputs: Key,
+    /// The hash of the chart and its values.
+    pub inputs: Key,
 }
 
 impl<'a> Release<'a> {

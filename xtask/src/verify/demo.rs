@@ -69,7 +69,7 @@ impl Up {
     /// Deploys the platform and proves every row.
     pub fn prove(self, paths: &Paths, cache: &Cache, programs: &Programs) -> Tally {
         deploy::deploy(paths, cache, &self.clusters, programs)
-            .and_then(|_| deploy::prove(paths, cache, programs, &deploy::Wanted::default()))
+            .and_then(|deployed| deploy::prove_all(paths, cache, programs, &deployed.changed()))
             .inspect_err(failed)
             .unwrap_or_else(|_| Tally::one(false))
     }
