@@ -44,9 +44,29 @@ impl Paths {
 
     /// Cargo in the project's root, with the target folder that this program itself was built in.
     pub fn cargo(&self) -> Command {
-        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(&self.project).env("CARGO_TARGET_DIR", &self.target);
-        cargo
+        self.as_from_a_shell(Command::new(own_cargo()))
+    }
+
+    /// The same, but everything else on this machine goes first: clusters come up while it builds.
+    pub fn patient_cargo(&self) -> Command {
+        let mut patient = Command::new("nice");
+        patient.args(["-n", "10"]).arg(own_cargo());
+        self.as_from_a_shell(patient)
+    }
+
+    /// Without what `cargo run` tells this program about itself: build scripts that ask for such variables (ring's) would
+    /// run again, and all that depends on them with them, whenever cargo is called from here after a call by hand.
+    fn as_from_a_shell(&self, mut command: Command) -> Command {
+        for (name, _) in env::vars_os() {
+            let told = name.to_str().is_some_and(|name| {
+                name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "CARGO_PRIMARY_PACKAGE"
+            });
+            if told {
+                command.env_remove(name);
+            }
+        }
+        command.current_dir(&self.project).env("CARGO_TARGET_DIR", &self.target);
+        command
     }
 
     /// A log file of a step, in a folder that exists when this returns.
@@ -64,18 +84,6 @@ impl Paths {
         path.strip_prefix(&self.project).unwrap_or(path).display().to_string()
     }
 
-    /// The same, but everything else on this machine goes first: clusters come up while it builds.
-    pub fn patient_cargo(&self) -> Command {
-        let cargo = self.cargo();
-        let mut patient = Command::new("nice");
-        patient
-            .args(["-n", "10"])
-            .arg(cargo.get_program())
-            .current_dir(&self.project)
-            .env("CARGO_TARGET_DIR", &self.target);
-        patient
-    }
-
     /// A program of the project that cargo has built.
     pub fn built(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)
@@ -85,6 +93,11 @@ impl Paths {
     pub fn kind(&self) -> PathBuf {
         self.project.join("tests/kind")
     }
+}
+
+/// The cargo that this program was started by.
+fn own_cargo() -> std::ffi::OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 /// The target folder: the one that cargo was asked for, else the one that this program lies in (a configuration file

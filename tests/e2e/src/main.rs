@@ -17,11 +17,11 @@ mod world;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use clap::Parser;
+use futures::future::join_all;
 use tokio::sync::{mpsc, watch};
 
 use crate::rows::Outcome;
@@ -72,9 +72,13 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<bool> {
-    let world = Arc::new(World::connect(&arguments.folder, &arguments.kubectl).await?);
+    let world = World::connect(&arguments.folder, &arguments.kubectl).await?;
     let mut table = Table::load(&arguments.folder, world.identity().await?);
-    let wanted: Vec<u8> = rows::ALL.iter().map(|row| row.number).filter(|row| arguments.wants(*row, &table)).collect();
+    let wanted: Vec<u8> = rows::ALL
+        .iter()
+        .map(|row| row.number)
+        .filter(|row| arguments.wants(*row, &table))
+        .collect();
     let (interrupt, interrupted) = watch::channel(false);
     tokio::spawn(async move {
         // Where signals cannot be had, an interruption just ends the program.
@@ -84,16 +88,22 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     });
     for lanes in rows::STAGES {
         let (results, mut proved) = mpsc::unbounded_channel();
-        for lane in lanes {
-            let lane: Vec<u8> = lane.iter().copied().filter(|row| wanted.contains(row)).collect();
-            tokio::spawn(run_lane(lane, world.clone(), results.clone(), interrupted.clone()));
-        }
+        let lanes = lanes.iter().map(|lane| {
+            let lane = lane.iter().copied().filter(|row| wanted.contains(row)).collect();
+            run_lane(lane, &world, results.clone(), interrupted.clone())
+        });
+        let lanes: Vec<_> = lanes.collect();
         drop(results);
+        let record = async {
+            while let Some(Proof { row, outcome, took }) = proved.recv().await {
+                table.record(row, outcome, took);
+                table.save(&arguments.folder)?;
+            }
+            anyhow::Ok(())
+        };
         // Rows that were interrupted put the demo back as it was before they end.
-        while let Some(Proof { row, outcome, took }) = proved.recv().await {
-            table.record(row, outcome, took);
-            table.save(&arguments.folder)?;
-        }
+        let (_, recorded) = tokio::join!(join_all(lanes), record);
+        recorded?;
         ensure!(!*interrupted.borrow(), "interrupted; run `cargo xtask prove` to go on");
     }
     table.fail_unfinished(&wanted);
@@ -112,7 +122,7 @@ struct Proof {
 
 async fn run_lane(
     lane: Vec<u8>,
-    world: Arc<World>,
+    world: &World,
     results: mpsc::UnboundedSender<Proof>,
     mut interrupted: watch::Receiver<bool>,
 ) {
@@ -120,7 +130,7 @@ async fn run_lane(
         eprintln!("row {row} …");
         let began = Instant::now();
         let outcome = tokio::select! {
-            outcome = rows::prove(row, &world) => outcome,
+            outcome = rows::prove(row, world) => outcome,
             Ok(_) = given_up(&mut interrupted) => Err(anyhow!("interrupted")),
         };
         let took = began.elapsed();

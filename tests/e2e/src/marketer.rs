@@ -27,7 +27,8 @@ impl Marketer {
     pub async fn sign_in(site: &Site) -> Result<Self> {
         let name = format!("marketing-{}", site.tenant);
         let text = async |key: &str| {
-            String::from_utf8(site.secret(&name, key).await?).with_context(|| format!("{key} of Secret {name} is no text"))
+            String::from_utf8(site.secret(&name, key).await?)
+                .with_context(|| format!("{key} of Secret {name} is no text"))
         };
         let body = json!({ "client_id": text("client-id").await?, "client_secret": text("client-secret").await? });
         let request = site

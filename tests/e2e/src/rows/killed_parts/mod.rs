@@ -7,7 +7,6 @@ mod read_back;
 mod writers;
 
 use std::fmt::Write as _;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -105,7 +104,7 @@ async fn killed_while_written_to(world: &World) -> Result<Outcome> {
     let kept = written.read_back(eu, &people).await?;
     Ok(Outcome::Proved(format!(
         "serving again after {took}; {kept}, all there once; {} requests repeated",
-        journal.repeated.load(Ordering::Relaxed)
+        journal.repeated.get()
     )))
 }
 
@@ -127,7 +126,7 @@ async fn kill_all(site: &Site, journal: &Journal) -> Result<String> {
         let comma = if took.is_empty() { "" } else { ", " };
         write!(took, "{comma}{} {:.1} s", part.name, away.as_secs_f64())?;
     }
-    journal.stop.store(true, Ordering::Relaxed);
+    journal.stop.set(true);
     Ok(took)
 }
 
@@ -230,9 +229,22 @@ impl Container {
     /// API server.
     async fn kill(&self, site: &Site) -> Result<()> {
         let node = node::name(site.region);
-        let kill = ["exec", &node, "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL"];
+        let kill = [
+            "exec",
+            &node,
+            "ctr",
+            "--namespace",
+            "k8s.io",
+            "tasks",
+            "kill",
+            "--signal",
+            "SIGKILL",
+        ];
         let kill = [kill.as_slice(), &[&self.id]].concat();
-        docker(&kill).await.map(drop).with_context(|| format!("{} was not killed", self.pod))
+        docker(&kill)
+            .await
+            .map(drop)
+            .with_context(|| format!("{} was not killed", self.pod))
     }
 }
 

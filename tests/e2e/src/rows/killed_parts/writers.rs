@@ -1,9 +1,8 @@
 //! One writer a service. Each repeats what was not answered, or answered with 5xx, with the same key and the same body, and
 //! keeps what was acknowledged.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -53,20 +52,20 @@ impl Kind {
 /// What the writers and who kills tell each other.
 pub struct Journal {
     /// When the writers are to stop.
-    pub stop: AtomicBool,
+    pub stop: Cell<bool>,
     /// Requests that were sent once more.
-    pub repeated: AtomicUsize,
+    pub repeated: Cell<usize>,
     /// Where the batches go.
     pub track: Uuid,
-    last: [Mutex<Option<Instant>>; 6],
-    count: [AtomicUsize; 6],
+    last: [Cell<Option<Instant>>; 6],
+    count: [Cell<usize>; 6],
 }
 
 impl Default for Journal {
     fn default() -> Self {
         Self {
-            stop: AtomicBool::new(false),
-            repeated: AtomicUsize::new(0),
+            stop: Cell::new(false),
+            repeated: Cell::new(0),
             track: Uuid::new_v4(),
             last: Default::default(),
             count: Default::default(),
@@ -77,19 +76,18 @@ impl Default for Journal {
 impl Journal {
     /// When the last acknowledged write was begun: the attempt that was answered.
     pub fn last(&self, kind: Kind) -> Option<Instant> {
-        *self.last[kind as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        self.last[kind as usize].get()
     }
 
     /// Acknowledged writes.
     pub fn count(&self, kind: Kind) -> usize {
-        self.count[kind as usize].load(Ordering::Relaxed)
+        self.count[kind as usize].get()
     }
 
     fn acknowledge(&self, kind: Kind, begun: Instant) {
-        *self.last[kind as usize]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(begun);
-        self.count[kind as usize].fetch_add(1, Ordering::Relaxed);
+        self.last[kind as usize].set(Some(begun));
+        let count = &self.count[kind as usize];
+        count.set(count.get() + 1);
     }
 }
 
@@ -151,7 +149,7 @@ impl Client<'_> {
                 bail!("not acknowledged within {} s; last: {failed}", PATIENCE.as_secs());
             }
             repeated = true;
-            self.journal.repeated.fetch_add(1, Ordering::Relaxed);
+            self.journal.repeated.set(self.journal.repeated.get() + 1);
             tokio::time::sleep(AGAIN).await;
         }
     }
@@ -171,7 +169,7 @@ impl Client<'_> {
     }
 
     fn goes_on(&self) -> bool {
-        !self.journal.stop.load(Ordering::Relaxed)
+        !self.journal.stop.get()
     }
 }
 

@@ -106,4 +106,3 @@ async fn forward(site: &Site, pod: &str, port: u16) -> Result<(Forward, u16)> {
         local.with_context(|| format!("kubectl port-forward says {line:?}"))?,
     ))
 }
-

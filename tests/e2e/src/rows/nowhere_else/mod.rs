@@ -7,6 +7,7 @@ mod keys;
 mod scan;
 mod smuggle;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -42,6 +43,7 @@ pub async fn prove(world: &World) -> Result<Outcome> {
         }
     }
     scanner.opener = Opener::new(&keys, contexts(&world.eu, &athlete).await?)?;
+    let scanner = Arc::new(scanner);
 
     let (eu, hub, us) = tokio::join!(
         scan::region(&world.eu, &scanner),
@@ -80,7 +82,7 @@ pub async fn prove(world: &World) -> Result<Outcome> {
 }
 
 /// Scans us while other canaries lie there, and leaves it as it was, whatever the scan says.
-async fn us_with_canaries(us: &Site, scanner: &Scanner) -> Result<Report> {
+async fn us_with_canaries(us: &Site, scanner: &Arc<Scanner>) -> Result<Report> {
     let smuggled = async {
         smuggle::smuggle(us, scanner.set(DECOY))
             .await
@@ -132,22 +134,19 @@ fn in_eu(eu: &Report) -> Result<()> {
     Ok(())
 }
 
-/// Where in eu the athlete's canaries lie although nobody opened anything.
+/// Where in eu the athlete's canaries lie although nobody opened anything, and how they were found there.
 fn clear_in(eu: &Report) -> String {
-    let in_clear = |found: &Found| {
-        found
-            .iter()
-            .any(|((set, _), how)| *set == ATHLETE && how.iter().any(|how| *how != "opened"))
-    };
-    let sinks: Vec<String> = eu
-        .found
-        .iter()
-        .filter(|(_, found)| in_clear(found))
-        .map(|(sink, _)| format!("{sink:?}"))
-        .collect();
-    match sinks.is_empty() {
+    let in_clear = eu.found.iter().flat_map(|(sink, found)| {
+        let found = found.iter().filter(|((set, _), _)| *set == ATHLETE);
+        found.flat_map(move |((_, kind), how)| {
+            let how = how.iter().filter(|how| **how != "opened");
+            how.map(move |how| format!("{kind:?} in {sink:?} ({how})"))
+        })
+    });
+    let in_clear: Vec<String> = in_clear.collect();
+    match in_clear.is_empty() {
         true => "everywhere sealed".to_owned(),
-        false => format!("and in clear in {}", sinks.join(", ")),
+        false => format!("and unsealed: {}", in_clear.join(", ")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every place of a cluster where data can lie, read out whole and looked through.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
@@ -33,16 +34,28 @@ pub(super) struct Report {
 }
 
 impl Report {
-    fn add(&mut self, sink: Sink, bytes: &[u8], look: impl FnOnce(&[u8], &mut Found)) {
+    async fn add(&mut self, sink: Sink, bytes: Vec<u8>, scanner: &Arc<Scanner>, look: Look) -> Result<()> {
         self.bytes += bytes.len();
-        let found = self.found.entry(sink).or_default();
+        let scanner = scanner.clone();
         // Other rows go on meanwhile.
-        tokio::task::block_in_place(|| look(bytes, found));
+        let seen = tokio::task::spawn_blocking(move || {
+            let mut found = Found::new();
+            look(&scanner, &bytes, &mut found);
+            found
+        });
+        let found = self.found.entry(sink).or_default();
+        for (canary, how) in seen.await? {
+            found.entry(canary).or_default().extend(how);
+        }
+        Ok(())
     }
 }
 
+/// How a place's bytes are read.
+type Look = fn(&Scanner, &[u8], &mut Found);
+
 /// A region's cluster.
-pub(super) async fn region(site: &Site, scanner: &Scanner) -> Result<Report> {
+pub(super) async fn region(site: &Site, scanner: &Arc<Scanner>) -> Result<Report> {
     let mut report = Report::default();
     let namespace = site.namespace();
     let kubectl = &site.cluster.kubectl;
@@ -53,27 +66,26 @@ pub(super) async fn region(site: &Site, scanner: &Scanner) -> Result<Report> {
         // A partition is a table of its own in that list, and read twice; better twice than never.
         if !copies.is_empty() {
             let rows = kubectl.psql(&namespace, database, &copies).await?;
-            report.add(Sink::Tables, rows.as_bytes(), |bytes, found| {
-                scanner.look_rows(bytes, found);
-            });
+            report
+                .add(Sink::Tables, rows.into_bytes(), scanner, Scanner::look_rows)
+                .await?;
         }
     }
     let dump = kubectl
         .run(&["-n", &namespace, "exec", "kafka-0", "--", "sh", "-c", DUMP])
         .await?;
     ensure!(dump.contains("payload: "), "Kafka's log segments hold no record");
-    report.add(Sink::Topics, dump.as_bytes(), |bytes, found| {
-        scanner.look_records(bytes, found);
-    });
+    report
+        .add(Sink::Topics, dump.into_bytes(), scanner, Scanner::look_records)
+        .await?;
     let volumes = node::read(site.region, "tar -C /var/local-path-provisioner --sparse -cf - .").await?;
-    report.add(Sink::Volumes, &volumes, |bytes, found| scanner.look(bytes, found));
-    drop(volumes);
+    report.add(Sink::Volumes, volumes, scanner, Scanner::look).await?;
     everywhere(&site.cluster, site.region, scanner, &mut report).await?;
     Ok(report)
 }
 
 /// The hub: it has no data plane, so only what every cluster has.
-pub(super) async fn hub(cluster: &Cluster, scanner: &Scanner) -> Result<Report> {
+pub(super) async fn hub(cluster: &Cluster, scanner: &Arc<Scanner>) -> Result<Report> {
     let mut report = Report::default();
     let claims = cluster.kubectl.run(&["get", "persistentvolumes", "-o", "name"]).await?;
     ensure!(
@@ -92,12 +104,11 @@ const COPIES: &str = "select format('copy (select * from %I.%I) to stdout;', tab
 const DUMP: &str = "set -- /var/lib/kafka/data/*-[0-9]*/*.log; IFS=,; exec java -Xmx96m -XX:TieredStopAtLevel=1 -XX:-UsePerfData \
     -cp '/opt/kafka/libs/*' kafka.tools.DumpLogSegments --print-data-log --files \"$*\"";
 
-async fn everywhere(cluster: &Cluster, name: &str, scanner: &Scanner, report: &mut Report) -> Result<()> {
+async fn everywhere(cluster: &Cluster, name: &str, scanner: &Arc<Scanner>, report: &mut Report) -> Result<()> {
     let logs = "tar -C / -cf - var/log/pods $(cd / && find var/lib/kubelet/pods -type d -name 'kubernetes.io~empty-dir'); \
                 find /var/log/pods -name '*.gz' -exec zcat {} +";
-    report.add(Sink::Logs, &node::read(name, logs).await?, |bytes, found| {
-        scanner.look(bytes, found);
-    });
+    let logs = node::read(name, logs).await?;
+    report.add(Sink::Logs, logs, scanner, Scanner::look).await?;
     let kinds = cluster
         .kubectl
         .run(&["api-resources", "--verbs=list", "-o", "name"])
@@ -107,11 +118,10 @@ async fn everywhere(cluster: &Cluster, name: &str, scanner: &Scanner, report: &m
         .kubectl
         .run(&["get", &kinds.join(","), "-A", "-o", "json"])
         .await?;
-    report.add(Sink::Objects, objects.as_bytes(), |bytes, found| {
-        scanner.look(bytes, found);
-    });
+    report
+        .add(Sink::Objects, objects.into_bytes(), scanner, Scanner::look)
+        .await?;
     let etcd = node::read(name, "tar -C /var/lib/etcd --sparse -cf - .").await?;
     ensure!(!etcd.is_empty(), "etcd has no files on the node of {name}");
-    report.add(Sink::Etcd, &etcd, |bytes, found| scanner.look(bytes, found));
-    Ok(())
+    report.add(Sink::Etcd, etcd, scanner, Scanner::look).await
 }
