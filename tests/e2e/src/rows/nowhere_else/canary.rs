@@ -31,6 +31,8 @@ pub(super) enum Kind {
 pub(super) const KINDS: [Kind; 3] = [Kind::Text, Kind::Position, Kind::HeartRate];
 /// Values of a heart-rate series that count as the series: random ones, so no other ride has them.
 const RUN: usize = 24;
+/// Bytes that are no chance when they are found.
+const SHORTEST: usize = 8;
 /// What a compressed frame may unpack to; and frames within frames.
 const UNPACKED: u64 = 32 << 20;
 const DEPTH: u8 = 6;
@@ -106,9 +108,9 @@ impl Canaries {
             }
             for value in [lat, lon] {
                 add(true, value.to_string().into_bytes());
-                // Five places are a metre. Cut, not rounded: every longer way of writing it begins so.
+                // Cut, not rounded: every longer way of writing it begins so. Shorter ones are the seconds of some timestamp.
                 let text = format!("{:.9}", degrees(value));
-                add(false, text[..text.len() - 4].as_bytes().to_vec());
+                add(false, text[..text.len() - 2].as_bytes().to_vec());
             }
         }
         for run in self.runs() {
@@ -195,8 +197,11 @@ impl Scanner {
         for (set, canaries) in sets.iter().enumerate() {
             for (kind, digits, needle) in canaries.needles() {
                 let mut add = |digits: bool, how: &'static str, bytes: Vec<u8>| {
-                    patterns.push(bytes);
-                    meanings.push((set, kind, digits, how));
+                    // What is left of a short needle within base64 may be anywhere by chance.
+                    if bytes.len() >= SHORTEST {
+                        patterns.push(bytes);
+                        meanings.push((set, kind, digits, how));
+                    }
                 };
                 add(false, "hex", hex::encode(&needle).into_bytes());
                 add(false, "hex", hex::encode_upper(&needle).into_bytes());
@@ -426,6 +431,16 @@ mod tests {
             found(&scanner, |scanner, found| scanner.look_rows(row.as_bytes(), found)),
             both
         );
+    }
+
+    #[test]
+    fn every_pattern_is_too_long_to_be_there_by_chance() {
+        let scanner = scanner();
+        let shortest = scanner.patterns.min_pattern_len();
+        assert!(shortest >= SHORTEST, "{shortest} bytes");
+        // No encoding of a place or a series is lost by that; a place's digits are as long as that.
+        let kinds: BTreeSet<(Kind, &str)> = scanner.meanings.iter().map(|(_, kind, _, how)| (*kind, *how)).collect();
+        assert_eq!(kinds.len(), KINDS.len() * ["clear", "hex", "base64"].len());
     }
 
     #[test]
