@@ -1,24 +1,22 @@
 //! FitnessRegion → its member: the `RegionStack`, the placements of its tenants, and whether its lease may be renewed.
 //!
-//! observe → validate → plan (pure) → apply → status
+//! observe → validate → plan ([`plan`], pure) → apply → status ([`status`])
+
+mod plan;
+mod status;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use meridian_crds::{ClusterMember, ClusterRole, FitnessRegionSpec};
 use meridian_policy::{PolicyRevision, RegionName, RegionPolicy};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::compiled::Compiled;
 use super::lease::Settled;
 use super::members::{Health, Member};
 use super::{Hub, source};
 use crate::apply::{ApplyError, Purpose, observed};
-use crate::conditions::{Observation, Standing, Status};
-use crate::manifest::{
-    FITNESS_REGION, MANAGED_BY, MANAGED_BY_LABEL, Manifest, NODE, NotAManifest, OWNER_UID_LABEL, ObjectKey,
-    REGION_LABEL, REGION_STACK, SECRET, TENANT_PLACEMENT,
-};
+use crate::manifest::{FITNESS_REGION, NODE, NotAManifest, ObjectKey, SECRET, TENANT_PLACEMENT};
 use crate::member::MemberError;
 use crate::reconcile::{Outcome, Pass};
 
@@ -129,7 +127,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     if result.is_err() {
         hub.ledger.forget(&name);
     }
-    let status = status(&hub, &name, &object, &result);
+    let status = status::status(&hub, &name, &object, &result);
     let told = hub.applier.apply_status(&key, &object["status"], status).await;
     match result {
         Ok(done) => {
@@ -206,13 +204,13 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         .policy
         .for_region(&region, PolicyRevision::default())
         .map_err(|denial| RegionError::Policy(denial.to_string()))?;
-    let revision = next_revision(&existing, &policy, object);
+    let revision = plan::next_revision(&existing, &policy, object);
     let policy = RegionPolicy {
         revision: PolicyRevision::from(revision),
         ..policy
     };
-    let stack = plan_stack(&region, uid, object, &policy, revision)?;
-    let placements = plan_placements(&region, uid, &existing, &compiled, &policy, &member)?;
+    let stack = plan::stack(&region, uid, object, &policy, revision)?;
+    let placements = plan::placements(&region, uid, &existing, &compiled, &policy, &member)?;
     // apply
     let mut wrote = false;
     let mut keep = BTreeSet::from([stack.key().clone()]);
@@ -304,221 +302,4 @@ fn stands_where_declared(region: &str, cluster: &ClusterMember, member: &Member)
         }
     }
     Ok(())
-}
-
-/// The revision that the stack is written with: the one that is there when nothing changed for this region, else one more
-/// than the highest that the member has seen.
-fn next_revision(existing: &Value, policy: &RegionPolicy, region: &Value) -> u64 {
-    let written = existing["spec"]["revision"].as_u64().unwrap_or_default();
-    let applied = existing["status"]["appliedRevision"].as_u64().unwrap_or_default();
-    let same =
-        existing["metadata"]["annotations"][CONTENT_ANNOTATION].as_str() == Some(content(policy, region).as_str());
-    if same && written >= applied {
-        written
-    } else {
-        written.max(applied) + 1
-    }
-}
-
-/// Annotation with the digest of everything that the revision stands for.
-const CONTENT_ANNOTATION: &str = "meridian.sh/content";
-
-fn content(policy: &RegionPolicy, region: &Value) -> String {
-    format!(
-        "{}-{}",
-        policy.content_digest(),
-        &crate::apply::digest(&region["spec"])[..16]
-    )
-}
-
-fn labels(region: &RegionName, uid: &str) -> Value {
-    json!({
-        MANAGED_BY_LABEL: MANAGED_BY, "app.kubernetes.io/part-of": "meridian",
-        REGION_LABEL: region.as_str(), OWNER_UID_LABEL: uid,
-    })
-}
-
-fn plan_stack(
-    region: &RegionName,
-    uid: &str,
-    object: &Value,
-    policy: &RegionPolicy,
-    revision: u64,
-) -> Result<Manifest, NotAManifest> {
-    let wanted = &object["spec"];
-    let mut spec = json!({
-        "region": region, "jurisdiction": policy.jurisdiction, "revision": revision,
-        "publicHost": wanted["gateway"]["host"], "publicUrl": policy.public_url, "peerUrl": wanted["gateway"]["peerUrl"],
-        "countriesServed": policy.countries_served, "policy": policy,
-    });
-    for optional in ["image", "dataPlane", "services", "paused"] {
-        if !wanted[optional].is_null() {
-            spec[optional] = wanted[optional].clone();
-        }
-    }
-    Manifest::new(json!({
-        "apiVersion": REGION_STACK.api_version(), "kind": REGION_STACK.kind,
-        "metadata": {
-            "name": region, "labels": labels(region, uid),
-            "annotations": { CONTENT_ANNOTATION: content(policy, object) },
-        },
-        "spec": spec,
-    }))
-}
-
-/// A placement for every tenant that has its home here or an edge that leads here.
-fn plan_placements(
-    region: &RegionName,
-    uid: &str,
-    existing: &Value,
-    compiled: &Compiled,
-    policy: &RegionPolicy,
-    member: &Member,
-) -> Result<Vec<Manifest>, NotAManifest> {
-    if existing["status"]["namespaceReady"].as_bool() != Some(true) {
-        return Ok(Vec::new());
-    }
-    let namespace = format!("meridian-{region}");
-    let tenants = compiled.policy.source().tenants.iter();
-    let concerned = tenants.filter(|(tenant, facts)| {
-        facts.spec.home.region == *region || policy.imports.iter().any(|edge| edge.tenant == **tenant)
-    });
-    let mut placements = Vec::new();
-    for (tenant, facts) in concerned {
-        let edges: Vec<_> = policy.exports.iter().filter(|edge| edge.tenant == *tenant).collect();
-        let key = ObjectKey::namespaced(TENANT_PLACEMENT, &namespace, tenant.as_str());
-        let held = member
-            .cache()
-            .get(&key)
-            .map(|object| observed(&object))
-            .unwrap_or(Value::Null);
-        let wanted = json!({
-            "tenant": tenant, "organization": facts.spec.organization, "home": facts.spec.home.region,
-            "epoch": facts.epoch, "edges": edges,
-        });
-        let digest = crate::apply::digest(&wanted);
-        let seen = held["spec"]["revision"].as_u64().unwrap_or_default();
-        let same = held["metadata"]["annotations"][CONTENT_ANNOTATION].as_str() == Some(digest.as_str());
-        let mut spec = wanted;
-        spec["revision"] = json!(if same { seen } else { seen + 1 });
-        placements.push(Manifest::new(json!({
-            "apiVersion": TENANT_PLACEMENT.api_version(), "kind": TENANT_PLACEMENT.kind,
-            "metadata": {
-                "name": tenant, "namespace": namespace, "labels": labels(region, uid),
-                "annotations": { CONTENT_ANNOTATION: digest },
-            },
-            "spec": spec,
-        }))?);
-    }
-    Ok(placements)
-}
-
-fn status(hub: &Hub, name: &str, object: &Value, result: &Result<Done, RegionError>) -> Value {
-    let cluster = object["spec"]["clusters"][0]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
-    let member = hub.members.get(&cluster);
-    let stack = match (result, name.parse::<RegionName>()) {
-        (Ok(done), _) => done.stack.clone(),
-        // What was last seen stays said, beside the condition that says why nothing newer was.
-        (Err(_), Ok(region)) => member
-            .as_deref()
-            .and_then(|member| source::stack(member, &region))
-            .unwrap_or(Value::Null),
-        (Err(_), Err(_)) => Value::Null,
-    };
-    let health = member.as_deref().map_or(Health::Unknown, Member::health);
-    let reachable = match &health {
-        Health::Reachable => Observation::new(
-            "ClustersReachable",
-            true,
-            "Answering",
-            format!("cluster {cluster} answers"),
-        ),
-        Health::Unreachable(cause) => Observation::new(
-            "ClustersReachable",
-            false,
-            "NotAnswering",
-            format!("cluster {cluster}: {cause}"),
-        ),
-        Health::Unknown => Observation::new(
-            "ClustersReachable",
-            Status::Unknown,
-            "NotAsked",
-            format!("cluster {cluster} has not answered yet"),
-        ),
-    };
-    let standing = match result {
-        Err(error) if error.is_refusal() => Standing::Failed {
-            reason: error.reason(),
-            message: error.to_string(),
-        },
-        Err(error) => Standing::InProgress(error.to_string()),
-        Ok(done) if done.applied() == done.revision && holds(&stack, "Ready") => Standing::Current,
-        Ok(done) if done.applied() == done.revision => Standing::InProgress(message(&stack, "Ready")),
-        Ok(done) => Standing::InProgress(format!(
-            "revision {} is written, the region applies {}",
-            done.revision,
-            done.applied()
-        )),
-    };
-    let mut observations = standing.observations();
-    let degraded = reachable.status == Status::False;
-    observations.push(reachable);
-    for kind in ["DataPlaneReady", "ServicesReady", "ResidencyEnforced"] {
-        let (status, reason) = if degraded {
-            (Status::Unknown, "MemberUnreachable")
-        } else if holds(&stack, kind) {
-            (Status::True, "Observed")
-        } else {
-            (Status::False, "Observed")
-        };
-        observations.push(Observation::new(kind, status, reason, message(&stack, kind)));
-    }
-    observations.push(Observation::new(
-        "Degraded",
-        degraded,
-        if degraded { "MemberUnreachable" } else { "Healthy" },
-        "",
-    ));
-    let reachable = matches!(health, Health::Reachable);
-    let mut status = json!({
-        "observedGeneration": object["metadata"]["generation"],
-        "conditions": hub.conditions(object, &observations),
-        "clusters": [{"name": cluster, "reachable": reachable}],
-        "clustersReachable": format!("{}/1", u8::from(reachable)),
-    });
-    for (told, seen) in [
-        ("revision", &stack["spec"]["revision"]),
-        ("appliedRevision", &stack["status"]["appliedRevision"]),
-    ] {
-        if seen.is_u64() {
-            status[told] = seen.clone();
-        }
-    }
-    if !stack["status"]["endpoints"].is_null() {
-        status["endpoints"] = stack["status"]["endpoints"].clone();
-    }
-    status
-}
-
-fn condition<'a>(stack: &'a Value, kind: &str) -> Option<&'a Value> {
-    stack["status"]["conditions"]
-        .as_array()?
-        .iter()
-        .find(|condition| condition["type"] == kind)
-}
-
-fn holds(stack: &Value, kind: &str) -> bool {
-    condition(stack, kind).is_some_and(|condition| {
-        condition["status"] == "True" && condition["observedGeneration"] == stack["metadata"]["generation"]
-    })
-}
-
-fn message(stack: &Value, kind: &str) -> String {
-    condition(stack, kind)
-        .and_then(|condition| condition["message"].as_str())
-        .unwrap_or("the region has not said yet")
-        .to_owned()
 }
