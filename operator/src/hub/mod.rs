@@ -88,6 +88,11 @@ impl Hub {
         )
     }
 
+    /// Members that no region names any more are forgotten.
+    fn forget_unnamed_members(&self) {
+        self.members.retain(&source::member_names(&self.cache));
+    }
+
     /// What the caches hold; nothing before the first listing.
     fn source_for_review(&self) -> Option<PolicySource> {
         self.cache.is_synced(RESOURCES).then(|| source::for_review(&self.cache))

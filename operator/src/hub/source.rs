@@ -1,6 +1,6 @@
 //! What the policy is compiled from, read off the hub's and the members' caches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_crds::FitnessRegionSpec;
 use meridian_policy::{
@@ -138,6 +138,17 @@ fn trust(region: &RegionName, member: Option<&Member>, known: &[&Member]) -> Opt
             })
         })
     })
+}
+
+/// The members that some region names.
+pub(super) fn member_names(hub: &Cache) -> BTreeSet<String> {
+    let named = |object: &Value| object["name"].as_str().map(ToOwned::to_owned);
+    hub.of_kind(FITNESS_REGION)
+        .iter()
+        .filter_map(|(_, object)| object.data["spec"]["clusters"].as_array())
+        .flatten()
+        .filter_map(named)
+        .collect()
 }
 
 /// The region's stack as the member holds it.

@@ -116,6 +116,7 @@ impl RegionError {
 /// What failed, after the status has said so too.
 pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError> {
     let key = ObjectKey::cluster(FITNESS_REGION, &name);
+    hub.forget_unnamed_members();
     let Some(object) = hub.cache.get(&key) else {
         // Deleting a region with tenants is a later step: its stack stays in the member, and its lease ends.
         hub.ledger.forget(&name);
