@@ -1,8 +1,9 @@
 //! FitnessRegion → its member: the `RegionStack`, the placements of its tenants, and whether its lease may be renewed.
 //!
-//! observe → validate → plan ([`plan`], pure) → apply → status ([`status`])
+//! observe → validate → plan ([`plan`], pure) → apply → status ([`status`]); when it is deleted, [`removal`] comes first
 
 mod plan;
+mod removal;
 mod status;
 
 use std::collections::BTreeSet;
@@ -12,10 +13,12 @@ use meridian_crds::{ClusterMember, ClusterRole, FitnessRegionSpec};
 use meridian_policy::{PolicyRevision, RegionName, RegionPolicy};
 use serde_json::Value;
 
+use super::departure::FINALIZER;
 use super::lease::Settled;
 use super::members::{Health, Member};
 use super::{Hub, source};
 use crate::apply::{ApplyError, Purpose, observed};
+use crate::finalizer;
 use crate::manifest::{FITNESS_REGION, NODE, NotAManifest, ObjectKey, SECRET, TENANT_PLACEMENT};
 use crate::member::MemberError;
 use crate::reconcile::{Outcome, Pass};
@@ -118,17 +121,41 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     let key = ObjectKey::cluster(FITNESS_REGION, &name);
     hub.forget_unnamed_members();
     let Some(object) = hub.cache.get(&key) else {
-        // Deleting a region with tenants is a later step: its stack stays in the member, and its lease ends.
         hub.ledger.forget(&name);
         return Ok(Pass::of(Outcome::Gone));
     };
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let object = observed(&object);
-    let result = lay_down(&hub, &name, &uid, &object).await;
+    let (result, held) = if finalizer::is_deleting(&object) {
+        if !finalizer::is_held(&object, FINALIZER) {
+            hub.ledger.forget(&name);
+            return Ok(Pass::of(Outcome::Gone));
+        }
+        match removal::step(&hub, &name, &object).await {
+            Ok(removal::Step::Gone) => {
+                hub.ledger.forget(&name);
+                finalizer::release(&hub.applier, &key, &object, FINALIZER).await?;
+                tracing::info!(region = %name, "the region is taken out of its member");
+                return Ok(Pass::of(Outcome::Gone));
+            }
+            Ok(removal::Step::Stay(waiting)) => (lay_down(&hub, &name, &uid, &object).await, Some(waiting)),
+            Ok(removal::Step::Removing { waiting, stack, wrote }) => {
+                hub.ledger.forget(&name);
+                (Ok(Done::leaving(wrote, stack)), Some(waiting))
+            }
+            Err(error) => {
+                let waiting = removal::held_by(&error);
+                (Err(error), Some(waiting))
+            }
+        }
+    } else {
+        finalizer::hold(&hub.applier, &key, &object, FINALIZER).await?;
+        (lay_down(&hub, &name, &uid, &object).await, None)
+    };
     if result.is_err() {
         hub.ledger.forget(&name);
     }
-    let status = status::status(&hub, &name, &object, &result);
+    let status = status::status(&hub, &name, &object, &result, held.as_ref());
     let told = hub.applier.apply_status(&key, &object["status"], status).await;
     match result {
         Ok(done) => {
@@ -153,15 +180,26 @@ struct Done {
     wrote: bool,
     revision: u64,
     stack: Value,
+    leaving: bool,
 }
 
 impl Done {
+    /// A pass that took something away, or waits for it to go.
+    fn leaving(wrote: bool, stack: Value) -> Self {
+        Self {
+            wrote,
+            revision: stack["spec"]["revision"].as_u64().unwrap_or_default(),
+            stack,
+            leaving: true,
+        }
+    }
+
     fn applied(&self) -> u64 {
         self.stack["status"]["appliedRevision"].as_u64().unwrap_or_default()
     }
 
     fn outcome(&self) -> Outcome {
-        if self.applied() == self.revision {
+        if self.applied() == self.revision && !self.leaving {
             Outcome::Steady
         } else {
             Outcome::Waiting
@@ -171,17 +209,8 @@ impl Done {
 
 async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Done, RegionError> {
     // observe
-    let invalid = |cause: String| RegionError::Invalid {
-        region: name.to_owned(),
-        cause,
-    };
-    let region: RegionName = name
-        .parse()
-        .map_err(|error| invalid(format!("metadata.name: {error}")))?;
-    let spec: FitnessRegionSpec =
-        serde_json::from_value(object["spec"].clone()).map_err(|error| invalid(format!("spec: {error}")))?;
-    let cluster = primary(&spec).ok_or_else(|| invalid("spec.clusters: one must have the role Primary".to_owned()))?;
-    let member = connect(hub, name, cluster).await?;
+    let (region, spec) = parse(name, object)?;
+    let (cluster, member) = place(hub, name, &spec).await?;
     // validate
     if let Health::Unreachable(cause) = member.health() {
         return Err(RegionError::Unreachable {
@@ -197,6 +226,7 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
             wrote: false,
             revision: 0,
             stack: Value::Null,
+            leaving: false,
         });
     };
     // plan
@@ -234,7 +264,12 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         wrote |= !member.applier.prune(uid, &keep).await?.is_empty();
     }
     let stack = source::stack(&member, &region).unwrap_or(Value::Null);
-    let done = Done { wrote, revision, stack };
+    let done = Done {
+        wrote,
+        revision,
+        stack,
+        leaving: false,
+    };
     hub.ledger.record(
         name,
         Settled {
@@ -247,10 +282,34 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
     Ok(done)
 }
 
-fn primary(spec: &FitnessRegionSpec) -> Option<&ClusterMember> {
-    spec.clusters
+fn invalid(region: &str, cause: String) -> RegionError {
+    RegionError::Invalid {
+        region: region.to_owned(),
+        cause,
+    }
+}
+
+fn parse(name: &str, object: &Value) -> Result<(RegionName, FitnessRegionSpec), RegionError> {
+    let region = name
+        .parse()
+        .map_err(|error| invalid(name, format!("metadata.name: {error}")))?;
+    let spec =
+        serde_json::from_value(object["spec"].clone()).map_err(|error| invalid(name, format!("spec: {error}")))?;
+    Ok((region, spec))
+}
+
+/// The region's primary cluster, connected.
+async fn place<'a>(
+    hub: &Hub,
+    name: &str,
+    spec: &'a FitnessRegionSpec,
+) -> Result<(&'a ClusterMember, Arc<Member>), RegionError> {
+    let primary = spec
+        .clusters
         .iter()
-        .find(|cluster| cluster.role == ClusterRole::Primary)
+        .find(|cluster| cluster.role == ClusterRole::Primary);
+    let cluster = primary.ok_or_else(|| invalid(name, "spec.clusters: one must have the role Primary".to_owned()))?;
+    Ok((cluster, connect(hub, name, cluster).await?))
 }
 
 async fn connect(hub: &Hub, region: &str, cluster: &ClusterMember) -> Result<Arc<Member>, RegionError> {

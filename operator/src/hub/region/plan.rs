@@ -61,6 +61,10 @@ pub(super) fn stack(
             spec[optional] = wanted[optional].clone();
         }
     }
+    // Told only where it is not the default: a member of an older version does not know the field.
+    if wanted["deletionPolicy"] == "Delete" {
+        spec["deletionPolicy"] = json!("Delete");
+    }
     Manifest::new(json!({
         "apiVersion": REGION_STACK.api_version(), "kind": REGION_STACK.kind,
         "metadata": {

@@ -5,10 +5,18 @@ use serde_json::{Value, json};
 
 use super::{Done, RegionError};
 use crate::conditions::{Observation, Standing, Status};
+use crate::hub::departure::Waiting;
 use crate::hub::members::{Health, Member};
 use crate::hub::{Hub, source};
 
-pub(super) fn status(hub: &Hub, name: &str, object: &Value, result: &Result<Done, RegionError>) -> Value {
+/// `held`: what a deletion waits for, when there is one.
+pub(super) fn status(
+    hub: &Hub,
+    name: &str,
+    object: &Value,
+    result: &Result<Done, RegionError>,
+    held: Option<&Waiting>,
+) -> Value {
     let cluster = object["spec"]["clusters"][0]["name"]
         .as_str()
         .unwrap_or_default()
@@ -50,6 +58,7 @@ pub(super) fn status(hub: &Hub, name: &str, object: &Value, result: &Result<Done
             message: error.to_string(),
         },
         Err(error) => Standing::InProgress(error.to_string()),
+        Ok(done) if done.leaving => Standing::InProgress(held.map(|held| held.message.clone()).unwrap_or_default()),
         Ok(done) if done.applied() == done.revision && holds(&stack, "Ready") => Standing::Current,
         Ok(done) if done.applied() == done.revision => Standing::InProgress(message(&stack, "Ready")),
         Ok(done) => Standing::InProgress(format!(
@@ -59,6 +68,9 @@ pub(super) fn status(hub: &Hub, name: &str, object: &Value, result: &Result<Done
         )),
     };
     let mut observations = standing.observations();
+    if let Some(held) = held {
+        observations.push(Observation::new("Removable", false, held.reason, held.message.clone()));
+    }
     let degraded = reachable.status == Status::False;
     observations.push(reachable);
     for kind in ["DataPlaneReady", "ServicesReady", "ResidencyEnforced"] {
