@@ -257,6 +257,33 @@ async fn a_profile_is_changed_by_whoever_read_it_last() {
     assert_eq!(setting.me(&token).await.1, me);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_is_repeated_with_its_key_is_made_once_and_gets_its_first_answer() {
+    let setting = Setting::new().await;
+    let token = setting.athlete("ada@example.org").await;
+    let send = |body: Value| {
+        let request = setting.api.patch("/api/v1/me").bearer_auth(&token);
+        request.header("idempotency-key", "change-1").json(&body).send()
+    };
+    let body = json!({"expected_version": 1, "bio": "rides at dawn"});
+    let first = send(body.clone()).await.unwrap();
+    let tag = first.headers()["etag"].clone();
+    assert_eq!((first.status().as_u16(), &tag), (200, &"\"2\"".parse().unwrap()));
+    let first: Value = first.json().await.unwrap();
+    let (status, _) = change(&setting, &token, json!({"expected_version": 2, "bio": "and at dusk"})).await;
+    assert_eq!(status, 200);
+
+    let again = send(body).await.unwrap();
+    assert_eq!((again.status().as_u16(), &again.headers()["etag"]), (200, &tag));
+    assert_eq!(again.headers()["idempotency-replayed"], "true");
+    assert_eq!(again.json::<Value>().await.unwrap(), first);
+    assert_eq!(setting.me(&token).await.1["bio"], "and at dusk");
+
+    let other = send(json!({"expected_version": 3, "bio": "another"})).await.unwrap();
+    assert_eq!(other.status().as_u16(), 409);
+    assert_eq!(other.json::<Value>().await.unwrap()["code"], "idempotency-key-reused");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_two_changes_of_one_version_one_wins() {
     let setting = Setting::new().await;

@@ -26,11 +26,14 @@ use crate::metrics::Meters;
 pub(crate) const REPLICATOR: &str = "replicator";
 
 /// This service's schema.
-pub const MIGRATIONS: &[Migration] = &[Migration::new(
-    100,
-    "replicator",
-    include_str!("../migrations/100_replicator.sql"),
-)];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration::new(100, "replicator", include_str!("../migrations/100_replicator.sql")),
+    Migration::new(
+        101,
+        "delivery waits for",
+        include_str!("../migrations/101_delivery_waits_for.sql"),
+    ),
+];
 
 /// Runs both sides until told to stop.
 ///

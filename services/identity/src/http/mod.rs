@@ -118,6 +118,7 @@ async fn change_me(
     State(accounts): State<Accounts>,
     athlete: Athlete,
     headers: HeaderMap,
+    key: IdempotencyKey,
     RawBody(body): RawBody,
 ) -> Result<Response, Problem> {
     let request: ChangeRequest = parse_json(&body)?;
@@ -128,7 +129,22 @@ async fn change_me(
         .expected_version
         .or_else(|| version_in(&headers))
         .ok_or(Refusal::VersionMissing)?;
-    Ok(versioned(accounts.change_profile(&athlete, expected, change).await?))
+    let answer = accounts.change_profile(&athlete, expected, change, &key, &body).await?;
+    tagged(answer).await
+}
+
+/// An answer with the tag of the version that it shows; one that is given again has the tag that it had.
+async fn tagged(answer: Response) -> Result<Response, Problem> {
+    #[derive(Deserialize)]
+    struct Shown {
+        version: i64,
+    }
+    let (parts, body) = answer.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX)
+        .await
+        .map_err(|error| Problem::internal(&error))?;
+    let shown: Shown = serde_json::from_slice(&body).map_err(|error| Problem::internal(&error))?;
+    Ok(with_version(shown.version, Response::from_parts(parts, body.into())))
 }
 
 fn version_in(headers: &HeaderMap) -> Option<i64> {
@@ -143,8 +159,10 @@ fn version_in(headers: &HeaderMap) -> Option<i64> {
 }
 
 fn versioned(me: Me) -> Response {
-    let version = me.version;
-    let mut response = Json(me).into_response();
+    with_version(me.version, Json(me).into_response())
+}
+
+fn with_version(version: i64, mut response: Response) -> Response {
     // A number in quotes is always a valid header value.
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
         response.headers_mut().insert(ETAG, tag);
