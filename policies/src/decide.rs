@@ -58,6 +58,7 @@ impl CompiledEdge {
         let mut grounds = vec![
             ground("mechanism", self.rule.clone()),
             ground("purpose", format!("the edge is for {}", question.purpose)),
+            ground("lawful-basis", question.purpose.basis_sentence(self.framework)),
             ground(
                 "validity",
                 format!("from {} until {}", self.effective_from, self.expires),

@@ -3,7 +3,9 @@
 //! Pure: no clock (`now` is always a parameter), no I/O, no knowledge of Kubernetes, HTTP or databases. What is not known
 //! to be allowed is refused.
 
+mod age;
 mod assess;
+mod basis;
 pub mod bounds;
 pub mod catalogue;
 pub mod compile;
@@ -12,6 +14,7 @@ mod decide;
 pub mod decision;
 pub mod edge;
 pub mod names;
+mod onward;
 pub mod region_policy;
 pub mod review;
 pub mod rule;
@@ -19,6 +22,7 @@ pub mod source;
 pub mod spec;
 pub mod vocabulary;
 
+pub use basis::LawfulBasis;
 pub use catalogue::{Catalogue, FieldKey, FieldKind, TransferableFields};
 pub use compile::{CompiledPolicy, compile, compile_with};
 pub use decision::{Check, Decision, Explanation, Ground, Question};
