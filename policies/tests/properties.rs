@@ -11,7 +11,8 @@ use jiff::SignedDuration;
 use meridian_policy::*;
 use proptest::prelude::*;
 use reference::against_question;
-use world::generated::{any_question, any_world};
+use world::changes::any_change;
+use world::generated::{any_question, any_world, nearly_lawful_world};
 use world::*;
 
 /// The edges of a compiled policy, as questions that they allow at most.
@@ -145,6 +146,101 @@ proptest! {
             prop_assert!(violations.iter().any(|violation| violation.path.starts_with(&path)), "{} not in review", id);
         }
     }
+
+    #[test]
+    fn a_policy_differs_from_itself_in_nothing_and_the_way_back_is_the_mirror(
+        before in nearly_lawful_world(),
+        change in any_change(),
+    ) {
+        let mut after = before.clone();
+        change.apply(&mut after);
+        let (before, after) = (compiled(&before), compiled(&after));
+        prop_assert!(before.diff(&before).is_empty());
+        let (there, back) = (before.diff(&after), after.diff(&before));
+        prop_assert_eq!(opened(&there), closed(&back));
+        prop_assert_eq!(closed(&there), opened(&back));
+        prop_assert_eq!(there.classes.len(), back.classes.len());
+        prop_assert_eq!(there.streams.len(), back.streams.len());
+    }
+
+    #[test]
+    fn a_difference_that_does_not_widen_allows_no_more(before in nearly_lawful_world(), change in any_change()) {
+        let mut after = before.clone();
+        change.apply(&mut after);
+        let (before, after) = (compiled(&before), compiled(&after));
+        if before.diff(&after).effect() != Effect::Widens {
+            allows_no_more(&before, &after, "what does not widen")?;
+        }
+    }
+
+    #[test]
+    fn what_widens_at_some_moment_is_found_at_the_first(
+        before in nearly_lawful_world(),
+        change in any_change(),
+        days in 0i64..10,
+    ) {
+        let mut after = before.clone();
+        change.apply(&mut after);
+        let found = widenings_with(&before, &after, &fields(), now());
+        let moment = now() + SignedDuration::from_hours(24 * days);
+        let diff = |moment| {
+            let before = compile_with(&before, fields(), moment);
+            before.diff(&compile_with(&after, fields(), moment))
+        };
+        for widening in &found {
+            let then = diff(widening.from);
+            prop_assert!(then.edges.contains(&widening.change), "{then}");
+        }
+        for change in diff(moment).edges.iter().filter(|change| change.effect == Effect::Widens) {
+            let earlier = found.iter().find(|widening| widening.change.edge == change.edge);
+            prop_assert!(earlier.is_some_and(|widening| widening.from <= moment), "{change} at {moment}");
+        }
+    }
+
+    #[test]
+    fn to_suppose_a_loss_never_widens(source in nearly_lawful_world(), which in 0usize..5, days in 0i64..10) {
+        let eu = || Some("eu".parse().unwrap());
+        let hypothesis = match which {
+            0 => Hypothesis::MechanismAnnulled { from: eu(), to: "us".parse().unwrap(), mechanism: None, instrument: None },
+            1 => Hypothesis::MechanismAnnulled {
+                from: None,
+                to: "us".parse().unwrap(),
+                mechanism: Some(Mechanism::Scc),
+                instrument: None,
+            },
+            2 => Hypothesis::CertificationLost { party: "stride-inc".parse().unwrap(), instrument: None },
+            3 => Hypothesis::CertificationLost {
+                party: "stride-europe".parse().unwrap(),
+                instrument: Some(BCR.to_owned()),
+            },
+            _ => Hypothesis::InstrumentExpires {
+                instrument: SCC.to_owned(),
+                on: now() + SignedDuration::from_hours(24 * days),
+            },
+        };
+        let asked = WhatIf { hypotheses: vec![hypothesis] };
+        // A world without what is supposed to be lost refuses the question.
+        if let Ok(answer) = what_if_with(&source, &fields(), &asked, now()) {
+            prop_assert!(answer.effect != Effect::Widens, "{answer}");
+            prop_assert_eq!(answer.diff.edges.len(), answer.importers.iter().map(|one| one.edges.len()).sum::<usize>());
+        }
+    }
+}
+
+fn opened(diff: &PolicyDiff) -> BTreeSet<&EdgeId> {
+    let changes = diff.edges.iter();
+    changes
+        .filter(|change| matches!(change.difference, EdgeDifference::Opened { .. }))
+        .map(|change| &change.edge)
+        .collect()
+}
+
+fn closed(diff: &PolicyDiff) -> BTreeSet<&EdgeId> {
+    let changes = diff.edges.iter();
+    changes
+        .filter(|change| matches!(change.difference, EdgeDifference::Closed { .. }))
+        .map(|change| &change.edge)
+        .collect()
 }
 
 /// Without edges that are refused for how they are written (twice, or with a field of another class): there, taking the
