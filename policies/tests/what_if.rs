@@ -5,6 +5,7 @@
 mod world;
 
 use meridian_policy::*;
+use proptest::prelude::*;
 use world::generated::lawful_world;
 use world::*;
 
@@ -296,4 +297,52 @@ fn json_is_read_like_yaml_and_an_answer_is_json() {
     assert_eq!(json["hypotheses"][0]["mechanismAnnulled"]["from"], "eu");
     assert_eq!(json["importers"][0]["importer"], "stride-inc");
     assert_eq!(json["importers"][0]["edges"][0]["refused"][0]["article"], "GDPR Art 44");
+}
+
+#[test]
+fn what_is_nested_too_deep_or_repeats_itself_without_end_is_refused() {
+    let deep = format!("hypotheses: {}", "[".repeat(10_000));
+    assert!(refused(&deep).contains("the text"));
+    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..20 {
+        let inner = level - 1;
+        laughs.push_str(&format!(
+            "a{level}: &a{level} [{}]\n",
+            format!("*a{inner}, ").repeat(10)
+        ));
+    }
+    assert!(refused(&laughs).contains("the text"), "{}", refused(&laughs));
+}
+
+/// A text that is of the form, before something happens to it.
+const OF_THE_FORM: &str = "hypotheses:
+  - mechanismAnnulled: {from: eu, to: us, mechanism: SCC, instrument: SCC 2021/914 module 1}
+  - certificationLost: {party: stride-inc, instrument: EU-US DPF}
+  - instrumentExpires: {instrument: EU-US DPF, on: '2026-12-01T00:00:00Z'}
+  - mechanismOffered: {from: eu, to: us, mechanism: BCR, instrument: x, classes: [health], effectiveFrom: '2026-12-01T00:00:00Z'}
+  - asOf: {moment: '2026-12-01T00:00:00Z'}
+";
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3000) })]
+
+    #[test]
+    fn no_text_breaks_the_parser(text in any::<String>()) {
+        let _ = WhatIf::parse(&text);
+    }
+
+    #[test]
+    fn what_parses_is_answered_or_refused_and_reads_back(
+        at in 0..OF_THE_FORM.len(),
+        cut in 0usize..12,
+        put in "[a-z{}:,\\[\\]'0-9 -]{0,6}",
+    ) {
+        let mut text = OF_THE_FORM.to_owned();
+        text.replace_range(at..(at + cut).min(OF_THE_FORM.len()), &put);
+        if let Ok(asked) = WhatIf::parse(&text) {
+            let _ = what_if_with(&world(), &fields(), &asked, now());
+            let again = WhatIf::parse(&serde_json::to_string(&asked).unwrap()).unwrap();
+            prop_assert_eq!(asked, again);
+        }
+    }
 }
