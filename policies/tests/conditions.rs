@@ -109,6 +109,36 @@ fn only_fields_of_the_edge_go() {
 }
 
 #[test]
+fn a_foreign_field_is_named_unless_its_name_is_too_long_to_be_one() {
+    let reason = |length: usize| {
+        let fields = BTreeSet::from(["x".repeat(length)]);
+        match compiled(&world()).decide(&Question { fields, ..question() }) {
+            Decision::Deny { reason, .. } => reason,
+            Decision::Allow { .. } => panic!("allowed"),
+        }
+    };
+    assert!(reason(64).contains(&"x".repeat(64)), "{}", reason(64));
+    assert!(!reason(65).contains("xx"), "{}", reason(65));
+}
+
+#[test]
+fn an_explanation_is_of_the_edge_that_is_asked_about() {
+    let mut source = world();
+    let mut other = ask("us");
+    other.fields = vec!["followed".into()];
+    source.stride_eu().classes.push(ClassResidency {
+        class: DataClass::SocialGraph,
+        replicate_to: vec![other],
+    });
+    let explain = |class| compiled(&source).explain(&tenant("stride-eu"), class, &region("eu"), &region("us"), now());
+    assert!(explain(DataClass::WorkoutSummary).lawful);
+    assert!(
+        !explain(DataClass::SocialGraph).lawful,
+        "a special class without a condition"
+    );
+}
+
+#[test]
 fn only_purposes_of_the_edge_count() {
     assert_eq!(refused(|w| w.asked().purposes.clear()), Rule::PurposeNotAllowed);
     let decision = compiled(&world()).decide(&Question {

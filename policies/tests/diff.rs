@@ -202,7 +202,8 @@ fn tenants_appear_go_move_and_change_hands() {
     let difference = TenantDifference::Appeared { home: home() };
     assert_eq!(tenants(&appeared), [("new", Effect::Neither, &difference)]);
     let gone = made_by(|w| drop(w.tenants.remove("stride-eu")));
-    assert_eq!(gone.tenants[0].difference, TenantDifference::Gone { home: home() });
+    let difference = TenantDifference::Gone { home: home() };
+    assert_eq!(tenants(&gone)[0], ("stride-eu", Effect::Narrows, &difference));
     assert!(matches!(gone.tenants[1].difference, TenantDifference::Closed { .. }));
     let moved = made_by(|w| w.tenants.get_mut("stride-north").unwrap().spec.home.region = region("eu"));
     assert_eq!((moved.tenants.len(), moved.effect()), (1, Effect::Widens));
@@ -246,6 +247,13 @@ fn keeping_longer_widens_and_no_limit_is_longest() {
             .contains("tenant stride-eu keeps location for 10 days instead of no limit (narrows)")
     );
     assert!(kept(None).is_empty());
+    let mut before = world();
+    before.stride_eu().retention.insert(DataClass::Location, 10);
+    let mut after = before.clone();
+    after.stride_eu().retention.insert(DataClass::Location, 11);
+    let diff = |before, after| compiled(before).diff(&compiled(after)).effect();
+    assert_eq!(diff(&before, &after), Effect::Widens);
+    assert_eq!(diff(&before, &world()), Effect::Widens);
 }
 
 #[test]
@@ -302,6 +310,57 @@ fn what_widens_only_later_is_found_before_it_is_approved() {
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].from, at("2026-12-01T00:00:00Z"));
     assert!(matches!(found[0].change.difference, EdgeDifference::Opened { .. }));
+}
+
+#[test]
+fn whatever_an_edge_cites_can_begin_later() {
+    type Later = fn(&mut PolicySource);
+    let begins = "2026-12-01T00:00:00Z";
+    let cases: [(&str, Later); 3] = [
+        ("the importer's certificate", |w| {
+            cite(w, Mechanism::Certification, DPF);
+            w.importer().certifications.push(from_december(DPF));
+        }),
+        ("the exporter's corporate rules", |w| {
+            cite(w, Mechanism::Bcr, BCR);
+            w.importer().certifications.push(certification(BCR));
+            w.exporter().certifications.push(from_december(BCR));
+        }),
+        ("the mechanism", |w| {
+            w.eu().mechanisms[0].effective_from = at("2026-12-01T00:00:00Z")
+        }),
+    ];
+    let mut before = world();
+    before.stride_eu().classes.clear();
+    for (what, change) in cases {
+        let mut after = world();
+        change(&mut after);
+        let found = widenings_with(&before, &after, &fields(), now());
+        assert_eq!(
+            found.iter().map(|one| one.from).collect::<Vec<_>>(),
+            [at(begins)],
+            "{what}"
+        );
+    }
+}
+
+fn from_december(instrument: &str) -> Certification {
+    Certification {
+        effective_from: at("2026-12-01T00:00:00Z"),
+        ..certification(instrument)
+    }
+}
+
+#[test]
+fn an_edge_that_outlives_its_predecessor_widens_when_that_ends() {
+    let mut before = world();
+    before.asked().fields = vec!["sport_type".into()];
+    before.asked().expires = at("2026-12-01T00:00:00Z");
+    let mut after = before.clone();
+    after.asked().expires = at("2026-12-02T00:00:00Z");
+    let found = widenings_with(&before, &after, &fields(), now());
+    assert_eq!(found[0].from, now(), "a longer life is granted today");
+    assert_eq!(found.len(), 1, "and told once");
 }
 
 #[test]

@@ -477,3 +477,17 @@ fn of_two_offers_that_say_the_same_the_one_that_ends_last_counts() {
         "taking one away never prolongs an edge"
     );
 }
+
+#[test]
+fn a_mechanism_that_is_still_to_come_says_when_first() {
+    let mut source = world();
+    let offered = source.eu().mechanisms[0].clone();
+    let later = |day: &str| OfferedMechanism {
+        effective_from: at(day),
+        ..offered.clone()
+    };
+    source.eu().mechanisms = vec![later("2026-12-24T00:00:00Z"), later("2026-12-01T00:00:00Z")];
+    let policy = compiled(&source);
+    let reason = &policy.refusals_of(&edge_id("stride-eu.workout-summary.us"))[0].reason;
+    assert!(reason.ends_with("only from 2026-12-01T00:00:00Z"), "{reason}");
+}
