@@ -274,6 +274,9 @@ fn corporate_rules_bind_both_sides() {
     cite(&mut source, Mechanism::Bcr, BCR);
     certify_both(&mut source);
     assert!(compiled(&source).decide(&question()).is_allowed());
+    source.exporter().certifications[0].expires = at("2026-12-01T00:00:00Z");
+    let expires = compiled(&source).edges().next().map(|edge| edge.expires);
+    assert_eq!(expires, Some(at("2026-12-01T00:00:00Z")), "with the first of the two");
     source.exporter().certifications.clear();
     assert_eq!(
         compiled(&source).decide(&question()).refused_by(),

@@ -277,6 +277,23 @@ fn what_strikes_nothing_is_an_error_that_says_what_there_is() {
 }
 
 #[test]
+fn of_many_names_the_first_twenty_are_listed_and_the_rest_counted() {
+    let refusal = |count: usize| {
+        let mut source = world();
+        source.parties.clear();
+        for number in 0..count {
+            source
+                .parties
+                .insert(format!("party-{number:02}").parse().unwrap(), party("US"));
+        }
+        let asked = asked("hypotheses: [{certificationLost: {party: nobody}}]");
+        what_if_with(&source, &fields(), &asked, now()).unwrap_err().to_string()
+    };
+    assert!(refusal(20).ends_with("party-18, party-19"), "{}", refusal(20));
+    assert!(refusal(21).ends_with("party-19 and 1 more"), "{}", refusal(21));
+}
+
+#[test]
 fn what_is_too_much_is_refused_before_it_is_read() {
     let many = format!("hypotheses: [{}]", "{mechanismAnnulled: {to: us}}, ".repeat(17));
     assert!(refused(&many).contains("17 are given"), "{}", refused(&many));
