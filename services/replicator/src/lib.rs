@@ -38,7 +38,7 @@ pub const MIGRATIONS: &[Migration] = &[Migration::new(
 /// When it cannot start, or a part of it ended.
 pub async fn run(start: Start) -> Result<(), StartError> {
     let pool = start.database()?;
-    let exporter = Exporter::new(&start, Meters::new(&start))?;
+    let exporter = Exporter::new(&start, Meters::new(start.metrics()))?;
     let importer = Importer::new(&start)?;
     let consumer = Consumer::new(&start, SOURCES)?;
     let relay = Relay::new(&start)?;
