@@ -4,7 +4,11 @@
 mod common;
 
 use common::{Answer, PASSWORD, Setting, answer, registration};
+use meridian_identity::accounts::{USER_PROFILE_UPDATED, USER_REGISTERED, UserFacts};
+use meridian_identity::domain::profile::Privacy;
+use meridian_kit::SubjectId;
 use meridian_kit::db::Scope;
+use meridian_kit::testing::{Database, catalogue};
 use meridian_policy::Epoch;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -430,41 +434,23 @@ async fn an_acknowledged_account_survives_a_kill_in_the_middle_of_others() {
     assert!(told.iter().all(|event| event.kind == "sh.meridian.user.registered.v1"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_that_is_stored_or_told_has_a_class_in_the_catalogue() {
-    use meridian_policy::catalogue::{FieldKey, FieldKind, unlisted};
-    let setting = Setting::new().await;
-    let token = setting.athlete("ada@example.org").await;
-    assert_eq!(
-        change(&setting, &token, json!({"expected_version": 1, "bio": "rides"}))
-            .await
-            .0,
-        200
+#[tokio::test]
+async fn catalogue_columns() {
+    let database = Database::create("identity", meridian_identity::MIGRATIONS).await;
+    catalogue::assert_columns("identity", &database).await;
+}
+
+#[test]
+fn catalogue_event_fields() {
+    let facts = json!(UserFacts {
+        subject: SubjectId(uuid::Uuid::nil()),
+        country: "DE".to_owned(),
+        first_name: "Ada".to_owned(),
+        last_name: "L".to_owned(),
+        privacy: Privacy::default(),
+    });
+    catalogue::assert_event_fields(
+        "identity",
+        &[(USER_REGISTERED, facts.clone()), (USER_PROFILE_UPDATED, facts)],
     );
-    let columns: Vec<(String, String)> = sqlx::query_as(
-        "select table_name::text, column_name::text from information_schema.columns where table_schema = 'public' \
-         and table_name not in ('tenant_fence', 'outbox', 'inbox', 'idempotency', '_sqlx_migrations')",
-    )
-    .fetch_all(&setting.database.superuser_pool())
-    .await
-    .unwrap();
-    let mut used: Vec<FieldKey> = columns
-        .into_iter()
-        .map(|(table, name)| FieldKey {
-            kind: FieldKind::Column,
-            owner: format!("identity.{table}"),
-            name,
-        })
-        .collect();
-    for event in setting.region.events("identity.events", 2).await {
-        let payload: Value = setting.region.open(&event).await;
-        let fields = payload.as_object().unwrap().keys().cloned();
-        used.extend(fields.map(|name| FieldKey {
-            kind: FieldKind::EventField,
-            owner: event.kind.clone(),
-            name,
-        }));
-    }
-    assert!(used.len() > 30);
-    assert_eq!(unlisted(used), Vec::new());
 }

@@ -41,7 +41,7 @@ pub const MIGRATIONS: &[Migration] = &[
 /// When it cannot start, or a part of it ended.
 pub async fn run(start: Start) -> Result<(), StartError> {
     let pool = start.database()?;
-    let exporter = Exporter::new(&start, Meters::new(&start))?;
+    let exporter = Exporter::new(&start, Meters::new(start.metrics()))?;
     let importer = Importer::new(&start)?;
     let consumer = Consumer::new(&start, SOURCES)?;
     let relay = Relay::new(&start)?;

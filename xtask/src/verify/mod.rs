@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 pub use tally::Tally;
+use tally::named;
 
 use crate::cache::{Cache, Inputs};
 use crate::generated;
@@ -189,6 +190,9 @@ fn run_tests(paths: &Paths, cache: &Cache) -> Result<Tally> {
     let ended = log.run(&mut command);
     let text = fs::read_to_string(log.path()).context("the log of the tests")?;
     let mut tally = Tally::of_cargo_test(&text);
+    // Among the others and counted with them; named here since they are a check of their own.
+    let catalogue = named(&text, "catalogue_");
+    progress::say(&format!("catalogue: {catalogue}"));
     if let Err(error) = ended {
         if tally.failed == 0 {
             // A crate that does not compile has no closing line of its own.

@@ -4,10 +4,10 @@ use axum::Router;
 use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::header::{CACHE_CONTROL, ETAG, IF_MATCH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use meridian_kit::auth::{Athlete, Peer};
+use meridian_kit::headers::{CACHE_CONTROL, ETAG, IF_MATCH, TENANT};
 use meridian_kit::idempotency::IdempotencyKey;
 use meridian_kit::problem::{Json, Problem, RawBody, parse_json};
 use meridian_policy::TenantId;
@@ -18,8 +18,6 @@ use crate::domain::password::Password;
 use crate::domain::profile::ProfileChange;
 use crate::refusal::Refusal;
 
-/// Names the tenant where there is no token yet.
-pub const TENANT_HEADER: HeaderName = HeaderName::from_static("meridian-tenant");
 /// How long others may keep the key set; far shorter than a key is published before it signs.
 const KEYS_MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
@@ -44,7 +42,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NamedTenant {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        let named = parts.headers.get(TENANT_HEADER).and_then(|value| value.to_str().ok());
+        let named = parts.headers.get(TENANT).and_then(|value| value.to_str().ok());
         Ok(Self(named.and_then(|name| name.parse().ok())))
     }
 }

@@ -36,6 +36,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod authority;
+pub mod catalogue;
 mod client;
 mod database;
 mod feed;
