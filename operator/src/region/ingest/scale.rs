@@ -143,6 +143,8 @@ impl History {
         let lag = precise(load.lag);
         let needed = load.arrival_rate.max(0.0) + lag / limits.target_drain.as_secs_f64().max(1.0);
         match self.per_writer {
+            // No work needs no writer, whatever one can do.
+            _ if needed <= 0.0 => 0,
             Some(rate) if rate > 0.0 => whole(needed / (rate * BUSY)),
             // Nothing learnt yet: one more while work piles up that those who are there do not even begin to drain. (What
             // they drain of a backlog is learnt as soon as it is more than they drain between two looks.)
@@ -320,9 +322,20 @@ mod tests {
     }
 
     #[test]
-    fn writers_go_only_after_a_whole_window_without_a_wish_for_them() {
+    fn without_work_all_go_at_once_though_nothing_was_learnt_of_them() {
         let mut history = History::default();
-        history.per_writer = Some(50.0);
+        for at in (0..30).step_by(3) {
+            assert_eq!(desired(&look(at, 0, 0.0, 0.0, 4), &limits(), &mut history).desired, 4);
+        }
+        assert_eq!(desired(&look(31, 0, 0.0, 0.0, 4), &limits(), &mut history).desired, 1);
+    }
+
+    #[test]
+    fn writers_go_only_after_a_whole_window_without_a_wish_for_them() {
+        let mut history = History {
+            per_writer: Some(50.0),
+            ..History::default()
+        };
         desired(&look(0, 1000, 100.0, 200.0, 4), &limits(), &mut history);
         for at in (3..30).step_by(3) {
             let decision = desired(&look(at, 0, 0.0, 0.0, 4), &limits(), &mut history);

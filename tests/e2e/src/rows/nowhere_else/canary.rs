@@ -110,7 +110,7 @@ impl Canaries {
                 add(true, value.to_string().into_bytes());
                 // Cut, not rounded: every longer way of writing it begins so. Shorter ones are the seconds of some timestamp.
                 let text = format!("{:.9}", degrees(value));
-                add(false, text[..text.len() - 2].as_bytes().to_vec());
+                add(false, text.as_bytes()[..text.len() - 2].to_vec());
             }
         }
         for run in self.runs() {

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use self::canary::{Canaries, Found, KINDS, Opener, Scanner};
+use self::canary::{Canaries, KINDS, Opener, Scanner};
 use self::keys::{contexts, keys, resolve};
 use self::scan::{Report, Sink};
 use crate::athlete::Athlete;
