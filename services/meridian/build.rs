@@ -1,6 +1,5 @@
 //! Links the one binary with packed relocations: the loader reads all of them at every start, and they are 4 MiB of each
 //! process's memory otherwise, 0.1 MiB so.
-#![expect(clippy::print_stdout, reason = "this is how a build script tells cargo")]
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::athlete::{Athlete, login};
 use crate::node::docker;
 use crate::rows::Outcome;
-use crate::rows::shared_workout::{EDGE, arrival, consent, copies, edge_is_open, imported, share};
+use crate::rows::shared_workout::{EDGE, copies, imported, reader_and_sharer, share};
 use crate::rows::{real_ride, scaled_ingest};
 use crate::world::{Site, World, until};
 
@@ -26,15 +26,7 @@ const HELD_ARRIVES: Duration = Duration::from_secs(30);
 const DRIFTER: &str = "promotions";
 
 pub async fn prove(world: &World) -> Result<Outcome> {
-    let reader = Athlete::register(&world.us, "Joe").await?;
-    let athlete = Athlete::register(&world.eu, "Ida").await?;
-    edge_is_open(world).await?;
-    consent(&world.eu, &athlete).await?;
-    let before = imported(&world.us, &reader).await?;
-    share(&world.eu, &athlete).await?;
-    arrival(&world.us, &reader, &before)
-        .await
-        .context("with the hub there")?;
+    let (reader, athlete) = reader_and_sharer(world).await.context("with the hub there")?;
 
     let began = Instant::now();
     let hub = Stopped::stop().await?;

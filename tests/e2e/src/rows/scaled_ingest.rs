@@ -3,7 +3,7 @@
 //!
 //! The load comes in waves: devices that were out of reach deliver what they hold at once, as after a race. One writer
 //! stores faster than one machine's gateway takes in, so only the front of a wave is a backlog, and the operator, which
-//! looks every 3 s, sees it when a look falls there. So the next wave comes when the pool's status says that the one before
+//! looks every second or two, sees it when a look falls there. So the next wave comes when the pool's status says that the one before
 //! is over, until the pool has grown; a load that never made it grow fails the row. One athlete sends more than the quota
 //! admits, and waits as the answer says.
 
