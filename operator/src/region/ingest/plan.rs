@@ -37,7 +37,8 @@ pub fn writers(stack: &Stack, pool: &Pool, database_digest: &str) -> Result<Mani
             {"name": "https", "containerPort": 8443, "protocol": "TCP"},
             {"name": "admin", "containerPort": 9000, "protocol": "TCP"},
         ],
-        "env": variables, "resources": resources("25m", ("48Mi", "256Mi")), "volumeMounts": mounts,
+        "env": variables, "volumeMounts": mounts,
+        "resources": pool.resources.clone().unwrap_or_else(|| resources("25m", ("48Mi", "256Mi"))),
     });
     probe_admin(&mut container);
     let pod = Pod {
@@ -83,6 +84,20 @@ mod tests {
         let manifest = writers(&stack(), &pool(), "d").unwrap();
         assert_eq!(manifest.label(OWNER_UID_LABEL), pool().uid);
         assert_ne!(pool().uid, stack().uid);
+    }
+
+    #[test]
+    fn a_writer_has_the_resources_that_its_pool_says() {
+        let wanted = json!({"limits": {"cpu": "50m"}});
+        let pool = Pool {
+            resources: Some(wanted.clone()),
+            ..pool()
+        };
+        let manifest = writers(&stack(), &pool, "d").unwrap();
+        assert_eq!(
+            manifest.body()["spec"]["template"]["spec"]["containers"][0]["resources"],
+            wanted
+        );
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct Pool {
     pub limits: Limits,
     /// What the API and the writers are told.
     pub settings: Settings,
+    /// `resources` of a writer's container; the platform's default when absent.
+    pub resources: Option<Value>,
 }
 
 /// What processes of telemetry are told about a pool.
@@ -129,6 +131,7 @@ pub fn validate(object: &Value) -> Result<Pool, Invalid> {
                 first(quotas, "perTenantPerSecond", "tenantSamplesPerSecond"),
             )?,
         },
+        resources: spec["resources"].is_object().then(|| spec["resources"].clone()),
     })
 }
 

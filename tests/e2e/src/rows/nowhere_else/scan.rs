@@ -34,6 +34,12 @@ pub(super) struct Report {
 }
 
 impl Report {
+    fn with(mut self, other: Self) -> Self {
+        self.found.extend(other.found);
+        self.bytes += other.bytes;
+        self
+    }
+
     async fn add(&mut self, sink: Sink, bytes: Vec<u8>, scanner: &Arc<Scanner>, look: Look) -> Result<()> {
         self.bytes += bytes.len();
         let scanner = scanner.clone();
@@ -56,45 +62,69 @@ type Look = fn(&Scanner, &[u8], &mut Found);
 
 /// A region's cluster.
 pub(super) async fn region(site: &Site, scanner: &Arc<Scanner>) -> Result<Report> {
+    let volumes = async {
+        let mut report = Report::default();
+        let files = node::archive(site.region, "/var/local-path-provisioner", ".").await?;
+        report.add(Sink::Volumes, files, scanner, Scanner::look).await?;
+        Ok(report)
+    };
+    let (tables, topics, volumes, everywhere) = tokio::try_join!(
+        tables(site, scanner),
+        topics(site, scanner),
+        volumes,
+        everywhere(&site.cluster, site.region, scanner)
+    )?;
+    Ok(tables.with(topics).with(volumes).with(everywhere))
+}
+
+async fn tables(site: &Site, scanner: &Arc<Scanner>) -> Result<Report> {
     let mut report = Report::default();
     let namespace = site.namespace();
-    let kubectl = &site.cluster.kubectl;
-    let databases = "select datname from pg_database where datallowconn";
-    let databases = site.query("postgres", databases).await?;
-    for database in databases.lines() {
-        let copies = site.query(database, COPIES).await?;
-        // A partition is a table of its own in that list, and read twice; better twice than never.
-        if !copies.is_empty() {
-            let rows = kubectl.psql(&namespace, database, &copies).await?;
-            report
-                .add(Sink::Tables, rows.into_bytes(), scanner, Scanner::look_rows)
-                .await?;
-        }
-    }
-    let dump = kubectl
-        .run(&["-n", &namespace, "exec", "kafka-0", "--", "sh", "-c", DUMP])
+    let rows = [
+        "-n",
+        &namespace,
+        "exec",
+        "postgres-0",
+        "-c",
+        "postgres",
+        "--",
+        "sh",
+        "-ec",
+    ];
+    let rows = [rows.as_slice(), &[ROWS, COPIES]].concat();
+    let rows = site.cluster.kubectl.run(&rows).await?;
+    report
+        .add(Sink::Tables, rows.into_bytes(), scanner, Scanner::look_rows)
         .await?;
+    Ok(report)
+}
+
+async fn topics(site: &Site, scanner: &Arc<Scanner>) -> Result<Report> {
+    let mut report = Report::default();
+    let dump = ["-n", &site.namespace(), "exec", "kafka-0", "--", "sh", "-c", DUMP];
+    let dump = site.cluster.kubectl.run(&dump).await?;
     ensure!(dump.contains("payload: "), "Kafka's log segments hold no record");
     report
         .add(Sink::Topics, dump.into_bytes(), scanner, Scanner::look_records)
         .await?;
-    let volumes = node::archive(site.region, "/var/local-path-provisioner", ".").await?;
-    report.add(Sink::Volumes, volumes, scanner, Scanner::look).await?;
-    everywhere(&site.cluster, site.region, scanner, &mut report).await?;
     Ok(report)
 }
 
 /// The hub: it has no data plane, so only what every cluster has.
 pub(super) async fn hub(cluster: &Cluster, scanner: &Arc<Scanner>) -> Result<Report> {
-    let mut report = Report::default();
     let claims = cluster.kubectl.run(&["get", "persistentvolumes", "-o", "name"]).await?;
     ensure!(
         claims.trim().is_empty(),
         "the hub has volumes that nothing here reads: {claims}"
     );
-    everywhere(cluster, "hub", scanner, &mut report).await?;
-    Ok(report)
+    everywhere(cluster, "hub", scanner).await
 }
+
+/// Every row of every table of every database; the argument selects how a database's tables are read. A partition is a table
+/// of its own there, and read twice; better twice than never.
+const ROWS: &str = "export PGPASSWORD=\"$(cat \"$POSTGRES_PASSWORD_FILE\")\" PGHOST=/tmp PGUSER=postgres
+    for database in $(psql -d postgres -XAtc 'select datname from pg_database where datallowconn'); do
+        psql -d \"$database\" -XAtc \"$0\" > /tmp/copies; psql -d \"$database\" -v ON_ERROR_STOP=1 -XAtf /tmp/copies; done";
 
 /// As COPY: a null is no empty text, bytes are hexadecimal, and a line is a row.
 const COPIES: &str = "select format('copy (select * from %I.%I) to stdout;', table_schema, table_name) from information_schema.tables \
@@ -104,7 +134,8 @@ const COPIES: &str = "select format('copy (select * from %I.%I) to stdout;', tab
 const DUMP: &str = "set -- /var/lib/kafka/data/*-[0-9]*/*.log; IFS=,; exec java -Xmx96m -XX:TieredStopAtLevel=1 -XX:-UsePerfData \
     -cp '/opt/kafka/libs/*' kafka.tools.DumpLogSegments --print-data-log --files \"$*\"";
 
-async fn everywhere(cluster: &Cluster, name: &str, scanner: &Arc<Scanner>, report: &mut Report) -> Result<()> {
+async fn everywhere(cluster: &Cluster, name: &str, scanner: &Arc<Scanner>) -> Result<Report> {
+    let mut report = Report::default();
     let scratch = "$(cd / && find var/lib/kubelet/pods -type d -name 'kubernetes.io~empty-dir')";
     let mut logs = node::archive(name, "/", &format!("var/log/pods {scratch}")).await?;
     logs.extend(node::read(name, "find /var/log/pods -name '*.gz' -exec zcat {} +").await?);
@@ -122,5 +153,6 @@ async fn everywhere(cluster: &Cluster, name: &str, scanner: &Arc<Scanner>, repor
         .add(Sink::Objects, objects.into_bytes(), scanner, Scanner::look)
         .await?;
     let etcd = node::archive(name, "/var/lib/etcd", ".").await?;
-    report.add(Sink::Etcd, etcd, scanner, Scanner::look).await
+    report.add(Sink::Etcd, etcd, scanner, Scanner::look).await?;
+    Ok(report)
 }
