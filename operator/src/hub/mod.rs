@@ -42,14 +42,14 @@ use crate::manifest::{
 use crate::metrics::Metrics;
 use crate::reconcile::{self, Bounds, Queue};
 use crate::tasks::{RunError, Tasks, cancel_on_signal};
-use crate::watch::{Cache, OnChange, Selection, follow};
+use crate::watch::{Cache, OnChange, Selection, follow, list};
 
 use compiled::Newest;
 use lease::Ledger;
 use members::Members;
 
 /// The kinds that people write on the hub.
-const RESOURCES: &[Kind] = &[JURISDICTION, PARTY, FITNESS_REGION, TENANT_DATA_RESIDENCY, INGEST_POOL];
+pub(crate) const RESOURCES: &[Kind] = &[JURISDICTION, PARTY, FITNESS_REGION, TENANT_DATA_RESIDENCY, INGEST_POOL];
 
 /// How the hub role is started.
 #[derive(Clone, Debug)]
@@ -97,13 +97,7 @@ impl Hub {
     async fn fresh_source(&self) -> Result<PolicySource, kube::Error> {
         let fresh = Cache::default();
         for kind in [JURISDICTION, PARTY, FITNESS_REGION, TENANT_DATA_RESIDENCY] {
-            let api: kube::Api<kube::api::DynamicObject> =
-                kube::Api::all_with(self.applier.client().clone(), &kind.resource());
-            for object in api.list(&kube::api::ListParams::default()).await? {
-                if let Some(key) = ObjectKey::of(kind, &object) {
-                    fresh.put(key, object);
-                }
-            }
+            list(self.applier.client(), kind, &fresh).await?;
         }
         Ok(source::for_review(&fresh))
     }
@@ -150,9 +144,23 @@ impl Queues {
 /// # Errors
 /// See [`RunError`].
 pub async fn run_hub(args: HubArgs) -> Result<(), RunError> {
-    let start = |cause: String| RunError::Start { role: "hub", cause };
-    let client = Client::try_default().await.map_err(|error| start(error.to_string()))?;
-    let (metrics, readiness, shutdown) = (Metrics::default(), Readiness::default(), CancellationToken::new());
+    let client = Client::try_default().await.map_err(|error| start_error(&error))?;
+    run_with(client, args, CancellationToken::new()).await
+}
+
+fn start_error(error: &dyn std::fmt::Display) -> RunError {
+    RunError::Start {
+        role: "hub",
+        cause: error.to_string(),
+    }
+}
+
+/// Runs the hub role with this client until shutdown.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken) -> Result<(), RunError> {
+    let (metrics, readiness) = (Metrics::default(), Readiness::default());
     readiness.expect("webhook");
     readiness.expect("caches");
     let mut election = Election::new(
@@ -195,7 +203,7 @@ pub async fn run_hub(args: HubArgs) -> Result<(), RunError> {
     let mut tasks = Tasks::new(shutdown.clone());
     tasks.spawn(
         "signals",
-        cancel_on_signal(shutdown.clone()).map_err(|error| start(error.to_string()))?,
+        cancel_on_signal(shutdown.clone()).map_err(|error| start_error(&error))?,
     );
     tasks.spawn(
         "admin",
@@ -265,7 +273,7 @@ fn lead(
             move || {
                 let ready = gathered.cache.is_synced(RESOURCES) && gathered.cache.is_synced(&[SECRET]);
                 ready
-                    .then(|| source::gather(&gathered.cache, &gathered.members))
+                    .then(|| source::gather(&gathered.cache, |name| gathered.members.seen(name)))
                     .flatten()
             },
             move || announced.1.everything(&announced.0.cache),

@@ -201,7 +201,7 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         });
     };
     // plan
-    let existing = source::stack(&member, &region).unwrap_or(Value::Null);
+    let existing = source::stack(member.cache(), &region).unwrap_or(Value::Null);
     let policy = compiled
         .policy
         .for_region(&region, PolicyRevision::default())
@@ -234,7 +234,7 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         );
         wrote |= !member.applier.prune(uid, &keep).await?.is_empty();
     }
-    let stack = source::stack(&member, &region).unwrap_or(Value::Null);
+    let stack = source::stack(member.cache(), &region).unwrap_or(Value::Null);
     let done = Done { wrote, revision, stack };
     hub.ledger.record(
         name,
@@ -424,7 +424,7 @@ fn status(hub: &Hub, name: &str, object: &Value, result: &Result<Done, RegionErr
         // What was last seen stays said, beside the condition that says why nothing newer was.
         (Err(_), Ok(region)) => member
             .as_deref()
-            .and_then(|member| source::stack(member, &region))
+            .and_then(|member| source::stack(member.cache(), &region))
             .unwrap_or(Value::Null),
         (Err(_), Err(_)) => Value::Null,
     };
