@@ -186,16 +186,9 @@ impl Applier {
             // Ours are all in the cache (it watches by label): what is not there is new, or somebody else's.
             None => self.read(key).await?.map(Arc::new),
         };
-        if let Some(live) = &live {
-            if !ours(live, manifest) {
-                return Err(ApplyError::Foreign {
-                    key: Box::new(key.clone()),
-                });
-            }
-            let applied = live.annotations().get(APPLIED_ANNOTATION);
-            if applied == Some(&digest) && difference(manifest.body(), &observed(live)).is_none() {
-                return Ok(Applied::Unchanged);
-            }
+        let outcome = foresee(live.as_deref(), manifest)?;
+        if outcome == Applied::Unchanged {
+            return Ok(outcome);
         }
         let body = manifest.clone().with_annotation(APPLIED_ANNOTATION, &digest);
         let params = PatchParams::apply(purpose.manager()).force();
@@ -204,13 +197,8 @@ impl Applier {
             .write("apply", key, self.api(key).patch(&key.name, &params, &patch))
             .await?;
         self.cache.put(key.clone(), written);
-        let applied = if live.is_none() {
-            Applied::Created
-        } else {
-            Applied::Changed
-        };
-        tracing::info!(resource = %key, role = purpose.manager(), state = ?applied, "applied");
-        Ok(applied)
+        tracing::info!(resource = %key, role = purpose.manager(), state = ?outcome, "applied");
+        Ok(outcome)
     }
 
     /// Writes the status subresource as its one field manager; no request when it says the same already.
@@ -396,6 +384,25 @@ async fn bounded<T>(
             verb,
             key: Box::new(key.clone()),
         }),
+    }
+}
+
+/// What applying a manifest would do to the object as it is. Pure.
+///
+/// # Errors
+/// [`ApplyError::Foreign`].
+pub fn foresee(live: Option<&DynamicObject>, manifest: &Manifest) -> Result<Applied, ApplyError> {
+    let Some(live) = live else { return Ok(Applied::Created) };
+    if !ours(live, manifest) {
+        return Err(ApplyError::Foreign {
+            key: Box::new(manifest.key().clone()),
+        });
+    }
+    let applied = live.annotations().get(APPLIED_ANNOTATION);
+    if applied == Some(&digest(manifest.body())) && difference(manifest.body(), &observed(live)).is_none() {
+        Ok(Applied::Unchanged)
+    } else {
+        Ok(Applied::Changed)
     }
 }
 
