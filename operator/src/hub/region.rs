@@ -6,10 +6,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use meridian_crds::{ClusterMember, ClusterRole, FitnessRegionSpec};
-use meridian_policy::{PolicyRevision, RegionName, RegionPolicy};
+use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName, RegionPolicy};
 use serde_json::{Value, json};
 
-use super::compiled::Compiled;
 use super::lease::Settled;
 use super::members::{Health, Member};
 use super::{Hub, source};
@@ -21,6 +20,7 @@ use crate::manifest::{
 };
 use crate::member::MemberError;
 use crate::reconcile::{Outcome, Pass};
+use crate::watch::Cache;
 
 /// Node label by which a cluster's nodes say in which country they stand.
 const COUNTRY_LABEL: &str = "meridian.sh/country";
@@ -87,7 +87,7 @@ pub enum RegionError {
 }
 
 impl RegionError {
-    const fn reason(&self) -> &'static str {
+    pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::Invalid { .. } => "Invalid",
             Self::NoKubeconfig { .. } => "KubeconfigMissing",
@@ -191,7 +191,7 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
             cause,
         });
     }
-    stands_where_declared(name, cluster, &member)?;
+    stands_where_declared(name, cluster, member.cache())?;
     let Some(compiled) = hub.newest.get().filter(|_| member.is_known()) else {
         // The first compile waits for every member; it triggers this region again.
         return Ok(Done {
@@ -201,38 +201,16 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         });
     };
     // plan
-    let existing = source::stack(member.cache(), &region).unwrap_or(Value::Null);
-    let policy = compiled
-        .policy
-        .for_region(&region, PolicyRevision::default())
-        .map_err(|denial| RegionError::Policy(denial.to_string()))?;
-    let revision = next_revision(&existing, &policy, object);
-    let policy = RegionPolicy {
-        revision: PolicyRevision::from(revision),
-        ..policy
-    };
-    let stack = plan_stack(&region, uid, object, &policy, revision)?;
-    let placements = plan_placements(&region, uid, &existing, &compiled, &policy, &member)?;
+    let plan = plan(&region, uid, object, &compiled.policy, member.cache())?;
+    let revision = plan.revision;
     // apply
     let mut wrote = false;
-    let mut keep = BTreeSet::from([stack.key().clone()]);
-    for (purpose, manifest) in
-        std::iter::once((Purpose::HubStack, &stack)).chain(placements.iter().map(|p| (Purpose::HubPlacement, p)))
-    {
-        keep.insert(manifest.key().clone());
+    for (purpose, manifest) in plan.manifests() {
         wrote |= member.applier.apply(purpose, manifest).await? != crate::apply::Applied::Unchanged;
     }
-    // The namespace is the region role's to make: until it is there, no placement is planned and none is pruned either.
-    if existing["status"]["namespaceReady"].as_bool() == Some(true) {
-        keep.extend(
-            member
-                .cache()
-                .owned_by(uid)
-                .into_iter()
-                .map(|(key, _)| key)
-                .filter(|key| key.kind != TENANT_PLACEMENT),
-        );
-        wrote |= !member.applier.prune(uid, &keep).await?.is_empty();
+    if !plan.surplus.is_empty() {
+        let surplus = |key: &ObjectKey| plan.surplus.contains(key);
+        wrote |= !member.applier.prune_unless(uid, |key| !surplus(key)).await?.is_empty();
     }
     let stack = source::stack(member.cache(), &region).unwrap_or(Value::Null);
     let done = Done { wrote, revision, stack };
@@ -248,7 +226,66 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
     Ok(done)
 }
 
-fn primary(spec: &FitnessRegionSpec) -> Option<&ClusterMember> {
+/// What a region's member must hold.
+pub(crate) struct RegionPlan {
+    /// Of the policy as it is written.
+    pub(crate) revision: u64,
+    /// The region's stack.
+    pub(crate) stack: Manifest,
+    /// Its tenants.
+    pub(crate) placements: Vec<Manifest>,
+    /// Placements that must go.
+    pub(crate) surplus: BTreeSet<ObjectKey>,
+}
+
+impl RegionPlan {
+    /// Everything to apply, in order.
+    pub(crate) fn manifests(&self) -> impl Iterator<Item = (Purpose, &Manifest)> {
+        std::iter::once((Purpose::HubStack, &self.stack))
+            .chain(self.placements.iter().map(|manifest| (Purpose::HubPlacement, manifest)))
+    }
+}
+
+/// The plan of a region, from its FitnessRegion, the policy and what its member holds. Pure.
+///
+/// # Errors
+/// [`RegionError::Policy`] when the policy has no place for the region.
+pub(crate) fn plan(
+    region: &RegionName,
+    uid: &str,
+    object: &Value,
+    compiled: &CompiledPolicy,
+    held: &Cache,
+) -> Result<RegionPlan, RegionError> {
+    let existing = source::stack(held, region).unwrap_or(Value::Null);
+    let policy = compiled
+        .for_region(region, PolicyRevision::default())
+        .map_err(|denial| RegionError::Policy(denial.to_string()))?;
+    let revision = next_revision(&existing, &policy, object);
+    let policy = RegionPolicy {
+        revision: PolicyRevision::from(revision),
+        ..policy
+    };
+    let stack = plan_stack(region, uid, object, &policy, revision)?;
+    let placements = plan_placements(region, uid, &existing, compiled, &policy, held)?;
+    // The namespace is the region role's to make: until it is there, no placement is planned and none is pruned either.
+    let surplus = if existing["status"]["namespaceReady"].as_bool() == Some(true) {
+        let owned = held.owned_by(uid).into_iter().map(|(key, _)| key);
+        owned
+            .filter(|key| key.kind == TENANT_PLACEMENT && !placements.iter().any(|placement| placement.key() == key))
+            .collect()
+    } else {
+        BTreeSet::new()
+    };
+    Ok(RegionPlan {
+        revision,
+        stack,
+        placements,
+        surplus,
+    })
+}
+
+pub(crate) fn primary(spec: &FitnessRegionSpec) -> Option<&ClusterMember> {
     spec.clusters
         .iter()
         .find(|cluster| cluster.role == ClusterRole::Primary)
@@ -279,15 +316,15 @@ async fn connect(hub: &Hub, region: &str, cluster: &ClusterMember) -> Result<Arc
     Ok(connected?)
 }
 
-fn decoded(value: &Value) -> Option<String> {
+pub(crate) fn decoded(value: &Value) -> Option<String> {
     use base64::Engine as _;
     let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str()?).ok()?;
     String::from_utf8(bytes).ok()
 }
 
 /// A node that says nothing does not contradict; one that names another country does.
-fn stands_where_declared(region: &str, cluster: &ClusterMember, member: &Member) -> Result<(), RegionError> {
-    for (key, node) in member.cache().of_kind(NODE) {
+pub(crate) fn stands_where_declared(region: &str, cluster: &ClusterMember, held: &Cache) -> Result<(), RegionError> {
+    for (key, node) in held.of_kind(NODE) {
         let label = node
             .metadata
             .labels
@@ -321,7 +358,7 @@ fn next_revision(existing: &Value, policy: &RegionPolicy, region: &Value) -> u64
 }
 
 /// Annotation with the digest of everything that the revision stands for.
-const CONTENT_ANNOTATION: &str = "meridian.sh/content";
+pub(crate) const CONTENT_ANNOTATION: &str = "meridian.sh/content";
 
 fn content(policy: &RegionPolicy, region: &Value) -> String {
     format!(
@@ -371,15 +408,15 @@ fn plan_placements(
     region: &RegionName,
     uid: &str,
     existing: &Value,
-    compiled: &Compiled,
+    compiled: &CompiledPolicy,
     policy: &RegionPolicy,
-    member: &Member,
+    held: &Cache,
 ) -> Result<Vec<Manifest>, NotAManifest> {
     if existing["status"]["namespaceReady"].as_bool() != Some(true) {
         return Ok(Vec::new());
     }
     let namespace = format!("meridian-{region}");
-    let tenants = compiled.policy.source().tenants.iter();
+    let tenants = compiled.source().tenants.iter();
     let concerned = tenants.filter(|(tenant, facts)| {
         facts.spec.home.region == *region || policy.imports.iter().any(|edge| edge.tenant == **tenant)
     });
@@ -387,18 +424,14 @@ fn plan_placements(
     for (tenant, facts) in concerned {
         let edges: Vec<_> = policy.exports.iter().filter(|edge| edge.tenant == *tenant).collect();
         let key = ObjectKey::namespaced(TENANT_PLACEMENT, &namespace, tenant.as_str());
-        let held = member
-            .cache()
-            .get(&key)
-            .map(|object| observed(&object))
-            .unwrap_or(Value::Null);
+        let placed = held.get(&key).map(|object| observed(&object)).unwrap_or(Value::Null);
         let wanted = json!({
             "tenant": tenant, "organization": facts.spec.organization, "home": facts.spec.home.region,
             "epoch": facts.epoch, "edges": edges,
         });
         let digest = crate::apply::digest(&wanted);
-        let seen = held["spec"]["revision"].as_u64().unwrap_or_default();
-        let same = held["metadata"]["annotations"][CONTENT_ANNOTATION].as_str() == Some(digest.as_str());
+        let seen = placed["spec"]["revision"].as_u64().unwrap_or_default();
+        let same = placed["metadata"]["annotations"][CONTENT_ANNOTATION].as_str() == Some(digest.as_str());
         let mut spec = wanted;
         spec["revision"] = json!(if same { seen } else { seen + 1 });
         placements.push(Manifest::new(json!({
