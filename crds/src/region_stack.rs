@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Condition;
-use crate::fitness_region::Endpoints;
+use crate::fitness_region::{DeletionPolicy, Endpoints};
 use crate::workload::{DataPlane, ServiceTuning, services_are_known};
 
 /// The spec of a RegionStack.
@@ -70,6 +70,9 @@ pub struct RegionStackSpec {
     /// Change nothing that runs. The policy is still obeyed.
     #[serde(default)]
     pub paused: bool,
+    /// What becomes of what was laid down when this resource is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
     /// The compiled policy of the region. Its form is meridian-policy's: the API server keeps what it does not know.
     #[schemars(schema_with = "any_object")]
     pub policy: RegionPolicy,

@@ -49,7 +49,7 @@ pub struct TenantResidency {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TenantDataResidencyStatus {
-    /// Ready, Reconciling, Stalled, ResidencyLawful.
+    /// Ready, Reconciling, Stalled, ResidencyLawful; Removable once it is deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 24))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -92,6 +92,10 @@ pub enum TenantPhase {
     Violating,
     /// It cannot be read.
     Refused,
+    /// Deleted; its edges are being closed, and copies purged.
+    Closing,
+    /// Deleted; its edges are closed, and its home lets go of it.
+    Leaving,
 }
 
 /// What the policy says of one edge.

@@ -1,7 +1,8 @@
 //! Plain HTTP for the kubelet and Prometheus: /livez /readyz /healthcheck /metrics. Never data.
 
 use crate::metrics::Metrics;
-use axum::{Json, Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use meridian_kit::headers::CONTENT_TYPE;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,7 +93,7 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 async fn render(State(admin): State<Admin>) -> impl IntoResponse {
     (
         [(
-            header::CONTENT_TYPE,
+            CONTENT_TYPE,
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
         )],
         admin.metrics.render(),

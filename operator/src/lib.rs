@@ -10,6 +10,7 @@
 //! | [`watch`] | a cache of observed objects fed by watches, which tells controllers what changed |
 //! | [`reconcile`] | the work queue: one pass per object at a time, back-off per object, bounded concurrency |
 //! | [`conditions`] | status conditions that keep their transition times and follow kstatus |
+//! | [`finalizer`] | a deleted resource stays until what depends on it is gone |
 //! | [`election`] | one writer per role: a Lease whose loser stops before it ends |
 //! | [`events`], [`metrics`], [`admin`] | what people and Prometheus see |
 //! | [`member`] | a client for a member cluster from a hardened kubeconfig |
@@ -22,6 +23,7 @@ pub mod apply;
 pub mod conditions;
 pub mod election;
 pub mod events;
+pub mod finalizer;
 pub mod hub;
 pub mod manifest;
 pub mod member;

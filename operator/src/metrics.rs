@@ -227,4 +227,19 @@ mod tests {
                 .contains(r#"api_writes_total{kind="Job",verb="delete",result="failed"} 1"#)
         );
     }
+
+    #[test]
+    fn catalogue_metric_labels() {
+        let metrics = Metrics::default();
+        metrics.pass("region", "done", Duration::from_millis(3));
+        metrics.queue_depth("region", 1);
+        metrics.write(&Write {
+            kind: "Secret",
+            verb: "apply",
+            failed: false,
+        });
+        metrics.member_reachable("eu", true);
+        metrics.refused("no-edge");
+        meridian_kit::testing::catalogue::assert_labels("operator", &metrics.render());
+    }
 }

@@ -12,7 +12,9 @@ use bed::{Bed, region_stack};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use meridian_operator::manifest::{CONFIG_MAP, DEPLOYMENT, JOB, NETWORK_POLICY, SECRET, SERVICE, STATEFUL_SET};
+use meridian_operator::manifest::{
+    CONFIG_MAP, DEPLOYMENT, JOB, NAMESPACE, NETWORK_POLICY, REGION_STACK, SECRET, SERVICE, STATEFUL_SET,
+};
 use meridian_operator::reconcile::Outcome;
 use serde_json::{Value, json};
 
@@ -253,4 +255,48 @@ async fn a_new_image_runs_the_migrations_again_before_the_services_get_it() {
         after.iter().all(|job| !before.contains(job)),
         "finished jobs of the old image are pruned"
     );
+}
+
+#[tokio::test]
+async fn a_deleted_stack_leaves_what_it_laid_down() {
+    let bed = Bed::new().await;
+    bed.pass().await.unwrap();
+    let stack = bed.key(REGION_STACK, &bed.region);
+    bed.api(&stack)
+        .delete(&bed.region, &DeleteParams::default())
+        .await
+        .unwrap();
+    bed.seen(&stack).await;
+    assert_eq!(bed.pass().await.unwrap().outcome, Outcome::Gone);
+    assert!(bed.get(STATEFUL_SET, "postgres").await.is_some());
+    assert!(bed.get(SECRET, "keyring-kek").await.is_some());
+}
+
+#[tokio::test]
+async fn a_deleted_stack_whose_policy_says_delete_is_held_until_its_data_is_gone() {
+    let bed = Bed::new().await;
+    let mut wanted = region_stack(&bed.region, 1, 1);
+    wanted["spec"]["deletionPolicy"] = json!("Delete");
+    bed.put(wanted).await;
+    let stack = bed.key(REGION_STACK, &bed.region);
+    bed.seen(&stack).await;
+    bed.pass().await.unwrap();
+    assert!(bed.get(STATEFUL_SET, "postgres").await.is_some());
+
+    bed.api(&stack)
+        .delete(&bed.region, &DeleteParams::default())
+        .await
+        .unwrap();
+    bed.seen(&stack).await;
+    assert_eq!(bed.pass().await.unwrap().outcome, Outcome::Progressed);
+    assert!(
+        bed.get(REGION_STACK, &bed.region).await.is_some(),
+        "held while its namespace goes"
+    );
+    bed::until("the namespace is gone", || async {
+        bed.get(NAMESPACE, &bed.namespace).await.is_none()
+    })
+    .await;
+    assert_eq!(bed.pass().await.unwrap().outcome, Outcome::Gone);
+    assert!(bed.get(REGION_STACK, &bed.region).await.is_none());
 }

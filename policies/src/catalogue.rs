@@ -1,7 +1,7 @@
 //! The catalogue: the class of every column, event field, header, log field and metric label.
 //!
 //! One YAML file per service in `policies/catalogue/`, embedded. What is not listed has no class and therefore may not be
-//! stored, logged or sent; `cargo xtask` fails on it.
+//! stored, logged or sent; the tests named `catalogue_…` fail on it, and on what is listed and does not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -16,9 +16,11 @@ closed_vocabulary! {
     FieldKind, "kind of field";
     /// A column of a table; the owner is `<service>.<table>`, for the tables that every service has `kit.<table>`.
     Column = "column",
-    /// A field of an event's payload; the owner is the event's type.
+    /// A field of an event's payload, `outer.inner` for one inside another; the owner is the event's type, and the file is
+    /// that of the service that tells it.
     EventField = "event-field",
-    /// A header of a request, answer or Kafka record, or an attribute of an event's envelope; the owner is the service, `kit` for all.
+    /// A header of a request, answer or Kafka record; the owner is the service, `kit` for all. The attributes of an event's
+    /// envelope belong to `kit.event`.
     Header = "header",
     /// A field of a log line or span; the owner is the service, `kit` for all.
     LogField = "log-field",
@@ -35,6 +37,24 @@ pub struct FieldKey {
     pub owner: String,
     /// Its name.
     pub name: String,
+}
+
+impl FieldKey {
+    /// The field of that name.
+    #[must_use]
+    pub fn new(kind: FieldKind, owner: &str, name: &str) -> Self {
+        Self {
+            kind,
+            owner: owner.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for FieldKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} '{}' of '{}'", self.kind, self.name, self.owner)
+    }
 }
 
 /// Why a catalogue cannot be used.
@@ -68,6 +88,30 @@ pub enum CatalogueError {
         #[source]
         source: InvalidName,
     },
+    /// A file lists what is another service's.
+    #[error(
+        "catalogue/{file}.yaml: {kind} '{owner}' is not {file}'s; it may list '{file}' and '{file}.…', and the events that {file} tells"
+    )]
+    NotItsOwn {
+        /// Which file.
+        file: String,
+        /// Where its fields live.
+        kind: FieldKind,
+        /// Whose fields.
+        owner: String,
+    },
+    /// Two services say that they tell one type of event.
+    #[error(
+        "catalogue: the event '{event}' is listed in {one}.yaml and also in {other}.yaml; only the service that tells it may list it"
+    )]
+    ToldTwice {
+        /// The event's type.
+        event: String,
+        /// The first file.
+        one: String,
+        /// The second file.
+        other: String,
+    },
     /// Something has two classes.
     #[error("catalogue: {kind} '{field}' is {one} and also {other}; it can be only one of them")]
     Contradiction {
@@ -86,6 +130,8 @@ pub enum CatalogueError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalogue {
     classes: BTreeMap<FieldKey, DataClass>,
+    /// The service that tells an event, by the event's type. An event without fields has no other trace here.
+    tellers: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -109,6 +155,7 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("identity", include_str!("../catalogue/identity.yaml")),
     ("keyring", include_str!("../catalogue/keyring.yaml")),
     ("kit", include_str!("../catalogue/kit.yaml")),
+    ("operator", include_str!("../catalogue/operator.yaml")),
     ("promotions", include_str!("../catalogue/promotions.yaml")),
     ("replicator", include_str!("../catalogue/replicator.yaml")),
     ("social", include_str!("../catalogue/social.yaml")),
@@ -147,6 +194,7 @@ impl Catalogue {
             source,
         })?;
         for group in parsed.fields {
+            self.admit(file, &group)?;
             for (name, class) in &group.names {
                 let (Some(name), Some(class)) = (name.as_str(), class.as_str()) else {
                     return Err(CatalogueError::NotANameAndClass {
@@ -159,17 +207,34 @@ impl Catalogue {
                     field: format!("{}.{name}", group.owner),
                     source,
                 })?;
-                self.list(
-                    FieldKey {
-                        kind: group.kind,
-                        owner: group.owner.clone(),
-                        name: name.to_owned(),
-                    },
-                    class,
-                )?;
+                self.list(FieldKey::new(group.kind, &group.owner, name), class)?;
             }
         }
         Ok(())
+    }
+
+    /// Checks that the file may list the group, and keeps who tells which event.
+    fn admit(&mut self, file: &str, group: &Group) -> Result<(), CatalogueError> {
+        if group.kind != FieldKind::EventField {
+            let own = group.owner == file || group.owner.strip_prefix(file).is_some_and(|rest| rest.starts_with('.'));
+            return own.then_some(()).ok_or_else(|| CatalogueError::NotItsOwn {
+                file: file.to_owned(),
+                kind: group.kind,
+                owner: group.owner.clone(),
+            });
+        }
+        let teller = self
+            .tellers
+            .entry(group.owner.clone())
+            .or_insert_with(|| file.to_owned());
+        if *teller == file {
+            return Ok(());
+        }
+        Err(CatalogueError::ToldTwice {
+            event: group.owner.clone(),
+            one: teller.clone(),
+            other: file.to_owned(),
+        })
     }
 
     fn list(&mut self, key: FieldKey, class: DataClass) -> Result<(), CatalogueError> {
@@ -190,18 +255,32 @@ impl Catalogue {
     /// The class of a field; none when it is not listed.
     #[must_use]
     pub fn class_of(&self, kind: FieldKind, owner: &str, name: &str) -> Option<DataClass> {
-        let key = FieldKey {
-            kind,
-            owner: owner.to_owned(),
-            name: name.to_owned(),
-        };
-        self.classes.get(&key).copied()
+        self.classes.get(&FieldKey::new(kind, owner, name)).copied()
     }
 
-    /// Those of `used` that are not listed, in order, each once.
-    pub fn unlisted(&self, used: impl IntoIterator<Item = FieldKey>) -> Vec<FieldKey> {
-        let missing: BTreeSet<FieldKey> = used.into_iter().filter(|key| !self.classes.contains_key(key)).collect();
-        missing.into_iter().collect()
+    /// The service that tells events of this type; none when the type is not listed.
+    #[must_use]
+    pub fn teller(&self, event_type: &str) -> Option<&str> {
+        self.tellers.get(event_type).map(String::as_str)
+    }
+
+    /// The types of the events that a service tells.
+    pub fn told_by(&self, service: &str) -> impl Iterator<Item = &str> {
+        self.tellers
+            .iter()
+            .filter(move |(_, teller)| *teller == service)
+            .map(|(event, _)| event.as_str())
+    }
+
+    /// Where the catalogue and the platform differ, a sentence for each: what is there and not listed, and what is listed
+    /// and not there. `there` is all that exists of what `concerns` picks out of the catalogue.
+    pub fn disagreements(&self, concerns: impl Fn(&FieldKey) -> bool, there: &BTreeSet<FieldKey>) -> Vec<String> {
+        let unlisted = there.iter().filter(|key| !self.classes.contains_key(*key));
+        let gone = self.classes.keys().filter(|key| concerns(key) && !there.contains(*key));
+        unlisted
+            .map(|key| format!("{key} has no class: list it in policies/catalogue/"))
+            .chain(gone.map(|key| format!("{key} does not exist: take it out of policies/catalogue/")))
+            .collect()
     }
 
     /// Everything that is listed, with its class.
@@ -209,14 +288,22 @@ impl Catalogue {
         self.classes.iter().map(|(key, class)| (key, *class))
     }
 
-    /// The fields of events, by class: what an edge for the class can name. Nothing but events crosses a border.
+    /// The fields of events, by class: what an edge for the class can name. Nothing but events crosses a border, and of
+    /// an event only fields that have nothing inside.
     #[must_use]
     pub fn transferable(&self) -> TransferableFields {
-        let mut fields = TransferableFields::default();
-        for (key, class) in self.iter().filter(|(key, _)| key.kind == FieldKind::EventField) {
-            fields.0.entry(class).or_default().insert(key.name.clone());
-        }
-        fields
+        let events = || self.iter().filter(|(key, _)| key.kind == FieldKind::EventField);
+        let nested: BTreeSet<(&str, &str)> = events()
+            .filter_map(|(key, _)| Some((key.owner.as_str(), key.name.split_once('.')?.0)))
+            .collect();
+        let plain = |key: &FieldKey| {
+            let outer = key.name.split('.').next().unwrap_or_default();
+            !nested.contains(&(key.owner.as_str(), outer))
+        };
+        events()
+            .filter(|(key, _)| plain(key))
+            .map(|(key, class)| (class, key.name.clone()))
+            .collect()
     }
 }
 
@@ -255,11 +342,6 @@ impl FromIterator<(DataClass, String)> for TransferableFields {
 #[must_use]
 pub fn class_of(kind: FieldKind, owner: &str, name: &str) -> Option<DataClass> {
     Catalogue::embedded().class_of(kind, owner, name)
-}
-
-/// Those of `used` that the embedded catalogue does not list.
-pub fn unlisted(used: impl IntoIterator<Item = FieldKey>) -> Vec<FieldKey> {
-    Catalogue::embedded().unlisted(used)
 }
 
 #[cfg(test)]
@@ -311,32 +393,71 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_listed_is_reported_once() {
-        let catalogue = read("fields: [{kind: column, owner: a.t, names: {x: contact}}]").unwrap();
-        let key = |name: &str| FieldKey {
-            kind: FieldKind::Column,
-            owner: "a.t".into(),
-            name: name.into(),
-        };
-        assert_eq!(catalogue.unlisted([key("x"), key("y"), key("y")]), vec![key("y")]);
+    fn what_is_not_listed_and_what_is_not_there_are_both_told() {
+        let catalogue = read("fields: [{kind: column, owner: test.t, names: {x: contact, gone: contact}}]").unwrap();
+        let column = |name: &str| FieldKey::new(FieldKind::Column, "test.t", name);
+        let concerns = |key: &FieldKey| key.kind == FieldKind::Column;
+        assert_eq!(
+            catalogue.disagreements(concerns, &[column("x"), column("new")].into()),
+            [
+                "column 'new' of 'test.t' has no class: list it in policies/catalogue/",
+                "column 'gone' of 'test.t' does not exist: take it out of policies/catalogue/",
+            ]
+        );
+        assert!(
+            catalogue
+                .disagreements(concerns, &[column("x"), column("gone")].into())
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn a_file_lists_its_own_service_only() {
+        assert!(matches!(
+            read("fields: [{kind: column, owner: other.t, names: {x: contact}}]"),
+            Err(CatalogueError::NotItsOwn { .. })
+        ));
+        assert!(matches!(
+            read("fields: [{kind: log-field, owner: tester, names: {x: operational}}]"),
+            Err(CatalogueError::NotItsOwn { .. })
+        ));
+    }
+
+    #[test]
+    fn an_event_is_told_by_one_service() {
+        let told = "fields: [{kind: event-field, owner: e, names: {}}]";
+        let catalogue = Catalogue::parse(&[("one", told)]).unwrap();
+        assert_eq!(catalogue.teller("e"), Some("one"));
+        assert_eq!(catalogue.told_by("one").collect::<Vec<_>>(), ["e"]);
+        assert!(matches!(
+            Catalogue::parse(&[("one", told), ("two", told)]),
+            Err(CatalogueError::ToldTwice { .. })
+        ));
+    }
+
+    #[test]
+    fn a_field_with_fields_inside_never_crosses_a_border() {
+        let catalogue =
+            read("fields: [{kind: event-field, owner: e, names: {a: identity, a.b: identity, c: identity}}]").unwrap();
+        assert_eq!(catalogue.transferable().names_of(DataClass::Identity), "c");
     }
 
     #[test]
     fn an_unknown_class_is_an_error_that_names_the_field() {
-        let error = read("fields: [{kind: column, owner: a.t, names: {x: moods}}]")
+        let error = read("fields: [{kind: column, owner: test.t, names: {x: moods}}]")
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("'a.t.x'") && error.contains("'moods' is not a valid data class"),
+            error.contains("'test.t.x'") && error.contains("'moods' is not a valid data class"),
             "{error}"
         );
     }
 
     #[test]
     fn a_field_listed_twice_is_an_error() {
-        assert!(read("fields: [{kind: column, owner: a.t, names: {x: contact, x: health}}]").is_err());
+        assert!(read("fields: [{kind: column, owner: test.t, names: {x: contact, x: health}}]").is_err());
         let twice = read(
-            "fields: [{kind: column, owner: a.t, names: {x: contact}}, {kind: column, owner: a.t, names: {x: health}}]",
+            "fields: [{kind: column, owner: test.t, names: {x: contact}}, {kind: column, owner: test.t, names: {x: health}}]",
         );
         assert!(matches!(twice, Err(CatalogueError::Contradiction { .. })));
     }
@@ -344,7 +465,7 @@ mod tests {
     #[test]
     fn only_event_fields_can_cross_a_border() {
         let catalogue = read(
-            "fields: [{kind: column, owner: a.t, names: {x: health}}, {kind: event-field, owner: e, names: {y: health}}]",
+            "fields: [{kind: column, owner: test.t, names: {x: health}}, {kind: event-field, owner: e, names: {y: health}}]",
         )
         .unwrap();
         let fields = catalogue.transferable();

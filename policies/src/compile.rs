@@ -42,23 +42,14 @@ pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Time
         let twice = asked_twice(tenant);
         for (class, ask) in asks(tenant) {
             let edge_id = EdgeId::new(id, class, &ask.region);
-            let outcome = if let Some(denial) = misplaced(id, tenant) {
-                Err(vec![denial])
-            } else if twice.contains(&edge_id) {
-                Err(vec![duplicate(source, tenant, &edge_id)])
-            } else {
-                let assessed = AskedEdge {
-                    source,
-                    fields: &policy.fields,
-                    tenant,
-                    class,
-                    ask,
-                    now,
-                }
-                .assess();
-                let denials: Vec<Denial> = assessed.denials().map(|(_, denial)| denial.clone()).collect();
-                assessed.edge.ok_or(denials)
-            };
+            let outcome = compile_edge(
+                source,
+                &policy.fields,
+                (id, tenant),
+                (class, ask),
+                twice.contains(&edge_id),
+                now,
+            );
             match outcome {
                 Ok(edge) => {
                     policy.edges.insert(edge_id, edge);
@@ -70,6 +61,35 @@ pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Time
         }
     }
     policy
+}
+
+/// One edge as it stands at `now`, or every refusal of it: at least one.
+pub(crate) fn compile_edge(
+    source: &PolicySource,
+    fields: &TransferableFields,
+    (id, tenant): (&TenantId, &TenantFacts),
+    (class, ask): (DataClass, &ReplicateTo),
+    asked_twice: bool,
+    now: Timestamp,
+) -> Result<CompiledEdge, Vec<Denial>> {
+    if let Some(denial) = misplaced(id, tenant) {
+        return Err(vec![denial]);
+    }
+    if asked_twice {
+        let edge_id = EdgeId::new(id, class, &ask.region);
+        return Err(vec![duplicate(source, tenant, &edge_id)]);
+    }
+    let assessed = AskedEdge {
+        source,
+        fields,
+        tenant,
+        class,
+        ask,
+        now,
+    }
+    .assess();
+    let denials: Vec<Denial> = assessed.denials().map(|(_, denial)| denial.clone()).collect();
+    assessed.edge.ok_or(denials)
 }
 
 /// A tenant filed under another tenant's name is a mistake of whoever gathered the source: nothing of it may leave.

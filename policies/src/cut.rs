@@ -8,7 +8,7 @@ use crate::compile::CompiledPolicy;
 use crate::names::{PolicyRevision, RegionName};
 use crate::region_policy::{DirectoryEntry, Peer, PeerTenant, RegionPolicy, TenantHome};
 use crate::rule::{Denial, Rule};
-use crate::source::{RegionFacts, TenantFacts};
+use crate::source::{PolicySource, RegionFacts, TenantFacts};
 use crate::spec::{JurisdictionSpec, RetentionLimits, TenantResidencySpec};
 use crate::vocabulary::{DataClass, LegalFramework};
 
@@ -96,6 +96,13 @@ fn directory_entry(region: &RegionFacts) -> DirectoryEntry {
         public_url: region.public_url.clone(),
         countries: region.countries_served.clone(),
     }
+}
+
+/// Days per class for one tenant under the law of its home; nothing while that is unknown.
+pub(crate) fn retention_at_home(source: &PolicySource, tenant: &TenantFacts) -> BTreeMap<DataClass, u32> {
+    let home = source.regions.get(&tenant.spec.home.region);
+    let law = home.and_then(|region| source.jurisdictions.get(&region.jurisdiction));
+    law.map_or_else(BTreeMap::new, |law| retention_of(law, &tenant.spec))
 }
 
 /// Days per class for one tenant: what it asks for, inside what the law allows.

@@ -54,10 +54,18 @@ impl CompiledEdge {
     }
 
     fn grounds(&self, question: &Question) -> Vec<Ground> {
+        let mut grounds = self.standing_grounds();
+        let ground = |kind, sentence| Ground { kind, sentence };
+        grounds.push(ground("purpose", format!("the edge is for {}", question.purpose)));
+        grounds.push(ground("lawful-basis", question.purpose.basis_sentence(self.framework)));
+        grounds
+    }
+
+    /// What the edge rests on, whatever is asked of it. The mechanism comes first.
+    pub(crate) fn standing_grounds(&self) -> Vec<Ground> {
         let ground = |kind, sentence| Ground { kind, sentence };
         let mut grounds = vec![
             ground("mechanism", self.rule.clone()),
-            ground("purpose", format!("the edge is for {}", question.purpose)),
             ground(
                 "validity",
                 format!("from {} until {}", self.effective_from, self.expires),
@@ -105,6 +113,14 @@ impl CompiledPolicy {
             return Err(first.clone());
         }
         Err(self.not_asked_for(facts, class, to))
+    }
+
+    /// Why an edge that nobody asks for may not carry data.
+    pub(crate) fn refusal_of(&self, tenant: &TenantId, class: DataClass, to: &RegionName) -> Denial {
+        match self.tenant(tenant) {
+            Ok(facts) => self.not_asked_for(facts, class, to),
+            Err(unknown) => unknown,
+        }
     }
 
     fn tenant(&self, tenant: &TenantId) -> Result<&TenantFacts, Denial> {

@@ -77,7 +77,8 @@ impl From<Denial> for Decision {
 /// Something that holds and that a permission rests on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ground {
-    /// What kind of ground: `mechanism`, `assessment`, `certification`, `art9-condition`, `purpose`, `fields`, `validity`.
+    /// What kind of ground: `parties`, `importer`, `mechanism`, `assessment`, `certification`, `art9-condition`, `consent`,
+    /// `purpose` (of a question), `purposes` (of an edge), `lawful-basis`, `fields`, `validity`, `onward`.
     pub kind: &'static str,
     /// In words.
     pub sentence: String,

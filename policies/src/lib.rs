@@ -3,26 +3,38 @@
 //! Pure: no clock (`now` is always a parameter), no I/O, no knowledge of Kubernetes, HTTP or databases. What is not known
 //! to be allowed is refused.
 
+mod age;
 mod assess;
+mod basis;
 pub mod bounds;
 pub mod catalogue;
 pub mod compile;
 mod cut;
 mod decide;
 pub mod decision;
+mod diff;
 pub mod edge;
+mod expiry;
 pub mod names;
+mod onward;
 pub mod region_policy;
 pub mod review;
 pub mod rule;
 pub mod source;
 pub mod spec;
 pub mod vocabulary;
+mod what_if;
 
+pub use basis::LawfulBasis;
 pub use catalogue::{Catalogue, FieldKey, FieldKind, TransferableFields};
 pub use compile::{CompiledPolicy, compile, compile_with};
 pub use decision::{Check, Decision, Explanation, Ground, Question};
+pub use diff::{
+    Aspect, AspectChange, EdgeChange, EdgeDifference, Effect, FlowChange, PolicyDiff, TenantChange, TenantDifference,
+    Widening, diff, widenings, widenings_with,
+};
 pub use edge::{CompiledEdge, EdgeId};
+pub use expiry::{Ending, ExpiryWarning, Soon, expiry_warnings};
 pub use names::{
     CountryCode, DocumentDigest, Epoch, InvalidName, JurisdictionName, OrganizationName, PartyName, PolicyRevision,
     RegionName, SubdivisionCode, TenantId,
@@ -36,3 +48,4 @@ pub use spec::{
     ReplicateTo, RetentionLimits, TenantResidencySpec,
 };
 pub use vocabulary::{Art9Condition, DataClass, LegalFramework, Mechanism, PartyRole, Purpose, Sensitivity};
+pub use what_if::{Hypothesis, ImporterImpact, WhatIf, WhatIfAnswer, WhatIfError, what_if, what_if_with};

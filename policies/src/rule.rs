@@ -69,6 +69,7 @@ impl Rule {
                 Self::FieldNotAllowed => Some("UK GDPR Art 5(1)(c)"),
                 Self::PurposeNotAllowed => Some("UK GDPR Art 5(1)(b)"),
                 Self::RetentionOutsideLaw => Some("UK GDPR Art 5(1)(e)"),
+                Self::UnknownClass => Some("UK GDPR Art 25(2)"),
                 _ if self.gdpr_article().is_some() => Some("UK GDPR chapter V"),
                 _ => None,
             },
@@ -84,7 +85,12 @@ impl Rule {
             | Self::MechanismExpired
             | Self::PartyNotCertified
             | Self::NoEdge
-            | Self::PolicyStale => Some("GDPR Art 44"),
+            | Self::PolicyStale
+            // A transfer to nobody in particular, or under nobody's law, meets no condition of chapter V.
+            | Self::UnknownRegion
+            | Self::UnknownJurisdiction
+            | Self::UnknownParty
+            | Self::TenantUnknown => Some("GDPR Art 44"),
             Self::AssessmentMissing | Self::AssessmentStale => Some("GDPR Art 46(1)"),
             Self::DerogationNeverSystematic => Some("GDPR Art 49(1)"),
             Self::ConsentIsNotArt49 => Some("GDPR Art 49(1)(a)"),
@@ -92,13 +98,10 @@ impl Rule {
             Self::FieldNotAllowed => Some("GDPR Art 5(1)(c)"),
             Self::PurposeNotAllowed => Some("GDPR Art 5(1)(b)"),
             Self::RetentionOutsideLaw => Some("GDPR Art 5(1)(e)"),
-            Self::HomeNamedAsTarget
-            | Self::UnknownRegion
-            | Self::UnknownClass
-            | Self::UnknownJurisdiction
-            | Self::UnknownParty
-            | Self::TenantUnknown
-            | Self::Duplicate => None,
+            // By default only what a stated purpose needs: what nobody classed has none.
+            Self::UnknownClass => Some("GDPR Art 25(2)"),
+            // Mistakes in how something is written down, and no question of law.
+            Self::HomeNamedAsTarget | Self::Duplicate => None,
         }
     }
 }

@@ -237,12 +237,14 @@ impl JurisdictionSpec {
 }
 
 impl DataClass {
-    /// The sensitivity of the class where a jurisdiction does not say: health, what is inferred about a person, and free
-    /// text between people (which can say anything) are special.
+    /// The sensitivity of the class where a jurisdiction does not say. Special are health, what is inferred about a person,
+    /// and what can say anything or betray a belief: free text and tags, and membership in groups.
     #[must_use]
     pub const fn sensitivity(self) -> Sensitivity {
         match self {
-            Self::Health | Self::Inference | Self::Messages => Sensitivity::Special,
+            Self::Health | Self::Inference | Self::Messages | Self::SocialGraph | Self::TrainingContent => {
+                Sensitivity::Special
+            }
             _ => Sensitivity::Ordinary,
         }
     }

@@ -136,17 +136,6 @@ closed_vocabulary! {
     LegalObligation = "legal-obligation",
 }
 
-impl Purpose {
-    /// True where the purpose rests on the data subject's consent, which must stand at each delivery.
-    #[must_use]
-    pub const fn needs_consent(self) -> bool {
-        match self {
-            Self::CrossBorderSharing | Self::Marketing | Self::Profiling | Self::Analytics => true,
-            Self::ServiceProvision | Self::LegalObligation => false,
-        }
-    }
-}
-
 closed_vocabulary! {
     /// What makes a transfer to another jurisdiction lawful (GDPR chapter V and its relatives). It is neither a
     /// lawful basis (Art 6) nor a condition for special categories (Art 9): all of them must hold.

@@ -2,158 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod reference;
 mod world;
 
 use std::collections::BTreeSet;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use meridian_policy::*;
 use proptest::prelude::*;
+use reference::against_question;
+use world::changes::any_change;
+use world::generated::{any_question, any_world, nearly_lawful_world};
 use world::*;
-
-const FIELDS: [&str; 6] = [
-    "sport_type",
-    "distance_meters",
-    "duration_sec",
-    "title",
-    "hr",
-    "followed",
-];
-const CLASSES: [DataClass; 4] = [
-    DataClass::WorkoutSummary,
-    DataClass::Health,
-    DataClass::SocialGraph,
-    DataClass::TrainingContent,
-];
-const INSTRUMENTS: [&str; 3] = [SCC, DPF, BCR];
-
-fn one_of<T: Clone + std::fmt::Debug + 'static>(list: &'static [T]) -> impl Strategy<Value = T> {
-    proptest::sample::select(list)
-}
-
-fn some_of<T: Clone + std::fmt::Debug + 'static>(list: &'static [T]) -> impl Strategy<Value = Vec<T>> {
-    proptest::sample::subsequence(list.to_vec(), 0..=list.len())
-}
-
-/// Days around the moment of the question, mostly in favour of the edge.
-fn moment(days: std::ops::Range<i64>) -> impl Strategy<Value = Timestamp> {
-    days.prop_map(|day| now() + SignedDuration::from_hours(24 * day))
-}
-
-fn past() -> impl Strategy<Value = Timestamp> {
-    moment(-20..3)
-}
-
-fn future() -> impl Strategy<Value = Timestamp> {
-    moment(-3..20)
-}
-
-prop_compose! {
-    fn any_offer()(
-        to in one_of(&["us", "eu", "uk"]),
-        mechanism in one_of(Mechanism::ALL),
-        instrument in one_of(&INSTRUMENTS),
-        classes in some_of(&CLASSES),
-        effective_from in past(),
-        expires in proptest::option::of(future()),
-    ) -> OfferedMechanism {
-        OfferedMechanism { effective_from, expires, ..offer(to, mechanism, instrument, &classes) }
-    }
-}
-
-prop_compose! {
-    fn any_certification()(instrument in one_of(&INSTRUMENTS), effective_from in past(), expires in future())
-        -> Certification {
-        Certification { instrument: instrument.into(), effective_from, expires }
-    }
-}
-
-prop_compose! {
-    fn any_ask()(
-        to in one_of(&["us", "us", "us", "eu", "eu-north", "mars"]),
-        purposes in some_of(Purpose::ALL),
-        fields in some_of(&FIELDS),
-        mechanism in one_of(Mechanism::ALL),
-        instrument in one_of(&INSTRUMENTS),
-        art9_condition in proptest::option::of(one_of(Art9Condition::ALL)),
-        pseudonymise: bool,
-        onward: bool,
-        tia in proptest::option::weighted(0.7, future()),
-        expires in future(),
-    ) -> ReplicateTo {
-        ReplicateTo {
-            purposes,
-            fields: fields.into_iter().map(str::to_owned).collect(),
-            mechanism,
-            instrument: instrument.into(),
-            art9_condition,
-            pseudonymise,
-            onward,
-            tia: tia.map(|review_by| ImpactAssessment { digest: digest(), review_by }),
-            expires,
-            ..ask(to)
-        }
-    }
-}
-
-prop_compose! {
-    fn any_class()(class in one_of(&CLASSES), replicate_to in proptest::collection::vec(any_ask(), 0..3))
-        -> ClassResidency {
-        ClassResidency { class, replicate_to }
-    }
-}
-
-/// Half of the worlds are lawful but for one random change, half are random.
-fn any_world() -> impl Strategy<Value = PolicySource> {
-    let parts = (
-        proptest::collection::vec(any_offer(), 0..12),
-        proptest::collection::vec(any_certification(), 0..4),
-        proptest::collection::vec(any_certification(), 0..4),
-        proptest::collection::vec(any_class(), 0..4),
-        proptest::collection::btree_map(one_of(&CLASSES), one_of(Sensitivity::ALL), 0..4),
-        0u8..32,
-    );
-    parts.prop_map(|(offers, importers, exporters, classes, sensitivity, mask)| {
-        let mut source = world();
-        source.eu().mechanisms.extend(offers.iter().cloned());
-        source.eu().sensitivity = sensitivity;
-        if mask & 1 == 0 {
-            source.stride_eu().classes = classes;
-        }
-        if mask & 2 == 0 {
-            source.eu().mechanisms = offers;
-        }
-        source.importer().certifications = importers;
-        source.exporter().certifications = exporters;
-        if mask & 12 == 0 {
-            source.tenants.remove("stride-us");
-        }
-        if mask & 24 == 8 {
-            source.parties.remove("stride-inc");
-        }
-        source
-    })
-}
-
-prop_compose! {
-    fn any_question()(
-        tenant_name in one_of(&["stride-eu", "stride-eu", "stride-eu", "stride-us", "nobody"]),
-        class in one_of(&CLASSES),
-        purpose in one_of(Purpose::ALL),
-        to in one_of(&["us", "us", "us", "eu", "eu-north", "mars"]),
-        fields in some_of(&FIELDS),
-        when in moment(-2..3),
-    ) -> Question {
-        Question {
-            tenant: tenant(tenant_name),
-            class,
-            purpose,
-            to: region(to),
-            fields: fields.into_iter().take(2).map(str::to_owned).collect(),
-            now: when,
-        }
-    }
-}
 
 /// The edges of a compiled policy, as questions that they allow at most.
 fn questions(policy: &CompiledPolicy) -> Vec<Question> {
@@ -170,99 +30,6 @@ fn questions(policy: &CompiledPolicy) -> Vec<Question> {
             })
         })
         .collect()
-}
-
-/// The law written a second time, from the source alone: all that must hold for a question to be allowed.
-fn missing_ground(source: &PolicySource, asked: &Question) -> Option<&'static str> {
-    let Some(facts) = source.tenants.get(&asked.tenant) else {
-        return Some("tenant");
-    };
-    let spec = &facts.spec;
-    let entries: Vec<&ReplicateTo> = spec
-        .classes
-        .iter()
-        .filter(|entry| entry.class == asked.class)
-        .flat_map(|entry| &entry.replicate_to)
-        .filter(|entry| entry.region == asked.to)
-        .collect();
-    let [entry] = entries.as_slice() else {
-        return Some("exactly one edge");
-    };
-    let (Some(home), Some(target)) = (source.regions.get(&spec.home.region), source.regions.get(&asked.to)) else {
-        return Some("regions");
-    };
-    if home.name == target.name {
-        return Some("another region");
-    }
-    let (Some(home_law), Some(target_law)) = (
-        source.jurisdictions.get(&home.jurisdiction),
-        source.jurisdictions.get(&target.jurisdiction),
-    ) else {
-        return Some("jurisdictions");
-    };
-    let (Some(exporter), Some(importer)) = (
-        source.parties.get(&home.operated_by),
-        source.parties.get(&target.operated_by),
-    ) else {
-        return Some("parties");
-    };
-    if !source
-        .tenants
-        .values()
-        .any(|t| t.spec.organization == spec.organization && t.spec.home.region == asked.to)
-    {
-        return Some("a tenant to receive it");
-    }
-    let begun_and_not_over =
-        |from: Timestamp, until: Option<Timestamp>| from <= asked.now && until.is_none_or(|until| asked.now < until);
-    let across = home.jurisdiction != target.jurisdiction;
-    let offered = home_law.mechanisms.iter().any(|offer| {
-        offer.to == target.jurisdiction
-            && offer.mechanism == entry.mechanism
-            && offer.instrument == entry.instrument
-            && offer.classes.contains(&asked.class)
-            && begun_and_not_over(offer.effective_from, offer.expires)
-    });
-    if across && !offered || !across && entry.mechanism != Mechanism::NotRestricted {
-        return Some("mechanism");
-    }
-    if entry.mechanism == Mechanism::Art49Derogation {
-        return Some("a mechanism for systematic replication");
-    }
-    let assessed = entry.tia.as_ref().is_some_and(|tia| asked.now < tia.review_by);
-    if matches!(entry.mechanism, Mechanism::Scc | Mechanism::Idta | Mechanism::Bcr) && !assessed {
-        return Some("assessment");
-    }
-    let certified = |party: &PartySpec| {
-        party.certifications.iter().any(|held| {
-            held.instrument == entry.instrument && begun_and_not_over(held.effective_from, Some(held.expires))
-        })
-    };
-    let bound = match entry.mechanism {
-        Mechanism::Certification => certified(importer),
-        Mechanism::Bcr => certified(importer) && certified(exporter),
-        _ => true,
-    };
-    if !bound {
-        return Some("certification");
-    }
-    let special = |law: &JurisdictionSpec| match law.sensitivity.get(&asked.class) {
-        Some(sensitivity) => *sensitivity == Sensitivity::Special,
-        None => asked.class == DataClass::Health,
-    };
-    if (special(home_law) || special(target_law)) && entry.art9_condition.is_none() {
-        return Some("Art 9 condition");
-    }
-    if !entry.fields.iter().all(|field| fields().has(asked.class, field)) || entry.fields.is_empty() {
-        return Some("fields of the class");
-    }
-    if !asked.fields.iter().all(|field| entry.fields.contains(field)) {
-        return Some("fields of the edge");
-    }
-    if !entry.purposes.contains(&asked.purpose) {
-        return Some("purpose");
-    }
-    (asked.now >= entry.expires).then_some("validity")
 }
 
 fn allows_no_more(before: &CompiledPolicy, after: &CompiledPolicy, taken: &str) -> Result<(), TestCaseError> {
@@ -291,7 +58,8 @@ proptest! {
         let policy = compiled(&source);
         for asked in questions(&policy).into_iter().chain([question]) {
             if policy.decide(&asked).is_allowed() {
-                prop_assert_eq!(missing_ground(&source, &asked), None, "allowed {:?}", asked);
+                let against = against_question(&source, &fields(), &asked);
+                prop_assert!(against.is_empty(), "allowed {:?} against {:?}", asked, against);
             }
         }
     }
@@ -299,7 +67,7 @@ proptest! {
     #[test]
     fn what_has_all_its_grounds_is_allowed_now(source in any_world(), question in any_question()) {
         let asked = Question { now: now(), ..question };
-        if missing_ground(&source, &asked).is_none() {
+        if against_question(&source, &fields(), &asked).is_empty() {
             prop_assert!(compiled(&source).decide(&asked).is_allowed(), "{:?}", compiled(&source).decide(&asked));
         }
     }
@@ -378,6 +146,101 @@ proptest! {
             prop_assert!(violations.iter().any(|violation| violation.path.starts_with(&path)), "{} not in review", id);
         }
     }
+
+    #[test]
+    fn a_policy_differs_from_itself_in_nothing_and_the_way_back_is_the_mirror(
+        before in nearly_lawful_world(),
+        change in any_change(),
+    ) {
+        let mut after = before.clone();
+        change.apply(&mut after);
+        let (before, after) = (compiled(&before), compiled(&after));
+        prop_assert!(before.diff(&before).is_empty());
+        let (there, back) = (before.diff(&after), after.diff(&before));
+        prop_assert_eq!(opened(&there), closed(&back));
+        prop_assert_eq!(closed(&there), opened(&back));
+        prop_assert_eq!(there.classes.len(), back.classes.len());
+        prop_assert_eq!(there.streams.len(), back.streams.len());
+    }
+
+    #[test]
+    fn a_difference_that_does_not_widen_allows_no_more(before in nearly_lawful_world(), change in any_change()) {
+        let mut after = before.clone();
+        change.apply(&mut after);
+        let (before, after) = (compiled(&before), compiled(&after));
+        if before.diff(&after).effect() != Effect::Widens {
+            allows_no_more(&before, &after, "what does not widen")?;
+        }
+    }
+
+    #[test]
+    fn what_widens_at_some_moment_is_found_at_the_first(
+        before in nearly_lawful_world(),
+        change in any_change(),
+        days in 0i64..10,
+    ) {
+        let mut after = before.clone();
+        change.apply(&mut after);
+        let found = widenings_with(&before, &after, &fields(), now());
+        let moment = now() + SignedDuration::from_hours(24 * days);
+        let diff = |moment| {
+            let before = compile_with(&before, fields(), moment);
+            before.diff(&compile_with(&after, fields(), moment))
+        };
+        for widening in &found {
+            let then = diff(widening.from);
+            prop_assert!(then.edges.contains(&widening.change), "{then}");
+        }
+        for change in diff(moment).edges.iter().filter(|change| change.effect == Effect::Widens) {
+            let earlier = found.iter().find(|widening| widening.change.edge == change.edge);
+            prop_assert!(earlier.is_some_and(|widening| widening.from <= moment), "{change} at {moment}");
+        }
+    }
+
+    #[test]
+    fn to_suppose_a_loss_never_widens(source in nearly_lawful_world(), which in 0usize..5, days in 0i64..10) {
+        let eu = || Some("eu".parse().unwrap());
+        let hypothesis = match which {
+            0 => Hypothesis::MechanismAnnulled { from: eu(), to: "us".parse().unwrap(), mechanism: None, instrument: None },
+            1 => Hypothesis::MechanismAnnulled {
+                from: None,
+                to: "us".parse().unwrap(),
+                mechanism: Some(Mechanism::Scc),
+                instrument: None,
+            },
+            2 => Hypothesis::CertificationLost { party: "stride-inc".parse().unwrap(), instrument: None },
+            3 => Hypothesis::CertificationLost {
+                party: "stride-europe".parse().unwrap(),
+                instrument: Some(BCR.to_owned()),
+            },
+            _ => Hypothesis::InstrumentExpires {
+                instrument: SCC.to_owned(),
+                on: now() + SignedDuration::from_hours(24 * days),
+            },
+        };
+        let asked = WhatIf { hypotheses: vec![hypothesis] };
+        // A world without what is supposed to be lost refuses the question.
+        if let Ok(answer) = what_if_with(&source, &fields(), &asked, now()) {
+            prop_assert!(answer.effect != Effect::Widens, "{answer}");
+            prop_assert_eq!(answer.diff.edges.len(), answer.importers.iter().map(|one| one.edges.len()).sum::<usize>());
+        }
+    }
+}
+
+fn opened(diff: &PolicyDiff) -> BTreeSet<&EdgeId> {
+    let changes = diff.edges.iter();
+    changes
+        .filter(|change| matches!(change.difference, EdgeDifference::Opened { .. }))
+        .map(|change| &change.edge)
+        .collect()
+}
+
+fn closed(diff: &PolicyDiff) -> BTreeSet<&EdgeId> {
+    let changes = diff.edges.iter();
+    changes
+        .filter(|change| matches!(change.difference, EdgeDifference::Closed { .. }))
+        .map(|change| &change.edge)
+        .collect()
 }
 
 /// Without edges that are refused for how they are written (twice, or with a field of another class): there, taking the

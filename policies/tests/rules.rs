@@ -9,22 +9,6 @@ use std::collections::BTreeSet;
 use meridian_policy::*;
 use world::*;
 
-fn refused(change: impl FnOnce(&mut PolicySource)) -> Rule {
-    let mut source = world();
-    change(&mut source);
-    let policy = compiled(&source);
-    let decision = policy.decide(&question());
-    let Decision::Deny { rule, reason, .. } = decision else {
-        panic!("allowed")
-    };
-    assert!(reason.len() > 20, "no sentence: {reason}");
-    assert!(
-        !policy.edges().any(|edge| edge.tenant.as_str() == "stride-eu"),
-        "refused, yet compiled"
-    );
-    rule
-}
-
 #[test]
 fn the_lawful_edge_is_allowed_with_its_grounds() {
     let Decision::Allow { edge, grounds } = compiled(&world()).decide(&question()) else {
@@ -236,11 +220,6 @@ fn clauses_and_corporate_rules_need_an_assessment() {
     );
 }
 
-fn cite(source: &mut PolicySource, mechanism: Mechanism, instrument: &str) {
-    source.asked().mechanism = mechanism;
-    source.asked().instrument = instrument.into();
-}
-
 fn certify_both(source: &mut PolicySource) {
     source.importer().certifications.push(certification(BCR));
     source.exporter().certifications.push(certification(BCR));
@@ -295,6 +274,9 @@ fn corporate_rules_bind_both_sides() {
     cite(&mut source, Mechanism::Bcr, BCR);
     certify_both(&mut source);
     assert!(compiled(&source).decide(&question()).is_allowed());
+    source.exporter().certifications[0].expires = at("2026-12-01T00:00:00Z");
+    let expires = compiled(&source).edges().next().map(|edge| edge.expires);
+    assert_eq!(expires, Some(at("2026-12-01T00:00:00Z")), "with the first of the two");
     source.exporter().certifications.clear();
     assert_eq!(
         compiled(&source).decide(&question()).refused_by(),
@@ -320,115 +302,6 @@ fn consent_to_share_is_not_consent_to_an_unsafe_transfer() {
         .map(|denial| denial.rule)
         .collect();
     assert!(rules.contains(&Rule::ConsentIsNotArt49), "{rules:?}");
-}
-
-fn share_health(source: &mut PolicySource) {
-    cite(source, Mechanism::Adequacy, "a decision");
-    source.asked_class(DataClass::Health);
-    source.asked().fields = vec!["hr".into()];
-    source.asked().art9_condition = Some(Art9Condition::ExplicitConsent);
-}
-
-fn health() -> Question {
-    Question {
-        class: DataClass::Health,
-        fields: BTreeSet::from(["hr".to_owned()]),
-        ..question()
-    }
-}
-
-#[test]
-fn a_special_category_needs_its_own_condition_beside_the_mechanism() {
-    let mut source = world();
-    share_health(&mut source);
-    assert!(compiled(&source).decide(&health()).is_allowed());
-    source.asked().art9_condition = None;
-    let decision = compiled(&source).decide(&health());
-    assert!(
-        matches!(
-            decision,
-            Decision::Deny {
-                rule: Rule::Art9ConditionMissing,
-                article: Some("GDPR Art 9(2)"),
-                ..
-            }
-        ),
-        "{decision:?}"
-    );
-}
-
-#[test]
-fn the_stricter_sensitivity_of_both_sides_counts() {
-    for side in ["eu", "us"] {
-        assert_eq!(
-            refused(|w| {
-                let law = w.jurisdictions.get_mut(side).unwrap();
-                law.sensitivity.insert(DataClass::WorkoutSummary, Sensitivity::Special);
-            }),
-            Rule::Art9ConditionMissing,
-            "{side}"
-        );
-    }
-    let mut source = world();
-    share_health(&mut source);
-    source.asked().art9_condition = None;
-    source.eu().sensitivity.insert(DataClass::Health, Sensitivity::Ordinary);
-    assert_eq!(
-        compiled(&source).decide(&health()).refused_by(),
-        Some(Rule::Art9ConditionMissing)
-    );
-}
-
-#[test]
-fn explicit_consent_as_condition_needs_the_subjects_consent_whatever_the_purpose() {
-    let mut source = world();
-    share_health(&mut source);
-    source.asked().purposes = vec![Purpose::ServiceProvision];
-    let policy = compiled(&source);
-    assert!(policy.edge(&edge_id("stride-eu.health.us")).unwrap().needs_consent);
-}
-
-#[test]
-fn only_fields_of_the_class_can_go() {
-    assert_eq!(
-        refused(|w| w.asked().fields.push("title".into())),
-        Rule::FieldNotAllowed,
-        "free text is not a summary"
-    );
-    assert_eq!(refused(|w| w.asked().fields.push("hr".into())), Rule::FieldNotAllowed);
-    assert_eq!(
-        refused(|w| w.asked().fields.push("no_such_field".into())),
-        Rule::FieldNotAllowed
-    );
-    assert_eq!(refused(|w| w.asked().fields.clear()), Rule::FieldNotAllowed);
-}
-
-#[test]
-fn only_fields_of_the_edge_go() {
-    let fields = BTreeSet::from(["sport_type".to_owned(), "duration_sec".to_owned()]);
-    let decision = compiled(&world()).decide(&Question { fields, ..question() });
-    let Decision::Deny {
-        rule: Rule::FieldNotAllowed,
-        reason,
-        ..
-    } = decision
-    else {
-        panic!("{decision:?}")
-    };
-    assert!(
-        reason.contains("duration_sec") && !reason.contains("sport_type"),
-        "{reason}"
-    );
-}
-
-#[test]
-fn only_purposes_of_the_edge_count() {
-    assert_eq!(refused(|w| w.asked().purposes.clear()), Rule::PurposeNotAllowed);
-    let decision = compiled(&world()).decide(&Question {
-        purpose: Purpose::Marketing,
-        ..question()
-    });
-    assert_eq!(decision.refused_by(), Some(Rule::PurposeNotAllowed));
 }
 
 #[test]
@@ -606,4 +479,18 @@ fn of_two_offers_that_say_the_same_the_one_that_ends_last_counts() {
         at("2027-02-01T00:00:00Z"),
         "taking one away never prolongs an edge"
     );
+}
+
+#[test]
+fn a_mechanism_that_is_still_to_come_says_when_first() {
+    let mut source = world();
+    let offered = source.eu().mechanisms[0].clone();
+    let later = |day: &str| OfferedMechanism {
+        effective_from: at(day),
+        ..offered.clone()
+    };
+    source.eu().mechanisms = vec![later("2026-12-24T00:00:00Z"), later("2026-12-01T00:00:00Z")];
+    let policy = compiled(&source);
+    let reason = &policy.refusals_of(&edge_id("stride-eu.workout-summary.us"))[0].reason;
+    assert!(reason.ends_with("only from 2026-12-01T00:00:00Z"), "{reason}");
 }

@@ -2,9 +2,12 @@
 //!
 //! An entry is a folder. It is made in a temporary folder beside the entries and renamed when it is whole, so an
 //! interrupted run leaves nothing that looks finished. A file lock keeps two runs from making the same entry at once.
+//! Beside the entries stands what each one held when it was whole: one that lost a file since, or whose file was cut
+//! short by a full disk or a power cut, is made anew.
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -88,22 +91,50 @@ impl Cache {
     /// Those of `make`, and those of the file system.
     pub fn entry(&self, name: &str, key: &Key, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let entry = self.path(name, key);
-        if entry.exists() {
+        if self.is_whole(name, key) {
             return Ok(entry);
         }
         let _lock = self.lock(name)?;
-        if entry.exists() {
+        if self.is_whole(name, key) {
             return Ok(entry);
+        }
+        if entry.exists() {
+            progress::say(&format!("{} lost something: it is made anew", entry.display()));
+            remove_tree(&entry)?;
         }
         let half_made = self.root.join("tmp").join(format!("{name}-{}", key.short()));
         remove_tree(&half_made)?;
         create(&half_made)?;
-        make(&half_made)?;
+        if let Err(error) = make(&half_made) {
+            // What failed for want of space must not go on taking it.
+            remove_tree(&half_made)?;
+            return Err(error);
+        }
+        let contents = self.contents(name, key);
+        create(&self.root.join("contents"))?;
+        fs::write(&contents, listed(&half_made)?).with_context(|| format!("cannot write {}", contents.display()))?;
         create(&self.root.join(name))?;
         fs::rename(&half_made, &entry)
             .with_context(|| format!("cannot put the finished {name} into the cache at {}", entry.display()))?;
         self.prune(name)?;
         Ok(entry)
+    }
+
+    /// Whether an entry is there and holds what it held when it was made.
+    pub fn is_whole(&self, name: &str, key: &Key) -> bool {
+        let entry = self.path(name, key);
+        if !entry.is_dir() {
+            return false;
+        }
+        match fs::read_to_string(self.contents(name, key)) {
+            Ok(held) => listed(&entry).is_ok_and(|now| now == held),
+            // Nothing was written down for it: it is as old as the first version of this cache.
+            Err(_) => true,
+        }
+    }
+
+    fn contents(&self, name: &str, key: &Key) -> PathBuf {
+        self.root.join("contents").join(format!("{name}-{}", key.short()))
     }
 
     /// Removes all but the newest entries of a name: an image of every build would soon fill the disk.
@@ -116,7 +147,13 @@ impl Cache {
             .collect();
         entries.sort();
         let old = entries.len().saturating_sub(KEPT);
-        entries.iter().take(old).try_for_each(|(_, path)| remove_tree(path))
+        for (_, path) in entries.iter().take(old) {
+            remove_tree(path)?;
+            let key = path.file_name().unwrap_or_default().to_string_lossy();
+            // A list without its entry is worth nothing and harms nothing.
+            let _ = fs::remove_file(self.root.join("contents").join(format!("{name}-{key}")));
+        }
+        Ok(())
     }
 
     /// Holds a lock of this name until the file is dropped; waits for whoever holds it.
@@ -127,13 +164,20 @@ impl Cache {
         let dir = self.root.join("locks");
         create(&dir)?;
         let path = dir.join(format!("{name}.lock"));
-        let file = File::create(&path).with_context(|| format!("cannot create the lock {}", path.display()))?;
-        if file.try_lock().is_err() {
-            progress::say(&format!("waiting for another run that holds {} …", path.display()));
-            file.lock()
-                .with_context(|| format!("cannot take the lock {}", path.display()))?;
+        loop {
+            let file = File::create(&path).with_context(|| format!("cannot create the lock {}", path.display()))?;
+            if file.try_lock().is_err() {
+                progress::say(&format!("waiting for another run that holds {} …", path.display()));
+                file.lock()
+                    .with_context(|| format!("cannot take the lock {}", path.display()))?;
+            }
+            // Whoever held it may have removed the whole cache: then the next run would lock another file.
+            let same = |held: &File| Some(held.metadata().ok()?.ino() == fs::metadata(&path).ok()?.ino());
+            if same(&file) == Some(true) {
+                return Ok(file);
+            }
+            create(&dir)?;
         }
-        Ok(file)
     }
 
     /// A folder in the cache for things that are not entries: the engine's state, downloaded packages.
@@ -146,6 +190,11 @@ impl Cache {
         Ok(dir)
     }
 
+    /// Where a file in such a folder is, or would be.
+    pub fn file(&self, folder: &str, name: &str) -> PathBuf {
+        self.root.join(folder).join(name)
+    }
+
     /// Removes everything.
     ///
     /// # Errors
@@ -153,6 +202,26 @@ impl Cache {
     pub fn wipe(&self) -> Result<()> {
         remove_tree(&self.root)
     }
+}
+
+/// The files and folders directly in an entry, each file with its size. Below the folders nothing is looked at: a root
+/// file system has tens of thousands of files.
+fn listed(entry: &Path) -> Result<String> {
+    let mut lines = Vec::new();
+    for inside in fs::read_dir(entry).with_context(|| format!("cannot read {}", entry.display()))? {
+        let inside = inside.with_context(|| format!("cannot read {}", entry.display()))?;
+        let about = inside
+            .metadata()
+            .with_context(|| format!("cannot read {}", inside.path().display()))?;
+        let size = if about.is_dir() {
+            "folder".to_owned()
+        } else {
+            about.len().to_string()
+        };
+        lines.push(format!("{size} {}\n", inside.file_name().to_string_lossy()));
+    }
+    lines.sort();
+    Ok(lines.concat())
 }
 
 fn create(dir: &Path) -> Result<()> {
@@ -252,6 +321,59 @@ mod tests {
             })
             .unwrap();
         assert!(made.exists());
+    }
+
+    #[test]
+    fn a_failed_making_frees_the_space_it_took() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path());
+        let failed = cache.entry("tool", &key("1"), |at| {
+            fs::write(at.join("half"), "").unwrap();
+            anyhow::bail!("no space left")
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "no space left");
+        assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_entry_that_lost_a_file_or_a_part_of_one_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path());
+        let make = |at: &Path| {
+            fs::create_dir(at.join("root")).unwrap();
+            fs::write(at.join("tool"), "whole").map_err(Into::into)
+        };
+        let made = cache.entry("tool", &key("1"), make).unwrap();
+        fs::write(made.join("root/written-later"), "").unwrap();
+        assert!(cache.is_whole("tool", &key("1")));
+        fs::write(made.join("tool"), "").unwrap();
+        cache.entry("tool", &key("1"), make).unwrap();
+        assert_eq!(fs::read_to_string(made.join("tool")).unwrap(), "whole");
+        fs::remove_file(made.join("tool")).unwrap();
+        cache.entry("tool", &key("1"), make).unwrap();
+        assert_eq!(fs::read_to_string(made.join("tool")).unwrap(), "whole");
+    }
+
+    #[test]
+    fn an_entry_of_which_nothing_was_written_down_is_taken_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path());
+        let made = cache.entry("tool", &key("1"), |_| Ok(())).unwrap();
+        remove_tree(&dir.path().join("contents")).unwrap();
+        assert_eq!(cache.entry("tool", &key("1"), |_| panic!("made twice")).unwrap(), made);
+    }
+
+    #[test]
+    fn a_lock_taken_after_the_cache_was_removed_is_one_that_others_see() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(&dir.path().join("cache"));
+        let first = cache.lock("demo").unwrap();
+        cache.wipe().unwrap();
+        drop(first);
+        let held = cache.lock("demo").unwrap();
+        let path = dir.path().join("cache/locks/demo.lock");
+        assert!(File::open(path).unwrap().try_lock().is_err());
+        drop(held);
     }
 
     #[test]

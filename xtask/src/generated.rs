@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -14,14 +13,11 @@ use crate::progress;
 /// # Errors
 /// When the generator fails or a file cannot be written.
 pub fn write(paths: &Paths) -> Result<()> {
-    progress::output(Command::new("cargo").current_dir(&paths.project).args([
-        "run",
-        "--quiet",
-        "--package",
-        "meridian-crds",
-        "--example",
-        "generate",
-    ]))?;
+    progress::output(
+        paths
+            .cargo()
+            .args(["run", "--quiet", "--package", "meridian-crds", "--example", "generate"]),
+    )?;
     let copy = copy_folder(paths);
     fs::create_dir_all(&copy).with_context(|| format!("cannot create {}", copy.display()))?;
     for (name, content) in originals(paths)? {

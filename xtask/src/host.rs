@@ -35,6 +35,7 @@ pub fn ensure_packages(paths: &Paths, wanted: &[(&str, &str)]) -> Result<()> {
         .filter(|(name, _)| program(name).is_none())
         .map(|(_, package)| *package)
         .collect();
+    missing.sort_unstable();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());
@@ -47,11 +48,19 @@ pub fn ensure_packages(paths: &Paths, wanted: &[(&str, &str)]) -> Result<()> {
     }
     let log = Log::fresh(paths, "apt")?;
     progress::step(&format!("installing {}", missing.join(" ")), Some(log.shown()), || {
+        // An installation that was interrupted stops every later one until it is finished.
+        log.run(
+            Command::new("dpkg")
+                .args(["--configure", "-a"])
+                .env("DEBIAN_FRONTEND", "noninteractive"),
+        )?;
         log.run(Command::new("apt-get").arg("update"))?;
         // The package's service is not wanted: whoever needs an engine starts one of its own and stops it again.
         log.run(
             Command::new("apt-get")
                 .args(["install", "-y", "--no-install-recommends"])
+                // The machine's own updates may be at it.
+                .args(["-o", "DPkg::Lock::Timeout=300"])
                 .args(&missing)
                 .env("DEBIAN_FRONTEND", "noninteractive"),
         )
@@ -92,6 +101,14 @@ fn mirror_in(text: &str) -> Option<String> {
         .map(|address| address.trim_end_matches('/'))
         .find(|address| address.starts_with("http") && address.ends_with("/debian"))
         .map(str::to_owned)
+}
+
+/// Namespaces of its own for a command: what it mounts is gone when it is, and so are all its processes, also when it is
+/// killed. debootstrap's dpkg would go on writing where the next run starts anew.
+pub fn confined() -> Command {
+    let mut command = private_mounts();
+    command.args(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+    command
 }
 
 /// A mount namespace of its own for a command, so that what it mounts is gone when it is.

@@ -10,6 +10,9 @@ use crate::host;
 use crate::paths::Paths;
 use crate::progress::{self, Log};
 
+/// Their name in the cache.
+pub const NAME: &str = "kafka-jars";
+
 /// The hash of what decides which jars there are.
 ///
 /// # Errors
@@ -23,7 +26,7 @@ pub fn key(paths: &Paths) -> Result<Key> {
 /// # Errors
 /// When Maven is missing and cannot be installed, or an artifact cannot be had.
 pub fn path(paths: &Paths, cache: &Cache) -> Result<PathBuf> {
-    cache.entry("kafka-jars", &key(paths)?, |dir| {
+    cache.entry(NAME, &key(paths)?, |dir| {
         host::ensure_packages(paths, &[("mvn", "maven")])?;
         let log = Log::fresh(paths, "kafka-jars")?;
         progress::step("downloading Kafka's jars", Some(log.shown()), || {

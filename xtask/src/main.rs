@@ -10,6 +10,8 @@ mod images;
 mod jars;
 mod local;
 mod paths;
+mod preflight;
+mod programs;
 mod progress;
 mod registry;
 mod rootfs;
@@ -97,24 +99,39 @@ fn run(verb: Verb) -> Result<ExitCode> {
     let cache = Cache::at(&paths.cache);
     match verb {
         Verb::Up => {
+            let _alone = cache.lock("demo")?;
+            preflight::demo(&paths, &cache)?;
+            let building = programs::begin(&paths, programs::Scope::Demo);
             let clusters = cluster::up(&paths, &cache)?;
-            deploy::deploy(&paths, &cache, &clusters)?;
-            let proved = deploy::prove(&paths, &cache, &[])?;
+            let programs = building.end()?;
+            let deployed = deploy::deploy(&paths, &cache, &clusters, &programs)?;
+            let proved = deploy::prove_all(&paths, &cache, &programs, &deployed)?;
             deploy::say_where(&paths, &cache)?;
             return Ok(verify::close(&proved));
         }
         Verb::Test { fast } => return Ok(verify::close(&verify::run(&paths, &cache, verify::Scope { fast })?)),
-        Verb::Prove { rows } => return Ok(verify::close(&deploy::prove(&paths, &cache, &rows)?)),
+        Verb::Prove { rows } => {
+            let _alone = cache.lock("demo")?;
+            let programs = programs::build(&paths, programs::Scope::Demo)?;
+            let wanted = deploy::Wanted {
+                rows: &rows,
+                again: false,
+            };
+            return Ok(verify::close(&deploy::prove(&paths, &cache, &programs, &wanted)?));
+        }
         Verb::Crds => generated::write(&paths)?,
         Verb::Down { cache: wipe } => down(&paths, &cache, wipe)?,
         Verb::Cluster => {
+            let _alone = cache.lock("demo")?;
             cluster::up(&paths, &cache)?;
             let names: Vec<String> = cluster::CLUSTERS.iter().map(cluster::Spec::context).collect();
             progress::say(&format!("clusters are up; contexts: {}", names.join(", ")));
         }
         Verb::Images => {
+            let _alone = cache.lock("demo")?;
             cluster::up(&paths, &cache)?;
-            let image = deploy::image(&paths, &cache)?;
+            let programs = programs::build(&paths, programs::Scope::Demo)?;
+            let image = deploy::image(&paths, &cache, &programs)?;
             progress::say(&format!("every cluster holds {}", image.tag));
         }
         Verb::Tools { names } => {
@@ -140,12 +157,13 @@ fn run(verb: Verb) -> Result<ExitCode> {
 }
 
 fn down(paths: &Paths, cache: &Cache, wipe: bool) -> Result<()> {
-    cluster::down(paths, cache)?;
+    let _alone = cache.lock("demo")?;
+    cluster::down(paths, cache, wipe)?;
     if wipe {
         cluster::remove_images()?;
     }
     docker::engine::stop(cache)?;
-    cache::remove_tree(&paths.target.join("xtask/parts"))?;
+    local::remove_left_over(paths)?;
     if wipe {
         host::refuse_mounts_below(&paths.cache)?;
         cache.wipe()?;

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::process::Command;
-use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
 use crate::cache::Inputs;
+use crate::cluster::Found;
 use crate::docker::{docker, has_image};
 use crate::images::data::Data;
 use crate::images::{PREFIX, oci::Image};
@@ -20,13 +20,12 @@ const KAFKA: &str = "apache/kafka:4.1.1";
 /// Seconds that a registry may take to answer before it counts as out of reach.
 const LIMIT: &str = "8";
 
-/// Whether stock images can be had. `MERIDIAN_REGISTRY=off` says no without asking.
-pub fn reachable() -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        if std::env::var("MERIDIAN_REGISTRY").is_ok_and(|value| value == "off") {
-            return false;
-        }
+/// Whether the clusters are made from stock images. Those that are there stay as they are: a registry that is out of
+/// reach for a moment is no reason to make every cluster anew from another image. `MERIDIAN_REGISTRY=off` says no without
+/// asking.
+pub fn stock(found: &[Found]) -> bool {
+    let off = std::env::var("MERIDIAN_REGISTRY").is_ok_and(|value| value == "off");
+    decided(off, found.first().map(Found::built_here)).unwrap_or_else(|| {
         let mut probe = Command::new("timeout");
         let reached = succeeds(probe.args([LIMIT, "docker", "manifest", "inspect", POSTGRES]));
         if !reached {
@@ -34,6 +33,14 @@ pub fn reachable() -> bool {
         }
         reached
     })
+}
+
+/// What is known without asking the registry.
+fn decided(off: bool, cluster_built_here: Option<bool>) -> Option<bool> {
+    if off {
+        return Some(false);
+    }
+    cluster_built_here.map(|here| !here)
 }
 
 /// PostgreSQL and Kafka from the stock images, with the same entry scripts as those that are built here.
@@ -71,4 +78,17 @@ fn extend(paths: &Paths, name: &str, stock: &str, version: &str, user: &str) -> 
     }
     // Its layers stay in the engine; only the name is used.
     Ok(Image::new(tag, Vec::new(), &[]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decided;
+
+    #[test]
+    fn clusters_that_are_there_decide_and_off_is_off() {
+        assert_eq!(decided(false, None), None);
+        assert_eq!(decided(false, Some(true)), Some(false));
+        assert_eq!(decided(false, Some(false)), Some(true));
+        assert_eq!(decided(true, Some(false)), Some(false));
+    }
 }

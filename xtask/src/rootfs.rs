@@ -54,9 +54,8 @@ pub fn key(wanted: &RootFs) -> Key {
 /// # Errors
 /// When this user is not root (debootstrap changes owners and roots), or a package cannot be had.
 pub fn path(paths: &Paths, cache: &Cache, wanted: &RootFs) -> Result<PathBuf> {
-    let made = cache.path(wanted.name, &key(wanted)).join("root");
-    if made.exists() {
-        return Ok(made);
+    if cache.is_whole(wanted.name, &key(wanted)) {
+        return Ok(cache.path(wanted.name, &key(wanted)).join("root"));
     }
     if !host::is_root() {
         bail!(
@@ -70,7 +69,7 @@ pub fn path(paths: &Paths, cache: &Cache, wanted: &RootFs) -> Result<PathBuf> {
         let log = Log::fresh(paths, wanted.name)?;
         progress::step(&format!("debootstrap {}", wanted.name), Some(log.shown()), || {
             log.run(
-                host::private_mounts()
+                host::confined()
                     .args(["debootstrap", "--variant=minbase"])
                     .arg(format!("--cache-dir={}", packages.display()))
                     .arg(format!("--include={},ca-certificates", wanted.packages))

@@ -150,6 +150,18 @@ pub fn path(paths: &Paths, cache: &Cache, name: &str) -> Result<PathBuf> {
     Ok(folder.join(name))
 }
 
+/// The built program, when the cache has it.
+///
+/// # Errors
+/// When its go.mod or go.sum cannot be read.
+pub fn built(paths: &Paths, cache: &Cache, name: &str) -> Result<Option<PathBuf>> {
+    let tool = find(name)?;
+    let key = key(paths, tool)?;
+    Ok(cache
+        .is_whole(tool.name, &key)
+        .then(|| cache.path(tool.name, &key).join(name)))
+}
+
 /// The hash of what a tool is built from.
 ///
 /// # Errors

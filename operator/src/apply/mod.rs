@@ -21,7 +21,7 @@ use crate::watch::Cache;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -275,15 +275,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Deletes what carries our labels and this owner's UID and is not in `keep`. Others' objects never match.
-    ///
-    /// # Errors
-    /// See [`Applier::prune_unless`].
-    pub async fn prune(&self, owner_uid: &str, keep: &BTreeSet<ObjectKey>) -> Result<Vec<ObjectKey>, ApplyError> {
-        self.prune_unless(owner_uid, |key| keep.contains(key)).await
-    }
-
-    /// Deletes what carries our labels and this owner's UID, unless it is to be kept.
+    /// Deletes what carries our labels and this owner's UID, unless it is to be kept. Others' objects never match.
     ///
     /// # Errors
     /// The first deletion that failed; the others were still tried.
@@ -432,6 +424,7 @@ pub(crate) fn observed(object: &DynamicObject) -> Value {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::collections::BTreeSet;
 
     fn manifest() -> Manifest {
         let labels = json!({MANAGED_BY_LABEL: MANAGED_BY, OWNER_UID_LABEL: "u1", REGION_LABEL: "eu"});

@@ -175,6 +175,27 @@ impl Members {
         }
     }
 
+    /// Forgets members that no region names any more: their watches and probes end, and what was seen of them goes with
+    /// them. One that is named again is connected anew.
+    pub fn retain(&self, named: &BTreeSet<String>) {
+        self.refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|name| named.contains(name));
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|name, member| {
+                let kept = named.contains(name);
+                if !kept {
+                    member.stop.cancel();
+                    self.metrics.member_gone(name);
+                    tracing::info!(member = %name, "member forgotten");
+                }
+                kept
+            });
+    }
+
     /// Whether waiting could tell more about this member: false when it has been listed, does not answer, or cannot be
     /// asked at all.
     #[must_use]

@@ -6,6 +6,7 @@
 //! | [`compiled`] | compiling it anew when that changes, or when something in it begins or ends |
 //! | [`region`] | FitnessRegion → RegionStack and TenantPlacements in its member |
 //! | [`residency`] | TenantDataResidency → status |
+//! | [`departure`] | what a deleted tenant still waits for |
 //! | [`pool`] | IngestPool → its copy in the member, and status back |
 //! | [`lease`] | the lease that lets a member transfer |
 //! | [`members`] | the member clusters |
@@ -13,6 +14,7 @@
 
 pub mod admission;
 pub mod compiled;
+pub mod departure;
 pub mod lease;
 pub mod members;
 pub mod pool;
@@ -88,6 +90,11 @@ impl Hub {
         )
     }
 
+    /// Members that no region names any more are forgotten.
+    fn forget_unnamed_members(&self) {
+        self.members.retain(&source::member_names(&self.cache));
+    }
+
     /// What the caches hold; nothing before the first listing.
     fn source_for_review(&self) -> Option<PolicySource> {
         self.cache.is_synced(RESOURCES).then(|| source::for_review(&self.cache))
@@ -126,8 +133,14 @@ impl Queues {
 
     fn resource_changed(&self, key: &ObjectKey, cache: &Cache) {
         match key.kind {
-            FITNESS_REGION => self.regions.now(key.name.clone()),
-            TENANT_DATA_RESIDENCY => self.tenants.now(key.name.clone()),
+            FITNESS_REGION => {
+                self.regions.now(key.name.clone());
+                self.deleted(cache, TENANT_DATA_RESIDENCY, &self.tenants);
+            }
+            TENANT_DATA_RESIDENCY => {
+                self.tenants.now(key.name.clone());
+                self.deleted(cache, FITNESS_REGION, &self.regions);
+            }
             INGEST_POOL => self.pools.now(key.name.clone()),
             // A kubeconfig may have come, changed or gone.
             SECRET => cache
@@ -136,6 +149,29 @@ impl Queues {
                 .for_each(|(key, _)| self.regions.now(key.name)),
             _ => {}
         }
+    }
+
+    /// Something in a member has changed.
+    fn member_changed(&self, cache: &Cache) {
+        for (kind, queue) in [(FITNESS_REGION, &self.regions), (INGEST_POOL, &self.pools)] {
+            cache.of_kind(kind).into_iter().for_each(|(key, _)| queue.now(key.name));
+        }
+        self.deleted(cache, TENANT_DATA_RESIDENCY, &self.tenants);
+    }
+
+    /// What is being deleted waits for others to go.
+    fn deleted(&self, cache: &Cache, kind: Kind, queue: &Queue<String>) {
+        let objects = cache.of_kind(kind).into_iter();
+        objects
+            .filter(|(_, object)| object.metadata.deletion_timestamp.is_some())
+            .for_each(|(key, _)| queue.now(key.name));
+    }
+}
+
+fn start_error(error: &dyn std::fmt::Display) -> RunError {
+    RunError::Start {
+        role: "hub",
+        cause: error.to_string(),
     }
 }
 
@@ -146,13 +182,6 @@ impl Queues {
 pub async fn run_hub(args: HubArgs) -> Result<(), RunError> {
     let client = Client::try_default().await.map_err(|error| start_error(&error))?;
     run_with(client, args, CancellationToken::new()).await
-}
-
-fn start_error(error: &dyn std::fmt::Display) -> RunError {
-    RunError::Start {
-        role: "hub",
-        cause: error.to_string(),
-    }
 }
 
 /// Runs the hub role with this client until shutdown.
@@ -184,9 +213,7 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
     let member_changed = Arc::new(move |_: &str| {
         let (queues, cache, newest) = &told;
         newest.source_changed();
-        for (kind, queue) in [(FITNESS_REGION, &queues.regions), (INGEST_POOL, &queues.pools)] {
-            cache.of_kind(kind).into_iter().for_each(|(key, _)| queue.now(key.name));
-        }
+        queues.member_changed(cache);
     });
     let (members, member_tasks) = Members::new(leadership.clone(), metrics.clone(), member_changed);
     let hub = Arc::new(Hub {

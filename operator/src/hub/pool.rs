@@ -6,6 +6,7 @@ use meridian_policy::RegionName;
 use serde_json::{Value, json};
 
 use super::members::{Health, Member};
+use super::source::Departing;
 use super::{Hub, source};
 use crate::apply::{Applied, ApplyError, Purpose, observed};
 use crate::conditions::Standing;
@@ -38,8 +39,13 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, PoolError> {
     let object = observed(&object);
     let region = object["spec"]["region"].as_str().unwrap_or_default().to_owned();
     let member = member_of(&hub, &region);
+    let departing = Departing::of(&hub.cache)
+        .regions
+        .iter()
+        .any(|name| name.as_str() == region);
     let copied = match &member {
-        Some(member) if member.is_known() => {
+        // A region that is being deleted takes its copies away; see `region::removal`.
+        Some(member) if member.is_known() && !departing => {
             member
                 .applier
                 .apply(Purpose::HubPool, &copy(&name, &region, &uid, &object)?)

@@ -1,6 +1,9 @@
 //! TenantDataResidency → its status: which edges the policy allows, which it refuses and by which rule, and the epoch.
 //! The placements themselves are written by the region's pass, which sees all tenants of a member at once.
+//!
+//! One that is deleted stays until [`departure`] says that nothing of it is left in any member.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,8 +12,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Hub;
-use crate::apply::{ApplyError, observed};
+use super::departure::{self, CLOSING, Departure, FINALIZER, LEAVING, View, Waiting};
+use super::source::{self, Departing};
+use crate::apply::{Applied, ApplyError, observed};
 use crate::conditions::{Observation, Standing};
+use crate::finalizer;
 use crate::manifest::{ObjectKey, TENANT_DATA_RESIDENCY};
 use crate::reconcile::{Outcome, Pass};
 
@@ -27,10 +33,15 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
         return Ok(Pass::of(Outcome::Gone));
     };
     let object = observed(&object);
+    if finalizer::is_deleting(&object) {
+        return leave(&hub, &key, &object).await;
+    }
+    finalizer::hold(&hub.applier, &key, &object, FINALIZER).await?;
     let Some(compiled) = hub.newest.get() else {
         return Ok(Pass::of(Outcome::Waiting));
     };
-    let verdict = judge(&object, &compiled.policy, compiled.at);
+    let asked = Departing::of(&hub.cache).asked(&object);
+    let verdict = judge(&object, asked.as_ref(), &compiled.policy, compiled.at);
     let mut status = verdict.status;
     status["observedGeneration"] = object["metadata"]["generation"].clone();
     let observations: Vec<Observation> = verdict
@@ -42,11 +53,77 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
     status["conditions"] = json!(hub.conditions(&object, &observations));
     let written = hub.applier.apply_status(&key, &object["status"], status).await?;
     Ok(Pass::of(match (written, verdict.standing) {
-        (crate::apply::Applied::Unchanged, Standing::Current) => Outcome::Steady,
-        (crate::apply::Applied::Unchanged, Standing::InProgress(_)) => Outcome::Waiting,
-        (crate::apply::Applied::Unchanged, Standing::Failed { .. }) => Outcome::Refused,
+        (Applied::Unchanged, Standing::Current) => Outcome::Steady,
+        (Applied::Unchanged, Standing::InProgress(_)) => Outcome::Waiting,
+        (Applied::Unchanged, Standing::Failed { .. }) => Outcome::Refused,
         _ => Outcome::Progressed,
     }))
+}
+
+/// One pass over a tenant that is being deleted. What it waits for happens in the regions' passes.
+async fn leave(hub: &Hub, key: &ObjectKey, object: &Value) -> Result<Pass, ApplyError> {
+    if !finalizer::is_held(object, FINALIZER) {
+        return Ok(Pass::of(Outcome::Gone));
+    }
+    let left = object["status"]["phase"] == LEAVING;
+    let (phase, waiting) = match look(hub, &key.name, object, left) {
+        Departure::Closing(waiting) => (CLOSING, waiting),
+        Departure::Leaving(waiting) => (LEAVING, waiting),
+        Departure::Done => {
+            finalizer::release(&hub.applier, key, object, FINALIZER).await?;
+            tracing::info!(resource = %key, "the tenant has left");
+            return Ok(Pass::of(Outcome::Gone));
+        }
+    };
+    let mut observations = Standing::InProgress(waiting.message.clone()).observations();
+    observations.push(Observation::new("Removable", false, waiting.reason, waiting.message));
+    let mut status = json!({
+        "phase": phase, "edgesAllowed": 0, "edgesRefused": 0,
+        "observedGeneration": object["metadata"]["generation"],
+        "conditions": hub.conditions(object, &observations),
+    });
+    // It only grows, also while the tenant goes.
+    if !object["status"]["epoch"].is_null() {
+        status["epoch"] = object["status"]["epoch"].clone();
+    }
+    let written = hub.applier.apply_status(key, &object["status"], status).await?;
+    Ok(Pass::of(match written {
+        Applied::Unchanged => Outcome::Waiting,
+        Applied::Created | Applied::Changed => Outcome::Progressed,
+    }))
+}
+
+fn look(hub: &Hub, tenant: &str, object: &Value, left: bool) -> Departure {
+    let spec = &object["spec"];
+    let home = spec["home"]["region"].as_str().unwrap_or_default();
+    let asked = spec["classes"].as_array().into_iter().flatten();
+    let asked = asked.filter_map(|class| class["replicateTo"].as_array()).flatten();
+    let named: BTreeSet<String> = asked
+        .filter_map(|to| to["region"].as_str())
+        .chain([home])
+        .map(ToOwned::to_owned)
+        .collect();
+    let views: Vec<View> = source::regions(&hub.cache)
+        .iter()
+        .map(|(region, spec)| {
+            let member = spec.clusters.first().and_then(|cluster| hub.members.get(&cluster.name));
+            View::of(region, member.as_deref(), tenant)
+        })
+        .collect();
+    match departure::of_tenant(left, home, &named, &views) {
+        // The policy at hand may be older than the phase: with it a region's pass could place the tenant again.
+        Departure::Done if hub.newest.get().is_none_or(|compiled| has(&compiled.policy, tenant)) => {
+            Departure::Leaving(Waiting {
+                reason: "AtHome",
+                message: "its edges are closed; it is leaving the policy".to_owned(),
+            })
+        }
+        departure => departure,
+    }
+}
+
+fn has(policy: &CompiledPolicy, tenant: &str) -> bool {
+    policy.source().tenants.keys().any(|known| known.as_str() == tenant)
 }
 
 struct Verdict {
@@ -55,7 +132,8 @@ struct Verdict {
     residency: Option<Observation>,
 }
 
-fn judge(object: &Value, policy: &CompiledPolicy, now: Timestamp) -> Verdict {
+/// `asked` is what the policy is compiled from of the object.
+fn judge(object: &Value, asked: Option<&TenantResidencySpec>, policy: &CompiledPolicy, now: Timestamp) -> Verdict {
     let unreadable = |message: String| Verdict {
         status: json!({"phase": "Refused"}),
         standing: Standing::Failed {
@@ -70,7 +148,7 @@ fn judge(object: &Value, policy: &CompiledPolicy, now: Timestamp) -> Verdict {
     };
     match policy.source().tenants.get(&spec.tenant) {
         // Compiled from an older spec: the next compile is on its way and triggers this tenant again.
-        Some(facts) if facts.spec == spec => decided(facts, policy, now),
+        Some(facts) if Some(&facts.spec) == asked => decided(&spec, facts, policy, now),
         _ => Verdict {
             status: json!({"phase": "Pending"}),
             standing: Standing::InProgress("its home cannot be asked for the epoch yet".to_owned()),
@@ -79,8 +157,8 @@ fn judge(object: &Value, policy: &CompiledPolicy, now: Timestamp) -> Verdict {
     }
 }
 
-fn decided(facts: &TenantFacts, policy: &CompiledPolicy, now: Timestamp) -> Verdict {
-    let edges = edges(&facts.spec, policy);
+fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, policy: &CompiledPolicy, now: Timestamp) -> Verdict {
+    let edges = edges(spec, policy);
     let allowed = edges.iter().filter(|edge| edge["decision"] == "Allowed").count();
     let violations: Vec<Value> = policy
         .violations_of(&facts.spec.tenant, now)

@@ -1,17 +1,20 @@
 //! What the policy is compiled from, read off the hub's and the members' caches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_crds::FitnessRegionSpec;
 use meridian_policy::{
-    Epoch, PolicySource, RegionFacts, RegionName, RegionPolicy, RegionTrust, TenantFacts, TenantId, TenantResidencySpec,
+    Epoch, OrganizationName, PolicySource, RegionFacts, RegionName, RegionPolicy, RegionTrust, TenantFacts, TenantId,
+    TenantResidencySpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::admission::named;
+use super::departure::{FINALIZER, LEAVING};
 use super::members::OBSERVED;
 use crate::apply::observed;
+use crate::finalizer;
 use crate::manifest::{
     FITNESS_REGION, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
 };
@@ -66,13 +69,23 @@ pub fn gather(hub: &Cache, seen: impl Fn(&str) -> Seen) -> Option<PolicySource> 
     })
 }
 
-/// What the webhook judges by: the same, without what only members know. No edge is compiled from it.
+/// What the webhook judges by: the same, without what only members know, and as it is written. No edge is compiled from it.
 pub(crate) fn for_review(hub: &Cache) -> PolicySource {
+    written(hub, |object| TenantResidencySpec::deserialize(&object["spec"]).ok())
+}
+
+/// What the hub alone tells of the policy: its edges and their ends as [`gather`] would have them, but no epochs and no keys.
+pub(crate) fn of_hub(hub: &Cache) -> PolicySource {
+    let departing = Departing::of(hub);
+    written(hub, |object| departing.asked(object))
+}
+
+fn written(hub: &Cache, asked: impl Fn(&Value) -> Option<TenantResidencySpec>) -> PolicySource {
     let tenants = hub
         .of_kind(TENANT_DATA_RESIDENCY)
         .into_iter()
         .filter_map(|(_, object)| {
-            let spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
+            let spec = asked(&observed(&object))?;
             Some((
                 spec.tenant.clone(),
                 TenantFacts {
@@ -146,6 +159,83 @@ fn trust(region: &RegionName, held: Option<&Cache>, known: &[&Cache]) -> Option<
     })
 }
 
+/// Who is being deleted: nothing new is sent to them, so that they can purge while they are still there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Departing {
+    /// Regions without tenants of their own.
+    pub regions: BTreeSet<RegionName>,
+    /// Tenants, by what edges find them by.
+    tenants: BTreeSet<(OrganizationName, RegionName)>,
+}
+
+impl Departing {
+    pub(crate) fn of(hub: &Cache) -> Self {
+        let objects = |kind| hub.of_kind(kind).into_iter().map(|(_, object)| object);
+        let deleted = |kind| objects(kind).filter(|object| object.metadata.deletion_timestamp.is_some());
+        let regions = deleted(FITNESS_REGION)
+            .filter_map(|object| object.metadata.name.clone())
+            .filter(|name| homed_in(hub, name).is_empty())
+            .filter_map(|name| name.parse().ok());
+        let tenants = deleted(TENANT_DATA_RESIDENCY)
+            .filter_map(|object| TenantResidencySpec::deserialize(&object.data["spec"]).ok())
+            .map(|spec| (spec.organization, spec.home.region));
+        Self {
+            regions: regions.collect(),
+            tenants: tenants.collect(),
+        }
+    }
+
+    /// The residency that the policy is compiled from: what the TenantDataResidency says, without edges from or to whoever
+    /// is being deleted. Nothing, when it cannot be read or the tenant has left.
+    pub(crate) fn asked(&self, object: &Value) -> Option<TenantResidencySpec> {
+        let deleting = finalizer::is_deleting(object);
+        if deleting && (object["status"]["phase"] == LEAVING || !finalizer::is_held(object, FINALIZER)) {
+            return None;
+        }
+        let mut spec = TenantResidencySpec::deserialize(&object["spec"]).ok()?;
+        let organization = spec.organization.clone();
+        for class in &mut spec.classes {
+            class
+                .replicate_to
+                .retain(|to| !deleting && !self.receives_nothing(&organization, &to.region));
+        }
+        Some(spec)
+    }
+
+    /// Whether no edge of an organization leads into the region any more: it, or the organization's tenant there, goes.
+    pub(crate) fn receives_nothing(&self, organization: &OrganizationName, region: &RegionName) -> bool {
+        self.regions.contains(region) || self.tenants.contains(&(organization.clone(), region.clone()))
+    }
+}
+
+/// The tenants that have their home in a region, by what is written down: whether or not it can be read as a policy.
+pub(super) fn homed_in(hub: &Cache, region: &str) -> Vec<String> {
+    hub.of_kind(TENANT_DATA_RESIDENCY)
+        .into_iter()
+        .filter(|(_, object)| object.data["spec"]["home"]["region"] == region)
+        .map(|(key, _)| key.name)
+        .collect()
+}
+
+/// The members that some region names.
+pub(super) fn member_names(hub: &Cache) -> BTreeSet<String> {
+    let named = |object: &Value| object["name"].as_str().map(ToOwned::to_owned);
+    hub.of_kind(FITNESS_REGION)
+        .iter()
+        .filter_map(|(_, object)| object.data["spec"]["clusters"].as_array())
+        .flatten()
+        .filter_map(named)
+        .collect()
+}
+
+/// Whether what was written into a stack is what the region applies. One that applies nothing yet has nothing to undo.
+pub(super) fn settled(stack: &Value) -> bool {
+    let written = stack["spec"]["revision"].as_u64().unwrap_or_default();
+    stack["status"]["appliedRevision"]
+        .as_u64()
+        .is_none_or(|applied| applied == written)
+}
+
 /// The region's stack as its member holds it.
 pub(crate) fn stack(held: &Cache, region: &RegionName) -> Option<Value> {
     let key = ObjectKey::cluster(REGION_STACK, region.as_str());
@@ -163,11 +253,12 @@ fn policies(held: &Cache) -> Vec<RegionPolicy> {
 /// Tenants with the epoch of their home: the highest that any member or the tenant's own status has seen. A tenant that was
 /// never placed gets the first epoch only while its home can be asked whether it holds a higher one.
 fn tenants(hub: &Cache, placed: &BTreeMap<RegionName, Seen>, known: &[&Cache]) -> BTreeMap<TenantId, TenantFacts> {
+    let departing = Departing::of(hub);
     let parsed = hub
         .of_kind(TENANT_DATA_RESIDENCY)
         .into_iter()
         .filter_map(|(_, object)| {
-            let spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
+            let spec = departing.asked(&observed(&object))?;
             let recorded = object.data["status"]["epoch"].as_u64();
             let placements = known.iter().filter_map(|held| placed_epoch(held, &spec.tenant)).max();
             let home_is_known = placed.get(&spec.home.region).is_some_and(|seen| seen.known().is_some());

@@ -18,8 +18,9 @@ use super::observe::{Members, Silence};
 use super::plan::{self, Files, PlanReport};
 use crate::apply::{digest, observed};
 use crate::hub::members::OBSERVED;
+use crate::hub::region::RegionPlan;
 use crate::hub::source::{Seen, gather};
-use crate::hub::{RESOURCES, pool, region};
+use crate::hub::{RESOURCES, pool};
 use crate::manifest::{
     APPLIED_ANNOTATION, FITNESS_REGION, INGEST_POOL, Kind, Manifest, ObjectKey, REGION_STACK, TENANT_DATA_RESIDENCY,
 };
@@ -97,7 +98,7 @@ impl World {
     }
 
     /// What the hub and the regions would do.
-    fn reconcile(&self) {
+    pub(crate) fn reconcile(&self) {
         let seen = |cluster: &str| Seen {
             held: self.members.get(cluster).and_then(|held| held.as_ref().ok()).cloned(),
             awaited: false,
@@ -107,7 +108,7 @@ impl World {
             let name: RegionName = key.name.parse().unwrap();
             let held = self.held(&key.name);
             let uid = object.uid().unwrap();
-            let plan = region::plan(&name, &uid, &observed(&object), &policy, held).unwrap();
+            let plan = RegionPlan::of(&name, &uid, &observed(&object), &policy, held).unwrap();
             plan.manifests().for_each(|(_, manifest)| write(held, manifest));
             for (key, pool) in self.hub.of_kind(INGEST_POOL) {
                 if pool.data["spec"]["region"] == name.as_str() {
@@ -156,7 +157,7 @@ pub(crate) fn edit(cache: &Cache, kind: Kind, name: &str, change: impl FnOnce(&m
     cache.put(key, serde_json::from_value(object).unwrap());
 }
 
-/// As the API server would keep it: the applied digest is on it, and generations count.
+/// As the API server would keep it: the applied digest is on it, it has a UID, and generations count.
 fn write(held: &Cache, manifest: &Manifest) {
     let key = manifest.key().clone();
     let before = held.get(&key).map(|object| observed(&object)).unwrap_or_default();
@@ -166,6 +167,7 @@ fn write(held: &Cache, manifest: &Manifest) {
         .body()
         .clone();
     body["metadata"]["generation"] = json!(1);
+    body["metadata"]["uid"] = json!(format!("uid-of-{key}"));
     if !before["status"].is_null() {
         body["status"] = before["status"].clone();
     }

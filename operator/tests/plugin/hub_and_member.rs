@@ -331,14 +331,18 @@ impl Bed {
         .await;
     }
 
-    /// Leaves a hub behind that knows nothing of this bed.
+    /// Leaves a hub behind that knows nothing of this bed. The hub role must run: it holds what has traces in members.
     pub async fn clear(&self) {
-        for (kind, object) in self.resources(&json!([])) {
+        // Tenants before the regions that they are at home in, and those before their laws.
+        for (kind, object) in self.resources(&json!([])).into_iter().rev() {
             let name = object["metadata"]["name"].as_str().unwrap();
-            api(&self.hub, kind, None)
-                .delete(name, &DeleteParams::default())
-                .await
-                .unwrap();
+            let resources = api(&self.hub, kind, None);
+            resources.delete(name, &DeleteParams::default()).await.unwrap();
+            until("the resource is gone", || async {
+                self.the_regions_answer().await;
+                resources.get_opt(name).await.unwrap().is_none()
+            })
+            .await;
         }
     }
 

@@ -80,9 +80,9 @@ async fn a_plan_is_what_the_hub_then_does_and_writes_nothing_itself() {
     );
 
     the_lease_and_what_is_not_ready_are_told(&bed, &reach).await;
+    bed.clear().await;
     bed.stop.cancel();
     hub.await.unwrap();
-    bed.clear().await;
 }
 
 fn asked(bed: &Bed, class: &str) -> Asked {

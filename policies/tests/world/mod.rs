@@ -1,6 +1,9 @@
 //! A small world to decide in: eu (two regions), us, one organization with a tenant in each.
 #![allow(dead_code, reason = "each test crate uses another part of the world")]
 
+pub mod changes;
+pub mod generated;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -43,6 +46,7 @@ pub fn fields() -> TransferableFields {
         (DataClass::TrainingContent, "title"),
         (DataClass::Health, "hr"),
         (DataClass::SocialGraph, "followed"),
+        (DataClass::Operational, "version"),
     ]
     .into_iter()
     .map(|(class, name)| (class, name.to_owned()))
@@ -205,6 +209,29 @@ pub fn question() -> Question {
         fields: BTreeSet::from(["sport_type".to_owned()]),
         now: now(),
     }
+}
+
+/// The rule that refuses the question once `change` is made to the world that allows it.
+pub fn refused(change: impl FnOnce(&mut PolicySource)) -> Rule {
+    let mut source = world();
+    change(&mut source);
+    let policy = compiled(&source);
+    let decision = policy.decide(&question());
+    let Decision::Deny { rule, reason, .. } = decision else {
+        panic!("allowed")
+    };
+    assert!(reason.len() > 20, "no sentence: {reason}");
+    assert!(
+        !policy.edges().any(|edge| edge.tenant.as_str() == "stride-eu"),
+        "refused, yet compiled"
+    );
+    rule
+}
+
+/// Lets the first edge of stride-eu rely on another mechanism.
+pub fn cite(source: &mut PolicySource, mechanism: Mechanism, instrument: &str) {
+    source.asked().mechanism = mechanism;
+    source.asked().instrument = instrument.into();
 }
 
 pub trait Change {

@@ -32,7 +32,12 @@ pub const TOPIC: &str = "consent.state";
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LONGEST_LOOK: Duration = Duration::from_millis(100);
 
-/// The payload of `sh.meridian.consent.granted.v1` and `sh.meridian.consent.withdrawn.v1`.
+/// A consent was given.
+pub const CONSENT_GRANTED: &str = "sh.meridian.consent.granted.v1";
+/// A consent was taken back.
+pub const CONSENT_WITHDRAWN: &str = "sh.meridian.consent.withdrawn.v1";
+
+/// The payload of [`CONSENT_GRANTED`] and [`CONSENT_WITHDRAWN`].
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ConsentChanged {
     /// What for.
@@ -156,8 +161,8 @@ impl Consent {
         store::record(tx, athlete.subject, matter, standing, at, (id, &sealed)).await?;
         let stream = stream(athlete.subject, matter).to_string();
         let kind = match standing.state {
-            State::Granted => "sh.meridian.consent.granted.v1",
-            State::Withdrawn => "sh.meridian.consent.withdrawn.v1",
+            State::Granted => CONSENT_GRANTED,
+            State::Withdrawn => CONSENT_WITHDRAWN,
         };
         let draft = Draft {
             kind,

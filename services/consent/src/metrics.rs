@@ -52,3 +52,15 @@ impl Metrics {
         self.changes.get_or_create(&StateLabel { state: state.as_str() }).inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn catalogue_metric_labels() {
+        let registry = Registry::new("consent");
+        Metrics::new(&registry).changed(State::Granted);
+        meridian_kit::testing::catalogue::assert_labels("consent", &registry.encode());
+    }
+}

@@ -8,7 +8,9 @@
 
 mod support;
 
+use meridian_consent::change::{CONSENT_GRANTED, CONSENT_WITHDRAWN, ConsentChanged};
 use meridian_kit::db::TenantTx;
+use meridian_kit::testing::{Database, catalogue};
 use serde_json::json;
 use support::{ask_permit, change, get, region};
 
@@ -215,9 +217,21 @@ async fn an_old_epoch_changes_nothing() {
     ));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_column_has_a_class() {
-    let region = meridian_kit::testing::Region::new("eu", &["stride-eu"]).await;
-    let database = region.database("consent", meridian_consent::MIGRATIONS).await;
-    assert_eq!(database.unlisted_columns("consent").await, Vec::<String>::new());
+#[tokio::test]
+async fn catalogue_columns() {
+    let database = Database::create("consent", meridian_consent::MIGRATIONS).await;
+    catalogue::assert_columns("consent", &database).await;
+}
+
+#[test]
+fn catalogue_event_fields() {
+    let changed = ConsentChanged {
+        purpose: "marketing".to_owned(),
+        class: "promotion".to_owned(),
+        version: 1,
+    };
+    catalogue::assert_event_fields(
+        "consent",
+        &[(CONSENT_GRANTED, json!(changed)), (CONSENT_WITHDRAWN, json!(changed))],
+    );
 }

@@ -1,10 +1,10 @@
 //! Answers that the gateway gives itself, written without reading the request's body.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, Method, StatusCode};
+use meridian_kit::headers::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, CORRELATION_ID, RETRY_AFTER, WWW_AUTHENTICATE};
 use meridian_kit::problem::{self, Problem};
-use meridian_kit::trace::{CORRELATION_ID, Context};
+use meridian_kit::trace::Context;
 use meridian_policy::DataClass;
 use pingora::Result;
 use pingora::http::ResponseHeader;

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, EXPECT, HOST};
 use http::{HeaderMap, StatusCode};
 use meridian_kit::Start;
 use meridian_kit::auth::{Refusal, bearer};
+use meridian_kit::headers::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CORRELATION_ID, EXPECT, HOST, TRACEPARENT};
 use meridian_kit::metrics::{HttpLabels, method_label};
 use meridian_kit::problem::Problem;
-use meridian_kit::trace::{self, CORRELATION_ID, Context, TRACEPARENT};
+use meridian_kit::trace::{self, Context};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;

@@ -271,10 +271,27 @@ impl Accounts {
         Me::assemble(athlete, &personal, &stored.sealed_email, user)
     }
 
-    /// Changes one's own profile, made for version `expected` of it.
-    pub async fn change_profile(&self, athlete: &Athlete, expected: i64, change: ProfileChange) -> Result<Me, Refusal> {
+    /// Changes one's own profile, made for version `expected` of it. The answer is [`Me`].
+    ///
+    /// `body` is the request as it came: with `key`, a repetition of the same body gets the same answer.
+    pub async fn change_profile(
+        &self,
+        athlete: &Athlete,
+        expected: i64,
+        change: ProfileChange,
+        key: &IdempotencyKey,
+        body: &[u8],
+    ) -> Result<Response, Refusal> {
         let personal = self.personal_key(&athlete.tenant, athlete.subject, Create::No).await?;
         let mut tx = TenantTx::begin(&self.pool, &athlete.scope()).await?;
+        // The version may stand in a header; a change of another version is another request. The stored digest is keyed:
+        // a name is guessed easily.
+        let request = [expected.to_be_bytes().as_slice(), body].concat();
+        let request = self.secrets.request_digest(&request);
+        let slot = match idempotency::begin(&mut tx, &athlete.subject.to_string(), key, &request, &personal).await? {
+            Outcome::Fresh(slot) => slot,
+            Outcome::Repeated(response) => return Ok(response),
+        };
         let stored = store::by_subject(&mut tx, athlete.subject, true)
             .await?
             .ok_or(Refusal::NoAccount)?;
@@ -289,8 +306,10 @@ impl Accounts {
                 user
             }
         };
+        let me = Me::assemble(athlete, &personal, &stored.sealed_email, user)?;
+        let response = slot.finish(&mut tx, http::StatusCode::OK, &me).await?;
         tx.commit().await?;
-        Me::assemble(athlete, &personal, &stored.sealed_email, user)
+        Ok(response)
     }
 
     /// The user's state from the events alone, to compare with the read table.

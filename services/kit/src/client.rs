@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::headers::CONTENT_TYPE;
 use crate::problem::Problem;
 use crate::start::Start;
 use crate::tls::{PeerId, Tls, TlsError};
@@ -239,7 +240,7 @@ impl Call {
             .map(|bytes| Some(bytes.into()))
             .map_err(|error| error.to_string());
         self.headers
-            .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self
     }
 

@@ -20,19 +20,15 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
-use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::db::{Error, TenantTx};
+use crate::headers::{CONTENT_TYPE, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
 use crate::problem::Problem;
 use crate::subject_keys::SubjectKey;
 
-/// The header.
-pub const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
-/// Set on an answer that was given before.
-pub const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const LIMIT: usize = 64;
 
 /// The request's `Idempotency-Key`, if it has one.
@@ -64,7 +60,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        match parts.headers.get(&HEADER) {
+        match parts.headers.get(IDEMPOTENCY_KEY) {
             None => Ok(Self(None)),
             // A value that is not text is as invalid as an empty one.
             Some(value) => Self::new(value.to_str().unwrap_or_default()),
@@ -149,7 +145,7 @@ pub async fn begin(
     let mut response = answer(status, body.to_vec());
     response
         .headers_mut()
-        .insert(REPLAYED, HeaderValue::from_static("true"));
+        .insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     Ok(Outcome::Repeated(response))
 }
 

@@ -20,6 +20,7 @@ pub mod client;
 pub mod config;
 pub mod db;
 pub mod event;
+pub mod headers;
 pub mod idempotency;
 mod ids;
 pub mod kafka;

@@ -235,4 +235,29 @@ mod tests {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
     }
+
+    #[test]
+    fn catalogue_metric_labels() {
+        let metrics = Metrics::new("kit");
+        let (group, topic) = ("social".to_owned(), "training.events".to_owned());
+        let http = HttpLabels {
+            method: "GET",
+            route: "/api/v1/me".to_owned(),
+            status: 200,
+        };
+        metrics.observe_http(&http, Duration::from_millis(1));
+        let consumed = ConsumedLabels {
+            group: group.clone(),
+            topic: topic.clone(),
+            outcome: "done",
+        };
+        metrics.consumed().get_or_create(&consumed).inc();
+        let lag = LagLabels {
+            group,
+            topic,
+            partition: 0,
+        };
+        metrics.lag().get_or_create(&lag).set(1);
+        crate::testing::catalogue::assert_labels("kit", &metrics.encode());
+    }
 }

@@ -8,11 +8,12 @@ use std::time::Duration;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::headers::{CONTENT_TYPE, RETRY_AFTER};
 
 /// The media type of a problem.
 pub const MEDIA_TYPE: &str = "application/problem+json";

@@ -20,11 +20,12 @@ use tokio_util::task::TaskTracker;
 use tower::{Service as _, ServiceExt as _};
 use tracing::Instrument as _;
 
+use crate::headers::CORRELATION_ID;
 use crate::metrics::{HttpLabels, Metrics, method_label};
 use crate::problem::Problem;
 use crate::start::Start;
 use crate::tls::PeerId;
-use crate::trace::{CORRELATION_ID, Context};
+use crate::trace::Context;
 
 /// Connections that one process serves at once; the next wait in the kernel's queue.
 const CONNECTIONS: usize = 1024;

@@ -11,12 +11,12 @@ use axum::routing::get;
 use axum::{Json, Router};
 use futures::future::BoxFuture;
 use http::StatusCode;
-use http::header::CONTENT_TYPE;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::headers::CONTENT_TYPE;
 use crate::kafka::Topic;
 use crate::ready::Finding;
 use crate::server::{self, DRAIN};

@@ -11,10 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// The header of the trace context.
-pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// The header of the correlation id: opaque, at most 64 characters of `[A-Za-z0-9._-]`.
-pub const CORRELATION_ID: HeaderName = HeaderName::from_static("meridian-correlation-id");
+use crate::headers::{CORRELATION_ID, TRACEPARENT};
 
 tokio::task_local! {
     static CURRENT: Context;

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::routing::post;
+use meridian_kit::headers::TRACEPARENT;
 use meridian_kit::testing::until;
-use meridian_kit::trace::{self, Context, TRACEPARENT};
+use meridian_kit::trace::{self, Context};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 

@@ -9,6 +9,8 @@
 mod common;
 
 use common::{PROMOTION, Setting, WORKOUTS, all, answer, campaign};
+use meridian_kit::testing::{Database, catalogue};
+use meridian_promotions::delivery::{PROMOTION_DELIVERED, PromotionDelivered};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -267,45 +269,24 @@ async fn an_inbox_is_read_page_by_page() {
     assert!(second.get("next").is_none());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_stored_or_told_has_a_class_and_every_table_is_guarded() {
-    use meridian_policy::catalogue::{FieldKey, FieldKind, unlisted};
-    let setting = Setting::without_promotions().await;
-    let pool = setting.database.superuser_pool();
-    let columns: Vec<(String, String)> = sqlx::query_as(
-        "select table_name::text, column_name::text from information_schema.columns where table_schema = 'public' \
-         and table_name not in ('tenant_fence', 'outbox', 'inbox', 'idempotency', '_sqlx_migrations')",
-    )
-    .fetch_all(&pool)
-    .await
-    .unwrap();
-    let column = |(table, name)| FieldKey {
-        kind: FieldKind::Column,
-        owner: format!("promotions.{table}"),
-        name,
-    };
-    let mut used: Vec<FieldKey> = columns.into_iter().map(column).collect();
-    let payload = meridian_promotions::delivery::PromotionDelivered {
+#[tokio::test]
+async fn catalogue_columns() {
+    let database = Database::create("promotions", meridian_promotions::MIGRATIONS).await;
+    catalogue::assert_columns("promotions", &database).await;
+}
+
+#[test]
+fn catalogue_event_fields() {
+    let delivered = PromotionDelivered {
         campaign_id: uuid::Uuid::nil(),
         delivery_id: uuid::Uuid::nil(),
     };
-    for name in serde_json::to_value(&payload).unwrap().as_object().unwrap().keys() {
-        let owner = meridian_promotions::delivery::PROMOTION_DELIVERED.to_owned();
-        used.push(FieldKey {
-            kind: FieldKind::EventField,
-            owner,
-            name: name.clone(),
-        });
-    }
-    assert!(used.len() > 25);
-    assert_eq!(unlisted(used), Vec::new());
+    catalogue::assert_event_fields("promotions", &[(PROMOTION_DELIVERED, json!(delivered))]);
+}
 
-    let open: Vec<String> = sqlx::query_scalar(
-        "select relname::text from pg_class join pg_namespace n on n.oid = relnamespace \
-         where n.nspname = 'public' and relkind in ('r', 'p') and not (relrowsecurity and relforcerowsecurity) order by 1",
-    )
-    .fetch_all(&pool)
-    .await
-    .unwrap();
-    assert_eq!(open, ["_sqlx_migrations", "tenant_fence"]);
+#[tokio::test]
+async fn every_table_is_guarded() {
+    let database = Database::create("promotions", meridian_promotions::MIGRATIONS).await;
+    // The fence itself, which every tenant's transaction reads, and the list of applied migrations.
+    assert_eq!(database.unguarded_tables().await, ["_sqlx_migrations", "tenant_fence"]);
 }

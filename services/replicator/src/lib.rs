@@ -26,11 +26,14 @@ use crate::metrics::Meters;
 pub(crate) const REPLICATOR: &str = "replicator";
 
 /// This service's schema.
-pub const MIGRATIONS: &[Migration] = &[Migration::new(
-    100,
-    "replicator",
-    include_str!("../migrations/100_replicator.sql"),
-)];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration::new(100, "replicator", include_str!("../migrations/100_replicator.sql")),
+    Migration::new(
+        101,
+        "delivery waits for",
+        include_str!("../migrations/101_delivery_waits_for.sql"),
+    ),
+];
 
 /// Runs both sides until told to stop.
 ///
@@ -38,7 +41,7 @@ pub const MIGRATIONS: &[Migration] = &[Migration::new(
 /// When it cannot start, or a part of it ended.
 pub async fn run(start: Start) -> Result<(), StartError> {
     let pool = start.database()?;
-    let exporter = Exporter::new(&start, Meters::new(&start))?;
+    let exporter = Exporter::new(&start, Meters::new(start.metrics()))?;
     let importer = Importer::new(&start)?;
     let consumer = Consumer::new(&start, SOURCES)?;
     let relay = Relay::new(&start)?;

@@ -1,6 +1,6 @@
 //! What is counted: deliveries by edge and outcome. No label can name a person.
 
-use meridian_kit::Start;
+use meridian_kit::metrics::Metrics;
 use meridian_policy::EdgeId;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -24,8 +24,7 @@ pub struct Meters {
 
 impl Meters {
     /// Registers the counters.
-    pub fn new(start: &Start) -> Self {
-        let metrics = start.metrics();
+    pub fn new(metrics: &Metrics) -> Self {
         Self {
             delivered: metrics.register(
                 "meridian_replicator_delivered",
@@ -67,5 +66,21 @@ impl Meters {
             rule: rule.to_owned(),
         };
         self.refused.get_or_create(&labels).inc_by(copies as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn catalogue_metric_labels() {
+        let metrics = Metrics::new("replicator");
+        let meters = Meters::new(&metrics);
+        let edge: EdgeId = "stride-eu.workout-summary.us".parse().unwrap();
+        meters.delivered(&edge, 1);
+        meters.waited(&edge, Waiting::ConsentUnreachable);
+        meters.refused(&edge, "no-edge", 1);
+        meridian_kit::testing::catalogue::assert_labels("replicator", &metrics.encode());
     }
 }

@@ -6,7 +6,7 @@ mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::post;
@@ -136,6 +136,57 @@ async fn nothing_leaves_while_the_policy_may_be_stale() {
 
     world.eu.region.renew_lease();
     world.us.sink.arrived(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_for_a_current_policy_is_tried_when_it_is_current_and_not_when_its_pause_ends() {
+    let world = World::new().await;
+    world.eu.consent.grant();
+    world.eu.region.lose_lease();
+    world.eu.share(&world.eu.athlete(), &ride()).await;
+    // By then the next pause is eight seconds.
+    until(|| async { (world.eu.count("delivery where attempts >= 5").await == 1).then_some(()) })
+        .await
+        .expect("its pauses grow");
+
+    let renewed = Instant::now();
+    world.eu.region.renew_lease();
+    world.us.sink.arrived(1).await;
+    assert!(renewed.elapsed() < Duration::from_secs(5), "{:?}", renewed.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_policy_may_be_stale_a_delivery_is_looked_at_less_and_less_often() {
+    let world = World::new().await;
+    world.eu.region.lose_lease();
+    world.eu.share(&world.eu.athlete(), &ride()).await;
+    until(|| async { (world.eu.count("delivery where attempts = 3").await == 1).then_some(()) })
+        .await
+        .expect("its pauses grow");
+    assert_eq!(
+        world
+            .eu
+            .count("delivery where waits_for = 'policy-stale' and next_attempt > now() + interval '1 second'")
+            .await,
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_policy_lets_everything_that_waits_be_tried() {
+    let world = World::new().await;
+    world.eu.region.stop("consent").await;
+    world.eu.share(&world.eu.athlete(), &ride()).await;
+    until(|| async { (world.eu.count("delivery where attempts >= 5").await == 1).then_some(()) })
+        .await
+        .expect("its pauses grow");
+    world.eu.consent.grant();
+    world.eu.region.serve("consent", world.eu.consent.router()).await;
+
+    let changed = Instant::now();
+    world.eu.region.change_policy(|_| {});
+    world.us.sink.arrived(1).await;
+    assert!(changed.elapsed() < Duration::from_secs(5), "{:?}", changed.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

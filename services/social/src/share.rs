@@ -24,7 +24,8 @@ use crate::store::{follows, workouts};
 
 /// Where this service tells what happened.
 pub const TOPIC: &str = "social.events";
-const FRIEND_ADDED: &str = "sh.meridian.friend.added.v1";
+/// Somebody began to follow somebody.
+pub const FRIEND_ADDED: &str = "sh.meridian.friend.added.v1";
 
 /// With whom a workout is shared.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -53,7 +54,7 @@ pub struct Shared {
     shared_at: Timestamp,
 }
 
-/// The payload of `sh.meridian.friend.added.v1`.
+/// The payload of [`FRIEND_ADDED`].
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct FriendAdded {
     /// Who follows.
@@ -118,14 +119,15 @@ impl Social {
         // What is for followers is told to nobody: who reads the topic could not tell followers from strangers.
         if with == ShareWith::Community {
             let summary: Summary = subject_key.open_json(&workouts::summary_context(workout), &copy.summary)?;
+            let shown = Shown::from(summary);
             let draft = Draft {
                 kind: WORKOUT_SHARED,
                 stream: workout.to_string(),
                 sequence: u64::try_from(shares).unwrap_or_default(),
-                class: DataClass::WorkoutSummary,
+                class: shown.class(),
                 epoch: athlete.epoch,
             };
-            let event = Event::sealed(&self.source, draft, &subject_key, &Shown::from(summary))?;
+            let event = Event::sealed(&self.source, draft, &subject_key, &shown)?;
             outbox::append(&mut tx, TOPIC, &event).await?;
         }
         let response = slot.finish(&mut tx, StatusCode::CREATED, &answer).await?;

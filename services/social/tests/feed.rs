@@ -8,6 +8,11 @@
 
 mod support;
 
+use meridian_kit::SubjectId;
+use meridian_kit::testing::{Database, catalogue};
+use meridian_social::domain::workout::Shown;
+use meridian_social::intake::WORKOUT_SHARED;
+use meridian_social::share::{FRIEND_ADDED, FriendAdded};
 use serde_json::json;
 use support::World;
 use uuid::Uuid;
@@ -306,9 +311,28 @@ async fn an_erased_author_is_in_no_feed_any_more() {
     assert!(world.item(&viewer, "community", ride).await.is_none());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_column_has_a_class() {
-    let region = meridian_kit::testing::Region::new("us", &["stride-us"]).await;
-    let database = region.database("social", meridian_social::MIGRATIONS).await;
-    assert_eq!(database.unlisted_columns("social").await, Vec::<String>::new());
+#[tokio::test]
+async fn catalogue_columns() {
+    let database = Database::create("social", meridian_social::MIGRATIONS).await;
+    catalogue::assert_columns("social", &database).await;
+}
+
+#[test]
+fn catalogue_event_fields() {
+    let shown = Shown {
+        sport_type: "cycling".to_owned(),
+        distance_meters: Some(42_195.0),
+        duration_sec: Some(3600),
+        ascent_meters: Some(300.0),
+        start_day: Some("2026-11-21".to_owned()),
+        title: Some("Round the lake".to_owned()),
+    };
+    let added = FriendAdded {
+        follower: SubjectId(Uuid::nil()),
+        followed: SubjectId(Uuid::max()),
+    };
+    catalogue::assert_event_fields(
+        "social",
+        &[(WORKOUT_SHARED, json!(shown)), (FRIEND_ADDED, json!(added))],
+    );
 }

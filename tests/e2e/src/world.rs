@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::Secret;
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, to_value};
 
 use crate::kubectl::Kubectl;
 
@@ -53,16 +55,28 @@ impl World {
     /// Connects to the demo once its regions, tenants and pools are Ready.
     pub async fn connect(folder: &Path, kubectl: &Path) -> Result<Self> {
         let hub = Cluster::connect("hub", kubectl).await?;
-        // The resources are seen as they were before the last change only until their controllers have looked once, so
-        // every wait is for the generation that is there now.
+        let eu = Site::connect("eu", "stride-eu", "DE", 8443, folder, kubectl).await?;
+        let us = Site::connect("us", "stride-us", "US", 9443, folder, kubectl).await?;
+        for site in [&eu, &us] {
+            site.rolled_out().await?;
+        }
         for resource in ["fitnessregions", "tenantdataresidencies", "ingestpools"] {
             hub.kubectl
                 .run(&["wait", "--for=condition=Ready", resource, "--all", "--timeout=300s"])
                 .await?;
         }
-        let eu = Site::connect("eu", "stride-eu", "DE", 8443, folder, kubectl).await?;
-        let us = Site::connect("us", "stride-us", "US", 9443, folder, kubectl).await?;
         Ok(Self { hub, eu, us })
+    }
+
+    /// Tells this demo from one that was brought up anew.
+    pub async fn identity(&self) -> Result<String> {
+        let mut identity = Vec::new();
+        for cluster in [&self.hub, &self.eu.cluster, &self.us.cluster] {
+            let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+            let namespace = namespaces.get("kube-system").await.context("kube-system")?;
+            identity.push(namespace.metadata.uid.context("a namespace has a uid")?);
+        }
+        Ok(identity.join(" "))
     }
 }
 
@@ -124,10 +138,74 @@ impl Site {
         })
     }
 
+    /// Waits until what runs in the region is what the operator there would run: a new operator needs a moment to begin, and
+    /// until then everything is ready as it was.
+    async fn rolled_out(&self) -> Result<()> {
+        let operators: Api<Deployment> = Api::namespaced(self.cluster.client.clone(), "meridian-system");
+        let what = format!("the operator's own version everywhere in {}", self.region);
+        until(Duration::from_secs(300), &what, || async {
+            let operator = to_value(operators.get("meridian-operator").await?)?;
+            let kinds = "deployments,statefulsets";
+            let told = ["-n", &self.namespace(), "get", kinds, "-o", "json"];
+            let told: Value = serde_json::from_str(&self.cluster.kubectl.run(&told).await?)?;
+            let workloads = told["items"].as_array().cloned().unwrap_or_default();
+            ensure!(!workloads.is_empty(), "there is none yet");
+            let waiting = workloads
+                .iter()
+                .chain([&operator])
+                .find(|workload| !runs(workload, image(&operator)));
+            if let Some(workload) = waiting {
+                bail!("{} is not there yet", workload["metadata"]["name"]);
+            }
+            Ok(Some(()))
+        })
+        .await
+    }
+
     /// The namespace of the region's stack.
     pub fn namespace(&self) -> String {
         format!("meridian-{}", self.region)
     }
+
+    /// A query against one of the region's databases, as its superuser; the answer's lines, columns parted by `|`.
+    pub async fn query(&self, database: &str, sql: &str) -> Result<String> {
+        let answer = self.cluster.kubectl.psql(&self.namespace(), database, sql).await?;
+        Ok(answer.trim().to_owned())
+    }
+
+    /// A count that a query gives.
+    pub async fn count(&self, database: &str, sql: &str) -> Result<u64> {
+        let answer = self.query(database, sql).await?;
+        answer
+            .parse()
+            .with_context(|| format!("the database {database} answered {answer:?}"))
+    }
+
+    /// One value of a Secret of the region's stack.
+    pub async fn secret(&self, name: &str, key: &str) -> Result<Vec<u8>> {
+        let secrets: Api<Secret> = Api::namespaced(self.cluster.client.clone(), &self.namespace());
+        let secret = secrets.get(name).await.with_context(|| format!("Secret {name}"))?;
+        let value = secret.data.and_then(|mut data| data.remove(key));
+        value
+            .map(|value| value.0)
+            .with_context(|| format!("Secret {name} has no {key}"))
+    }
+}
+
+fn image(workload: &Value) -> &str {
+    let image = &workload["spec"]["template"]["spec"]["containers"][0]["image"];
+    image.as_str().unwrap_or_default()
+}
+
+/// Whether a Deployment or StatefulSet runs whole, and in this version if it runs our image at all.
+fn runs(workload: &Value, version: &str) -> bool {
+    let name = |image: &str| image.split(':').next().unwrap_or_default().to_owned();
+    let (spec, status) = (&workload["spec"], &workload["status"]);
+    let told = status["observedGeneration"] == workload["metadata"]["generation"];
+    let whole = ["replicas", "updatedReplicas", "readyReplicas"]
+        .iter()
+        .all(|count| status[count] == spec["replicas"]);
+    told && whole && (image(workload) == version || name(image(workload)) != name(version))
 }
 
 /// Tries until there is something, at most for `limit`; the last error is told.

@@ -1,9 +1,11 @@
 //! The kind clusters of the demo: `hub`, `eu` and `us`.
 
+mod found;
 mod kubeconfig;
 mod node;
 mod spec;
 
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Instant;
@@ -15,19 +17,33 @@ use crate::docker::{docker, engine};
 use crate::images::data::{self, Data};
 use crate::images::{self, oci};
 use crate::paths::Paths;
+use crate::preflight;
 use crate::progress::{self, Log, output, succeeds};
 use crate::registry;
 use crate::tools;
 
+pub use found::Found;
 pub use spec::{CLUSTERS, Spec};
+
+use found::Action;
 
 /// The name that kind expects of its network.
 const NETWORK: &str = "kind";
+
+/// The label by which a network that was made here is known.
+const MADE_HERE: &str = "sh.meridian.made-by=xtask";
+
+/// The label that kind gives to a cluster's containers.
+pub const LABEL: &str = "io.x-k8s.kind.cluster";
 
 /// The clusters as they were found or made.
 pub struct Clusters {
     /// The PostgreSQL and Kafka images that every node holds.
     pub data: Data,
+    /// Whether one of them was not up before, or not as it should be.
+    pub changed: bool,
+    /// The containers that they are: others when a cluster is made anew.
+    pub containers: Vec<String>,
 }
 
 /// Brings up every cluster: keeps the healthy ones, starts the stopped ones, makes the missing and half-made ones.
@@ -36,36 +52,39 @@ pub struct Clusters {
 /// When the engine, the node image or a cluster cannot be had; with the place of the log.
 pub fn up(paths: &Paths, cache: &Cache) -> Result<Clusters> {
     let _alone = cache.lock("clusters")?;
+    kubeconfig::check_writable()?;
+    preflight::demo(paths, cache)?;
     engine::ensure(paths, cache)?;
+    // Looked at before anything is built, so that a wrong port or a foreign cluster costs seconds.
+    let mut present = Vec::new();
+    for spec in CLUSTERS {
+        let found = found::find(spec)?;
+        found::refuse_foreign(cache, spec, found.as_ref())?;
+        found::check_ports(spec, found.as_ref())?;
+        present.extend(found);
+    }
+    let stock = registry::stock(&present);
+    if !stock {
+        preflight::images(paths, cache)?;
+    }
     let kind = tools::path(paths, cache, "kind")?;
     for client in tools::CLIENTS {
         tools::path(paths, cache, client)?;
     }
-    let (data, node_image) = if registry::reachable() {
+    let kubectl = tools::path(paths, cache, "kubectl")?;
+    kubeconfig::check_readable(&kubectl)?;
+    let (data, node_image) = if stock {
         (registry::data_images(paths)?, None)
     } else {
         let data = data::images(paths, cache)?;
         let tag = images::node::tag(paths, cache, &data)?;
         (data, Some(tag))
     };
-    // Ports are looked at before anything is made, so that a wrong one costs seconds.
-    let plans = CLUSTERS
-        .iter()
-        .map(|spec| plan(spec, node_image.as_deref()))
-        .collect::<Result<Vec<_>>>()?;
-    let kubectl = tools::path(paths, cache, "kubectl")?;
+    let plans = each(CLUSTERS.iter(), |spec| plan(cache, spec, node_image.as_deref()))?;
+    let changed = plans.iter().any(|plan| plan.action != Action::Keep);
     ensure_network()?;
-    thread::scope(|scope| {
-        let running: Vec<_> = plans
-            .iter()
-            .map(|plan| {
-                let (kind, kubectl) = (kind.as_path(), kubectl.as_path());
-                scope.spawn(move || node::carry_out(paths, plan, kind, kubectl))
-            })
-            .collect();
-        running
-            .into_iter()
-            .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    each(plans.iter(), |plan| {
+        node::carry_out(paths, cache, plan, &kind, &kubectl)
     })?;
     if let Some(tag) = &node_image {
         images::node::remove_older(tag);
@@ -74,7 +93,12 @@ pub fn up(paths: &Paths, cache: &Cache) -> Result<Clusters> {
         let tags = [data.postgres.tag.as_str(), data.kafka.tag.as_str()];
         load_stock(paths, &kind, &tags)?;
     }
-    Ok(Clusters { data })
+    let containers = each(CLUSTERS.iter(), found::containers)?.concat();
+    Ok(Clusters {
+        data,
+        changed,
+        containers,
+    })
 }
 
 /// The network that the nodes share. kind would give it IPv6 as well, which the pods of our node image do not have: they
@@ -90,6 +114,8 @@ fn ensure_network() -> Result<()> {
         "--driver=bridge",
         "--opt",
         masquerade,
+        "--label",
+        MADE_HERE,
         NETWORK,
     ]))
     .map(drop)
@@ -105,23 +131,13 @@ pub struct Plan<'a> {
     action: Action,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Action {
-    Keep,
-    Start,
-    Make,
-}
-
-fn plan<'a>(spec: &'a Spec, image: Option<&str>) -> Result<Plan<'a>> {
+fn plan<'a>(cache: &Cache, spec: &'a Spec, image: Option<&str>) -> Result<Plan<'a>> {
     let key = spec.key(image);
-    let action = match node::state(spec)? {
-        node::State::Running if node::is_whole(spec, &key) => Action::Keep,
-        // Whether a stopped node is whole shows only once it runs again.
-        node::State::Stopped => Action::Start,
-        node::State::Running | node::State::Absent => Action::Make,
-    };
-    if action == Action::Make {
-        spec.check_ports(&node::published_by_docker(spec)?)?;
+    let found = found::find(spec)?;
+    found::refuse_foreign(cache, spec, found.as_ref())?;
+    let action = found::decide(found.as_ref(), || node::is_whole(spec, &key))?;
+    if action != Action::Keep {
+        found::check_ports(spec, found.as_ref())?;
     }
     Ok(Plan {
         spec,
@@ -131,15 +147,29 @@ fn plan<'a>(spec: &'a Spec, image: Option<&str>) -> Result<Plan<'a>> {
     })
 }
 
+/// Does the same for each, all at once; fails with the first error once all have ended.
+pub fn each<I: Send, T: Send>(items: impl Iterator<Item = I>, work: impl Fn(I) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let work = &work;
+    thread::scope(|scope| {
+        let running: Vec<_> = items.map(|item| scope.spawn(move || work(item))).collect();
+        let ended: Vec<Result<T>> = running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect();
+        ended.into_iter().collect()
+    })
+}
+
 /// Loads images into every node's containerd, where they are not yet.
 ///
 /// # Errors
 /// When an archive cannot be made or imported.
 pub fn load(paths: &Paths, cache: &Cache, name: &str, images: &[oci::Image]) -> Result<()> {
-    let missing: Vec<&Spec> = CLUSTERS
-        .iter()
-        .filter(|spec| !images.iter().all(|image| node::holds(spec, &image.tag)))
-        .collect();
+    let lacks = |spec: &'static Spec| {
+        let holds = images.iter().all(|image| node::holds(spec, &image.tag));
+        Ok((!holds).then_some(spec))
+    };
+    let missing: Vec<&Spec> = each(CLUSTERS.iter(), lacks)?.into_iter().flatten().collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -149,23 +179,15 @@ pub fn load(paths: &Paths, cache: &Cache, name: &str, images: &[oci::Image]) -> 
         &format!("loading {name} into {} clusters", missing.len()),
         Some(log.shown()),
         || {
-            thread::scope(|scope| {
-                let running: Vec<_> = missing
-                    .iter()
-                    .map(|spec| {
-                        let (archive, log) = (&archive, &log);
-                        scope.spawn(move || images::node::import(&spec.node(), archive, log))
-                    })
-                    .collect();
-                running
-                    .into_iter()
-                    .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            each(missing.iter(), |spec| {
+                images::node::import(&spec.node(), &archive, &log)
             })
+            .map(drop)
         },
     )
 }
 
-fn load_stock(paths: &Paths, kind: &std::path::Path, tags: &[&str]) -> Result<()> {
+fn load_stock(paths: &Paths, kind: &Path, tags: &[&str]) -> Result<()> {
     let log = Log::fresh(paths, "load-stock")?;
     for spec in CLUSTERS {
         if tags.iter().all(|tag| node::holds(spec, tag)) {
@@ -182,27 +204,69 @@ fn load_stock(paths: &Paths, kind: &std::path::Path, tags: &[&str]) -> Result<()
     Ok(())
 }
 
-/// Removes every cluster of ours, also half-made ones, and the containers that image building left.
+/// Removes every cluster of ours, also half-made ones, and the containers that image building left. An engine that does
+/// not run although it holds clusters of ours (or `images`, which are to go too) is started for it.
 ///
 /// # Errors
-/// When the engine refuses.
-pub fn down(paths: &Paths, cache: &Cache) -> Result<()> {
-    if !succeeds(&mut docker(["version"])) {
+/// When the engine refuses, or nobody can tell whether there is anything to remove.
+pub fn down(paths: &Paths, cache: &Cache, images: bool) -> Result<()> {
+    if !engine::wake_for_removal(paths, cache, images)? {
         return Ok(());
     }
     let _alone = cache.lock("clusters")?;
     let began = Instant::now();
-    let kind = tools::path(paths, cache, "kind")?;
-    kubeconfig::remove_stale_lock();
+    let kind = tools::built(paths, cache, "kind")?;
     for spec in CLUSTERS {
-        // kind also takes the cluster out of the kubeconfig; it does that for an absent one too.
-        output(Command::new(&kind).args(["delete", "cluster", "--name", spec.name]))
+        remove(paths, cache, spec, kind.as_deref())
             .with_context(|| format!("the cluster {} cannot be removed", spec.name))?;
     }
-    succeeds(&mut docker(["rm", "--force", "--volumes", "meridian-node-image"]));
-    succeeds(&mut docker(["network", "rm", NETWORK]));
+    succeeds(&mut docker(["rm", "--force", "--volumes", images::node::BUILDER]));
+    remove_network();
     progress::say(&format!("clusters removed in {:.1} s", began.elapsed().as_secs_f32()));
     Ok(())
+}
+
+fn remove(paths: &Paths, cache: &Cache, spec: &Spec, kind: Option<&Path>) -> Result<()> {
+    if let Some(found) = found::find(spec)? {
+        if !found::is_ours(cache, spec, &found) {
+            progress::say(&format!(
+                "the kind cluster {} stays: this project did not make it",
+                spec.name
+            ));
+            return Ok(());
+        }
+        let containers = found::containers(spec)?;
+        output(docker(["rm", "--force", "--volumes"]).args(containers))?;
+    }
+    found::remove_note(cache, spec);
+    // Where kind was never built, no cluster was made whose context could be left.
+    let Some(kind) = kind else { return Ok(()) };
+    kubeconfig::wait_for_lock();
+    let log = Log::fresh(paths, &format!("down-{}", spec.name))?;
+    if let Err(error) = log.run(Command::new(kind).args(["delete", "cluster", "--name", spec.name])) {
+        // The cluster is gone; a context that leads nowhere is no reason to leave the others.
+        progress::say(&format!(
+            "the context {} stays in the kubeconfig: {error:#}",
+            spec.context()
+        ));
+    }
+    Ok(())
+}
+
+/// Removes the clusters' network, unless it was there before or others use it.
+fn remove_network() {
+    let filter = format!("label={MADE_HERE}");
+    let listed = output(&mut docker([
+        "network",
+        "ls",
+        "--filter",
+        &filter,
+        "--format",
+        "{{.Name}}",
+    ]));
+    if listed.is_ok_and(|names| names.lines().any(|name| name == NETWORK)) {
+        succeeds(&mut docker(["network", "rm", NETWORK]));
+    }
 }
 
 /// Removes the images of ours from the engine.
@@ -210,7 +274,7 @@ pub fn down(paths: &Paths, cache: &Cache) -> Result<()> {
 /// # Errors
 /// When the engine cannot be asked.
 pub fn remove_images() -> Result<()> {
-    if !succeeds(&mut docker(["version"])) {
+    if !engine::answers() {
         return Ok(());
     }
     let listed = output(&mut docker(["images", "--format", "{{.Repository}}:{{.Tag}}"]))?;

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Action, Plan, Spec, kubeconfig};
+use super::found::{self, Action, State};
+use super::{Plan, Spec, kubeconfig};
+use crate::cache::Cache;
 use crate::docker::docker;
 use crate::paths::Paths;
 use crate::progress::{self, Log, output, succeeds};
@@ -18,38 +20,19 @@ const WHOLE: &str = "/kind/meridian-whole";
 /// How long a cluster may take to become ready.
 const LIMIT: Duration = Duration::from_secs(240);
 
-#[derive(Debug, PartialEq, Eq)]
-pub enum State {
-    Absent,
-    Stopped,
-    Running,
-}
-
-/// The state of a cluster's container. One that the engine cannot start again counts as absent: it is made anew.
+/// Whether a running node was finished with this key.
 ///
 /// # Errors
-/// When the engine cannot be asked.
-pub fn state(spec: &Spec) -> Result<State> {
-    let filter = format!("label=io.x-k8s.kind.cluster={}", spec.name);
-    let listed = output(&mut docker([
-        "ps",
-        "--all",
-        "--filter",
-        &filter,
-        "--format",
-        "{{.State}}",
-    ]))
-    .context("the Docker Engine does not list its containers")?;
-    Ok(match listed.lines().next().map(str::trim) {
-        Some("running" | "restarting") => State::Running,
-        Some("exited" | "created") => State::Stopped,
-        _ => State::Absent,
-    })
-}
-
-/// Whether a running node was finished with this key.
-pub fn is_whole(spec: &Spec, key: &str) -> bool {
-    output(&mut docker(["exec", &spec.node(), "cat", WHOLE])).is_ok_and(|text| text.trim() == key)
+/// When nothing can be started in it: that says nothing about what it is.
+pub fn is_whole(spec: &Spec, key: &str) -> Result<bool> {
+    let read = format!("cat {WHOLE} 2>/dev/null || true");
+    let text = output(&mut docker(["exec", &spec.node(), "sh", "-c", &read])).with_context(|| {
+        format!(
+            "the node of the cluster {} runs but cannot be asked what it is; `cargo xtask down` removes it",
+            spec.name
+        )
+    })?;
+    Ok(text.trim() == key)
 }
 
 /// Whether a node's containerd holds an image.
@@ -69,62 +52,76 @@ pub fn holds(spec: &Spec, tag: &str) -> bool {
     .is_ok_and(|text| !text.trim().is_empty())
 }
 
-/// The ports of this machine that the cluster's own container, if there is one, holds now.
-///
-/// # Errors
-/// When the engine cannot be asked.
-pub fn published_by_docker(spec: &Spec) -> Result<Vec<u16>> {
-    if state(spec)? != State::Running {
-        return Ok(Vec::new());
-    }
-    let text = output(&mut docker(["port", &spec.node()])).unwrap_or_default();
-    Ok(text
-        .lines()
-        .filter_map(|line| line.rsplit(':').next()?.trim().parse().ok())
-        .collect())
-}
-
 /// Does what the plan says, and leaves the cluster ready.
 ///
 /// # Errors
 /// When the cluster cannot be made or does not become ready.
-pub fn carry_out(paths: &Paths, plan: &Plan<'_>, kind: &Path, kubectl: &Path) -> Result<()> {
+pub fn carry_out(paths: &Paths, cache: &Cache, plan: &Plan<'_>, kind: &Path, kubectl: &Path) -> Result<()> {
     let spec = plan.spec;
     let log = Log::fresh(paths, &format!("cluster-{}", spec.name))?;
-    let ready = || wait_ready(spec, kubectl, &log);
     match plan.action {
         Action::Keep => {
             if !answers(spec, kubectl) {
                 // The user's kubeconfig may have been removed or rewritten since.
                 kubeconfig::export(spec, kind, &log)?;
             }
-            ready()
+            wait_kubelet(spec, kubectl)?;
+            wait_ready(spec, kubectl, &log)
         }
-        Action::Start => progress::step(
-            &format!("starting the stopped cluster {}", spec.name),
-            Some(log.shown()),
-            || {
-                let started = log.run(&mut docker(["start", &spec.node()])).and_then(|()| {
-                    if !is_whole(spec, &plan.key) {
-                        bail!("the cluster {} is half-made or of an older kind", spec.name);
-                    }
-                    kubeconfig::export(spec, kind, &log)?;
-                    wait_kubelet(spec, kubectl)?;
-                    ready()
-                });
-                started.or_else(|error| {
-                    progress::say(&format!("{error:#}; making it anew"));
-                    make(plan, kind, kubectl, &log)
-                })
-            },
-        ),
+        Action::Start | Action::Resume => {
+            let name = format!("starting the stopped cluster {}", spec.name);
+            progress::step(&name, Some(log.shown()), || match revive(plan, kind, kubectl, &log)? {
+                Revived::Ready => Ok(()),
+                Revived::Lost(why) => {
+                    progress::say(&format!("the cluster {} {why}; making it anew", spec.name));
+                    make(cache, plan, kind, kubectl, &log)
+                }
+            })
+        }
         Action::Make => progress::step(&format!("making the cluster {}", spec.name), Some(log.shown()), || {
-            make(plan, kind, kubectl, &log)
+            make(cache, plan, kind, kubectl, &log)
         }),
     }
 }
 
-fn make(plan: &Plan<'_>, kind: &Path, kubectl: &Path, log: &Log) -> Result<()> {
+enum Revived {
+    Ready,
+    /// It will never be, and why.
+    Lost(String),
+}
+
+/// Starts a cluster that is there. What would stop a new cluster too, such as a kubeconfig that cannot be written, is an
+/// error: the data of this one are not thrown away for it.
+fn revive(plan: &Plan<'_>, kind: &Path, kubectl: &Path, log: &Log) -> Result<Revived> {
+    let spec = plan.spec;
+    let verb = if plan.action == Action::Resume {
+        "unpause"
+    } else {
+        "start"
+    };
+    if let Err(error) = log.run(&mut docker([verb, &spec.node()])) {
+        return Ok(Revived::Lost(format!("does not start ({error:#})")));
+    }
+    match is_whole(spec, &plan.key) {
+        Ok(true) => {}
+        Ok(false) => return Ok(Revived::Lost("is half-made or of an older kind".to_owned())),
+        Err(error) => {
+            let runs = found::find(spec)?.is_some_and(|found| found.state == State::Running);
+            if runs {
+                return Err(error);
+            }
+            return Ok(Revived::Lost("ends as soon as it is started".to_owned()));
+        }
+    }
+    kubeconfig::export(spec, kind, log)?;
+    let came_back = wait_kubelet(spec, kubectl).and_then(|()| wait_ready(spec, kubectl, log));
+    Ok(match came_back {
+        Ok(()) => Revived::Ready,
+        Err(error) => Revived::Lost(format!("does not come back ({error:#})")),
+    })
+}
+
+fn make(cache: &Cache, plan: &Plan<'_>, kind: &Path, kubectl: &Path, log: &Log) -> Result<()> {
     let spec = plan.spec;
     log.run(kubeconfig::aside(
         Command::new(kind).args(["delete", "cluster", "--name", spec.name]),
@@ -140,7 +137,11 @@ fn make(plan: &Plan<'_>, kind: &Path, kubectl: &Path, log: &Log) -> Result<()> {
     if let Some(image) = &plan.image {
         create.args(["--image", image]);
     }
+    found::write_note(cache, spec, found::MAKING)?;
     log.run(kubeconfig::aside(&mut create, log))?;
+    if let Some(made) = found::find(spec)? {
+        found::write_note(cache, spec, &made.id)?;
+    }
     kubeconfig::export(spec, kind, log)?;
     wait_ready(spec, kubectl, log)?;
     output(&mut docker([
@@ -160,8 +161,10 @@ fn answers(spec: &Spec, kubectl: &Path) -> bool {
     succeeds(Command::new(kubectl).args([&context, "--request-timeout=5s", "get", "--raw", "/readyz"]))
 }
 
-/// Waits until the kubelet of a restarted node is back: until then the API server repeats what it said before.
+/// Waits until the kubelet has spoken since its node was last started: until then the API server repeats what was true
+/// before.
 fn wait_kubelet(spec: &Spec, kubectl: &Path) -> Result<()> {
+    let started = found::find(spec)?.map(|found| found.started).unwrap_or_default();
     let context = format!("--context={}", spec.context());
     let lease = [
         "--namespace=kube-node-lease",
@@ -170,31 +173,29 @@ fn wait_kubelet(spec: &Spec, kubectl: &Path) -> Result<()> {
         &spec.node(),
         "--output=jsonpath={.spec.renewTime}",
     ];
-    let renewed = || {
-        output(
-            Command::new(kubectl)
-                .args([context.as_str(), "--request-timeout=5s"])
-                .args(lease),
-        )
-        .ok()
-    };
     let deadline = Instant::now() + LIMIT;
-    let mut before = None;
     loop {
-        let now = renewed();
-        if before.is_some() && now.is_some() && now != before {
+        let mut ask = Command::new(kubectl);
+        ask.args([context.as_str(), "--request-timeout=5s"]).args(lease);
+        if output(&mut ask).is_ok_and(|renewed| is_later(&renewed, &started)) {
             return Ok(());
         }
         if Instant::now() > deadline {
             bail!(
-                "the kubelet of the cluster {} did not come back within {} s",
+                "the kubelet of the cluster {} did not speak within {} s; `cargo xtask down` and `up` make it anew",
                 spec.name,
                 LIMIT.as_secs()
             );
         }
-        before = before.or(now);
         thread::sleep(Duration::from_millis(500));
     }
+}
+
+/// Whether one time in RFC 3339, in UTC, is later than another. Their digits compare as text; they may differ in how
+/// many decimals a second has.
+fn is_later(one: &str, other: &str) -> bool {
+    let digits = |text: &str| text.trim().trim_end_matches('Z').to_owned();
+    digits(one) > digits(other)
 }
 
 /// Waits until the node is ready, and DNS and storage work.
@@ -252,4 +253,17 @@ fn resolves(spec: &Spec) -> bool {
     let ask =
         "! command -v busybox >/dev/null || busybox nslookup -type=a kubernetes.default.svc.cluster.local 10.96.0.10";
     succeeds(&mut docker(["exec", &spec.node(), "sh", "-c", ask]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_later;
+
+    #[test]
+    fn times_with_different_decimals_are_compared() {
+        assert!(is_later("2026-01-02T03:04:05.000001Z", "2026-01-02T03:04:05Z"));
+        assert!(is_later("2026-01-02T03:04:05.2Z\n", "2026-01-02T03:04:05.123456789Z"));
+        assert!(!is_later("2026-01-02T03:04:04.999999Z", "2026-01-02T03:04:05.1Z"));
+        assert!(!is_later("", "2026-01-02T03:04:05Z"));
+    }
 }

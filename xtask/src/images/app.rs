@@ -3,25 +3,24 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::oci::{Image, Layer};
 use super::{files, named};
 use crate::cache::{Cache, Inputs, sha256_of};
 use crate::host;
 use crate::paths::Paths;
-use crate::progress::{self, Log};
+use crate::progress::output;
 
 /// The user that it runs as.
 const USER: u32 = 65532;
 
-/// Builds the binary and the image of it.
+/// Makes the image of the built binary.
 ///
 /// # Errors
-/// When the binary does not build, or one of its libraries cannot be found.
-pub fn image(paths: &Paths, cache: &Cache) -> Result<Image> {
-    let binary = build(paths)?;
-    let stripped = strip(paths, cache, &binary)?;
+/// When one of its libraries cannot be found, or the file system refuses.
+pub fn image(paths: &Paths, cache: &Cache, binary: &Path) -> Result<Image> {
+    let stripped = strip(paths, cache, binary)?;
     let libraries = files::libraries(std::slice::from_ref(&stripped), None)?;
     let mut inputs = Inputs::new().text("user", &format!("{USER} v1"));
     for library in &libraries {
@@ -45,31 +44,12 @@ pub fn image(paths: &Paths, cache: &Cache) -> Result<Image> {
     Ok(named(image, "meridian", ""))
 }
 
-fn build(paths: &Paths) -> Result<PathBuf> {
-    let log = Log::fresh(paths, "build-meridian")?;
-    progress::step("building the meridian binary", Some(log.shown()), || {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        log.run(Command::new(cargo).current_dir(&paths.project).args([
-            "build",
-            "--package",
-            "meridian",
-            "--bin",
-            "meridian",
-        ]))
-    })?;
-    let binary = paths.target.join("debug/meridian");
-    if !binary.is_file() {
-        bail!("cargo built no {}; its log: {}", binary.display(), log.shown());
-    }
-    Ok(binary)
-}
-
 /// The binary without its debug information: a tenth of the size, and the same for the same code.
 fn strip(paths: &Paths, cache: &Cache, binary: &Path) -> Result<PathBuf> {
     host::ensure_packages(paths, &[("strip", "binutils"), ("ldd", "libc-bin")])?;
     let key = Inputs::new().text("binary", &sha256_of(binary)?).key();
     let entry = cache.entry("app-binary", &key, |dir| {
-        crate::progress::output(Command::new("strip").arg("-o").arg(dir.join("meridian")).arg(binary))
+        output(Command::new("strip").arg("-o").arg(dir.join("meridian")).arg(binary))
             .map(drop)
             .context("the binary's debug information cannot be removed")
     })?;

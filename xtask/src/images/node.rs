@@ -21,6 +21,9 @@ use crate::progress::{self, Log, output, succeeds};
 use crate::rootfs;
 use crate::tools;
 
+/// The container in which the node image is put together.
+pub const BUILDER: &str = "meridian-node-image";
+
 /// Units of Debian's systemd that have no place in a container: consoles, device managers, the machine's own mounts.
 const NEEDLESS_UNITS: &[&str] = &[
     "usr/lib/systemd/system/multi-user.target.wants",
@@ -103,7 +106,7 @@ pub fn remove_older(tag: &str) {
 /// Starts the node's containerd in a container, gives it the images, and keeps the result as an image.
 fn commit(base: &str, base_archive: &Path, preloaded: &Path, tag: &str, log: &Log) -> Result<()> {
     log.run(docker(["load", "--input"]).arg(base_archive))?;
-    let name = "meridian-node-image";
+    let name = BUILDER;
     succeeds(&mut docker(["rm", "--force", "--volumes", name]));
     log.run(&mut docker([
         "run",
@@ -138,8 +141,9 @@ pub fn import(container: &str, archive: &Path, log: &Log) -> Result<()> {
         thread::sleep(Duration::from_millis(200));
     }
     let file = File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
-    let status = docker(ctr)
-        .args(["images", "import", "--no-unpack", "-"])
+    let mut load = docker(ctr);
+    load.args(["images", "import", "--no-unpack", "-"]);
+    let status = progress::mortal(&load)
         .stdin(file)
         .stdout(log.append()?)
         .stderr(log.append()?)

@@ -32,6 +32,7 @@ impl Kafka {
     /// # Errors
     /// When there is no Java, the jars cannot be had, or the storage cannot be formatted.
     pub fn prepare(paths: &Paths, cache: &Cache, dir: &Path) -> Result<Self> {
+        let java = java(paths)?;
         let jars = jars::path(paths, cache)?;
         let log = Log::fresh(paths, "part-kafka")?;
         let port = free_port()?;
@@ -39,7 +40,7 @@ impl Kafka {
         fs::write(&settings, properties(&dir.join("data"), port, free_port()?))
             .with_context(|| format!("cannot write {}", settings.display()))?;
         let kafka = Self {
-            java: java(paths)?,
+            java,
             jars,
             settings,
             port,

@@ -5,7 +5,7 @@
 
 mod apiserver;
 mod kafka;
-mod postgres;
+pub mod postgres;
 mod process;
 
 use std::fs;
@@ -21,6 +21,7 @@ use clap::ValueEnum;
 
 use crate::cache::{self, Cache};
 use crate::paths::Paths;
+use crate::preflight;
 use crate::progress;
 
 /// A part that tests can ask for.
@@ -50,6 +51,7 @@ impl Running {
     /// # Errors
     /// When a part cannot be built, started, or does not answer in its time.
     pub fn start(paths: &Paths, cache: &Cache, wanted: &[Part]) -> Result<Self> {
+        preflight::parts(paths, cache, wanted)?;
         let began = Instant::now();
         let folder = Folder::create(paths)?;
         let has = |part: Part| wanted.contains(&part);
@@ -129,21 +131,34 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// Removes the data of runs that were interrupted; that of runs which go on stay.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove_left_over(paths: &Paths) -> Result<()> {
+    let Ok(listed) = fs::read_dir(all_folders(paths)) else {
+        return Ok(());
+    };
+    for entry in listed.flatten() {
+        let owner = entry.file_name().to_string_lossy().into_owned();
+        if !Path::new("/proc").join(owner).exists() {
+            cache::remove_tree(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn all_folders(paths: &Paths) -> PathBuf {
+    paths.target.join("xtask/parts")
+}
+
 /// The folder of one run's data, removed when the run ends. What an interrupted run left is removed by the next one.
 struct Folder(PathBuf);
 
 impl Folder {
     fn create(paths: &Paths) -> Result<Self> {
-        let all = paths.target.join("xtask/parts");
-        if let Ok(listed) = fs::read_dir(&all) {
-            for entry in listed.flatten() {
-                let owner = entry.file_name().to_string_lossy().into_owned();
-                if !Path::new("/proc").join(owner).exists() {
-                    cache::remove_tree(&entry.path())?;
-                }
-            }
-        }
-        let own = all.join(std::process::id().to_string());
+        remove_left_over(paths)?;
+        let own = all_folders(paths).join(std::process::id().to_string());
         cache::remove_tree(&own)?;
         fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
         Ok(Self(own))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::process::{Process, Stop, until};
 use super::{free_port, random_word, write_private};
@@ -131,12 +131,7 @@ impl Programs {
             let (user, group) = user_in(&root, "postgres")?;
             return Ok(Self::Rooted { root, user, group });
         }
-        match installed() {
-            Some(bin) => Ok(Self::Installed { bin }),
-            None => {
-                bail!("no PostgreSQL 15 or newer is installed; install it (Debian: sudo apt-get install postgresql)")
-            }
-        }
+        found().map(|bin| Self::Installed { bin })
     }
 
     /// A folder of this machine as the server sees it.
@@ -167,6 +162,14 @@ impl Programs {
             }
         }
     }
+}
+
+/// The folder of the programs of an installed PostgreSQL: what users who are not root need.
+///
+/// # Errors
+/// One sentence that says what to install.
+pub fn found() -> Result<PathBuf> {
+    installed().context("no PostgreSQL 15 or newer is installed; install it (Debian: sudo apt-get install postgresql)")
 }
 
 /// The newest installed PostgreSQL that is new enough.

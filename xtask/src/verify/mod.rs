@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that CI runs, in the order in which it fails soonest.
 
+mod demo;
 mod tally;
 
 use std::fs;
@@ -9,16 +10,31 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 pub use tally::Tally;
+use tally::named;
 
 use crate::cache::{Cache, Inputs};
 use crate::generated;
 use crate::local::{Part, Running};
 use crate::paths::Paths;
+use crate::preflight;
+use crate::programs;
 use crate::progress::{self, Log};
 use crate::tools;
-use crate::{cluster, deploy};
 
 const DENY_VERSION: &str = "0.20.2";
+
+/// The parts that tests need.
+const PARTS: &[Part] = &[Part::Postgres, Part::Kafka, Part::Apiserver, Part::Member];
+
+const LINTS: &[&str] = &[
+    "clippy",
+    "--workspace",
+    "--all-targets",
+    "--quiet",
+    "--",
+    "--deny",
+    "warnings",
+];
 
 /// What to leave out.
 #[derive(Debug, Clone, Copy)]
@@ -27,49 +43,33 @@ pub struct Scope {
     pub fast: bool,
 }
 
-/// Runs every check and prints the closing line. A failed check does not stop the ones after it.
+/// Runs every check and prints the closing line. A failed check does not stop the ones after it, unless nothing can be
+/// run because nothing builds.
 ///
 /// # Errors
-/// When a check cannot be started at all.
+/// When this machine lacks what the checks need: before the first of them.
 pub fn run(paths: &Paths, cache: &Cache, scope: Scope) -> Result<Tally> {
+    preflight::parts(paths, cache, PARTS)?;
+    let demo = demo::begin(paths, cache, scope)?;
     let mut total = Tally::default();
     total.add(cargo(paths, "format", &["fmt", "--all", "--check"])?);
-    total.add(cargo(
-        paths,
-        "generated",
-        &[
-            "run",
-            "--quiet",
-            "--package",
-            "meridian-crds",
-            "--example",
-            "generate",
-            "--",
-            "--check",
-        ],
-    )?);
+    total.add(cargo(paths, "lints", LINTS)?);
+    let programs = programs::build(paths, programs::Scope::Checks);
+    total.add(check("build", || programs.as_ref().map(drop).map_err(told)));
+    if programs.is_ok() {
+        total.add(generated(paths)?);
+    }
     total.add(check("chart copy of the CRDs", || generated::verify(paths)));
-    total.add(cargo(
-        paths,
-        "lints",
-        &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--quiet",
-            "--",
-            "--deny",
-            "warnings",
-        ],
-    )?);
     total.add(deny(paths, cache)?);
     total.add(chart(paths, cache)?);
-    total.add(tests(paths, cache)?);
-    if scope.fast {
-        total.add(Tally::skip("the end-to-end rows on kind: --fast leaves them out"));
-    } else {
-        total.add(end_to_end(paths, cache)?);
-    }
+    // Tests have limits of time: they do not begin while clusters come up beside them.
+    let clusters = demo.end();
+    let Ok(programs) = programs else {
+        progress::say("tests and proofs: not run, because the project does not build");
+        return Ok(total);
+    };
+    total.add(tests(paths, cache));
+    total.add(clusters.map_or_else(|counted| counted, |up| up.prove(paths, cache, &programs)));
     Ok(total)
 }
 
@@ -106,8 +106,21 @@ fn cargo(paths: &Paths, name: &str, arguments: &[&str]) -> Result<Tally> {
     let log = Log::fresh(paths, &format!("test-{name}"))?;
     Ok(check(name, || {
         progress::step(name, Some(log.shown()), || {
-            log.run(Command::new("cargo").current_dir(&paths.project).args(arguments))
+            log.run(paths.patient_cargo().args(arguments))
         })
+    }))
+}
+
+/// An error once more, for a second place that tells it.
+fn told(error: &anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
+}
+
+/// Compares what the generator writes with what is checked in; `build` has built the generator.
+fn generated(paths: &Paths) -> Result<Tally> {
+    let log = Log::fresh(paths, "test-generated")?;
+    Ok(check("generated", || {
+        log.run(Command::new(paths.built("examples/generate")).arg("--check"))
     }))
 }
 
@@ -159,24 +172,27 @@ fn chart(paths: &Paths, cache: &Cache) -> Result<Tally> {
 }
 
 /// Unit, property and integration tests, with the real parts beside them.
-fn tests(paths: &Paths, cache: &Cache) -> Result<Tally> {
+fn tests(paths: &Paths, cache: &Cache) -> Tally {
+    run_tests(paths, cache).unwrap_or_else(|error| {
+        progress::say(&format!("tests: FAILED: {error:#}"));
+        Tally::one(false)
+    })
+}
+
+fn run_tests(paths: &Paths, cache: &Cache) -> Result<Tally> {
     let log = Log::fresh(paths, "test-cargo")?;
     let began = Instant::now();
-    let running = Running::start(
-        paths,
-        cache,
-        &[Part::Postgres, Part::Kafka, Part::Apiserver, Part::Member],
-    )
-    .context("the parts that tests need")?;
+    let running = Running::start(paths, cache, PARTS).context("the parts that tests need")?;
     progress::say(&format!("tests … (log: {})", log.shown()));
-    let mut command = Command::new("cargo");
-    command
-        .current_dir(&paths.project)
-        .args(["test", "--workspace", "--no-fail-fast"]);
+    let mut command = paths.cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]);
     command.envs(running.env().iter().map(|(name, value)| (*name, value.as_str())));
     let ended = log.run(&mut command);
     let text = fs::read_to_string(log.path()).context("the log of the tests")?;
     let mut tally = Tally::of_cargo_test(&text);
+    // Among the others and counted with them; named here since they are a check of their own.
+    let catalogue = named(&text, "catalogue_");
+    progress::say(&format!("catalogue: {catalogue}"));
     if let Err(error) = ended {
         if tally.failed == 0 {
             // A crate that does not compile has no closing line of its own.
@@ -192,10 +208,4 @@ fn tests(paths: &Paths, cache: &Cache) -> Result<Tally> {
     }
     progress::say(&format!("tests: {tally} in {:.0} s", began.elapsed().as_secs_f32()));
     Ok(tally)
-}
-
-fn end_to_end(paths: &Paths, cache: &Cache) -> Result<Tally> {
-    let clusters = cluster::up(paths, cache)?;
-    deploy::deploy(paths, cache, &clusters)?;
-    deploy::prove(paths, cache, &[])
 }

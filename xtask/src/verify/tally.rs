@@ -79,6 +79,21 @@ impl Tally {
     }
 }
 
+/// How many tests of a `cargo test` log whose name begins with `prefix` held and how many did not, in whatever module.
+pub fn named(log: &str, prefix: &str) -> Tally {
+    let mut tally = Tally::default();
+    for line in log.lines() {
+        let Some((path, ended)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) else {
+            continue;
+        };
+        let name = path.rsplit("::").next().unwrap_or(path);
+        if name.starts_with(prefix) {
+            tally.add(Tally::one(ended.trim() == "ok"));
+        }
+    }
+    tally
+}
+
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -98,7 +113,7 @@ fn number_before(text: &str, word: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::Tally;
+    use super::{Tally, named};
 
     #[test]
     fn closing_lines_of_all_test_binaries_are_added_up() {
@@ -106,6 +121,14 @@ mod tests {
                    test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured\n";
         let tally = Tally::of_cargo_test(log);
         assert_eq!((tally.passed, tally.failed, tally.skipped), (15, 2, 1));
+    }
+
+    #[test]
+    fn tests_are_counted_by_how_their_names_begin() {
+        let log = "test catalogue_columns ... ok\ntest metrics::tests::catalogue_metric_labels ... FAILED\n\
+                   test domain::tests::a_catalogue_is_read ... ok\ntest result: ok. 3 passed; 0 failed; 0 ignored\n";
+        let tally = named(log, "catalogue_");
+        assert_eq!((tally.passed, tally.failed), (1, 1));
     }
 
     #[test]

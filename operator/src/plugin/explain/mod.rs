@@ -6,12 +6,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use meridian_policy::{Check, DataClass, EdgeId, InvalidName, Purpose, RegionName, TenantId, compile};
-use serde::Serialize;
+use meridian_policy::{
+    Check, DataClass, EdgeId, InvalidName, Purpose, RegionName, TenantId, TenantResidencySpec, compile,
+};
+use serde::{Deserialize, Serialize};
 
 use super::PluginError;
 use crate::apply::observed;
-use crate::hub::source;
+use crate::finalizer;
+use crate::hub::source::{self, Departing};
 use crate::manifest::{FITNESS_REGION, Kind, ObjectKey, TENANT_DATA_RESIDENCY};
 use crate::watch::Cache;
 
@@ -147,7 +150,9 @@ pub fn report(hub: &Cache, question: &Question, now: Timestamp) -> Result<Explai
         }
     }
     let policy = compile(&source, now);
-    let explained = policy.explain(tenant, *class, from, to, now);
+    let mut explained = policy.explain(tenant, *class, from, to, now);
+    let closed = departing(hub, question);
+    explained.lawful &= closed.is_none();
     let edge = policy
         .edge(&EdgeId::new(tenant, *class, to))
         .filter(|_| explained.lawful);
@@ -174,8 +179,35 @@ pub fn report(hub: &Cache, question: &Question, now: Timestamp) -> Result<Explai
         to: to.clone(),
         lawful: explained.lawful,
         expires: explained.expires.filter(|_| explained.lawful),
-        checks: explained.checks.into_iter().map(CheckRow::from).collect(),
+        checks: closed
+            .into_iter()
+            .chain(explained.checks.into_iter().map(CheckRow::from))
+            .collect(),
         at_each_delivery,
+    })
+}
+
+/// Whoever is being deleted sends and receives nothing, whatever the law allows.
+fn departing(hub: &Cache, question: &Question) -> Option<CheckRow> {
+    let key = ObjectKey::cluster(TENANT_DATA_RESIDENCY, question.tenant.as_str());
+    let object = observed(hub.get(&key)?.as_ref());
+    let spec = TenantResidencySpec::deserialize(&object["spec"]).ok()?;
+    let departing = Departing::of(hub);
+    let who = if finalizer::is_deleting(&object) {
+        format!("tenant {}", question.tenant)
+    } else if departing.regions.contains(&question.to) {
+        format!("region {}", question.to)
+    } else if departing.receives_nothing(&spec.organization, &question.to) {
+        format!("the tenant of {} in {}", spec.organization, question.to)
+    } else {
+        return None;
+    };
+    Some(CheckRow {
+        holds: false,
+        check: "being-deleted".to_owned(),
+        why: format!("{who} is being deleted, so that its edges are closed"),
+        article: None,
+        what_to_do: Some("wait until it is gone; a deletion cannot be called back, only made anew"),
     })
 }
 

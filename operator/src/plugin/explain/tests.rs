@@ -59,6 +59,38 @@ fn an_edge_that_nobody_asked_for_is_refused_and_says_how_to_ask() {
 }
 
 #[test]
+fn a_tenant_that_is_being_deleted_sends_nothing_whatever_the_law_allows() {
+    let world = World::settled();
+    edit(&world.hub, TENANT_DATA_RESIDENCY, "stride-eu", |tenant| {
+        tenant["metadata"]["deletionTimestamp"] = json!("2026-11-26T11:59:00Z");
+    });
+    let report = explain(&world, &asked("stride-eu", "workout-summary", "eu", "us")).unwrap();
+    let first = &report.checks[0];
+    assert!(!report.lawful && report.expires.is_none() && report.at_each_delivery.is_empty());
+    assert_eq!((first.holds, first.check.as_str()), (false, "being-deleted"));
+    assert_eq!(
+        first.why,
+        "tenant stride-eu is being deleted, so that its edges are closed"
+    );
+}
+
+#[test]
+fn nothing_is_sent_to_a_tenant_that_is_being_deleted() {
+    let world = World::settled();
+    edit(&world.hub, TENANT_DATA_RESIDENCY, "stride-us", |tenant| {
+        tenant["metadata"]["deletionTimestamp"] = json!("2026-11-26T11:59:00Z");
+    });
+    let report = explain(&world, &asked("stride-eu", "workout-summary", "eu", "us")).unwrap();
+    assert!(!report.lawful, "{report}");
+    assert!(
+        report.checks[0]
+            .why
+            .starts_with("the tenant of stride in us is being deleted"),
+        "{report}"
+    );
+}
+
+#[test]
 fn an_unknown_tenant_or_region_is_named_with_those_that_there_are() {
     let world = World::settled();
     let unknown = explain(&world, &asked("stride", "health", "eu", "us"))

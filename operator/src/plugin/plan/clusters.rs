@@ -2,7 +2,6 @@
 
 use kube::ResourceExt;
 use kube::api::DynamicObject;
-use meridian_crds::FitnessRegionSpec;
 use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -11,7 +10,12 @@ use super::admit::Refusal;
 use super::fields::{FieldChange, changes};
 use super::{Action, schema};
 use crate::apply::{Applied, foresee, observed};
-use crate::hub::region::{CONTENT_ANNOTATION, RegionError, plan, primary, stands_where_declared};
+use crate::finalizer;
+use crate::hub::departure::FINALIZER;
+use crate::hub::region::{
+    CONTENT_ANNOTATION, RegionError, RegionPlan, Removal, named_primary, parse, stands_where_declared,
+};
+use crate::hub::source::Departing;
 use crate::hub::{pool, source};
 use crate::manifest::{FITNESS_REGION, INGEST_POOL, Kind, Manifest, ObjectKey, TENANT_DATA_RESIDENCY};
 use crate::plugin::observe::Members;
@@ -108,28 +112,18 @@ fn region(
 ) -> (String, Planned) {
     let uid = object.uid().unwrap_or_default();
     let object = observed(object);
-    let invalid = |cause: String| {
-        refused(&RegionError::Invalid {
-            region: name.to_owned(),
-            cause,
-        })
+    let placed = parse(name, &object).and_then(|(region, spec)| Ok((region, named_primary(name, &spec)?.clone())));
+    let (region, cluster) = match placed {
+        Ok(placed) => placed,
+        Err(error) => return (String::new(), Err(refused(&error))),
     };
-    let parsed = (
-        name.parse::<RegionName>(),
-        serde_json::from_value::<FitnessRegionSpec>(object["spec"].clone()),
-    );
-    let (region, spec) = match parsed {
-        (Ok(region), Ok(spec)) => (region, spec),
-        (Err(error), _) => return (String::new(), Err(invalid(format!("metadata.name: {error}")))),
-        (_, Err(error)) => return (String::new(), Err(invalid(format!("spec: {error}")))),
-    };
-    let Some(cluster) = primary(&spec) else {
-        let cause = "spec.clusters: one must have the role Primary".to_owned();
-        return (String::new(), Err(invalid(cause)));
+    let lay_down = |held: &Cache| {
+        stands_where_declared(name, &cluster, held)?;
+        copies(&region, &uid, &object, hub, policy, held)
     };
     let planned = match members.get(&cluster.name) {
-        Some(Ok(held)) => stands_where_declared(name, cluster, held)
-            .and_then(|()| copies(&region, &uid, &object, hub, policy, held))
+        Some(Ok(held)) => leaving(&region, &object, hub, held)
+            .map_or_else(|| lay_down(held), Ok)
             .map_err(|error| refused(&error)),
         Some(Err(silence)) => Err(Refusal {
             rule: silence.reason.to_owned(),
@@ -144,7 +138,31 @@ fn region(
             what_to_do: None,
         }),
     };
-    (cluster.name.clone(), planned)
+    (cluster.name, planned)
+}
+
+/// What goes from the member of a region that is being deleted; none while it is laid down as ever.
+fn leaving(region: &RegionName, object: &Value, hub: &Cache, held: &Cache) -> Option<(Vec<CopyRow>, Vec<String>)> {
+    if !finalizer::is_deleting(object) {
+        return None;
+    }
+    // Nobody waits for it any more: the hub looks away.
+    if !finalizer::is_held(object, FINALIZER) {
+        return Some((Vec::new(), Vec::new()));
+    }
+    let due = match Removal::of(region, hub, held) {
+        Removal::Stay(_) => return None,
+        Removal::Done => Vec::new(),
+        Removal::Due(due) => due,
+    };
+    let going = due.iter().filter(|(_, uid)| uid.is_some());
+    let rows = going.map(|(key, _)| removed(key, held)).collect();
+    Some((rows, vec![format!("{region} is being deleted")]))
+}
+
+fn removed(key: &ObjectKey, held: &Cache) -> CopyRow {
+    let before = held.get(key).map(|object| observed(&object)).unwrap_or_default();
+    row(Action::Removed, key, changes("spec", &before["spec"], &Value::Null))
 }
 
 fn refused(error: &RegionError) -> Refusal {
@@ -164,18 +182,15 @@ fn copies(
     policy: &CompiledPolicy,
     held: &Cache,
 ) -> Result<(Vec<CopyRow>, Vec<String>), RegionError> {
-    let plan = plan(region, uid, object, policy, held)?;
+    let plan = RegionPlan::of(region, uid, object, policy, held)?;
     let mut rows = Vec::new();
     for (_, manifest) in plan.manifests() {
         rows.extend(copy(manifest, held)?);
     }
-    for key in &plan.surplus {
-        let before = held.get(key).map(|object| observed(&object)).unwrap_or_default();
-        let fields = changes("spec", &before["spec"], &Value::Null);
-        rows.push(row(Action::Removed, key, fields));
-    }
+    rows.extend(plan.surplus.iter().map(|key| removed(key, held)));
+    let departing = Departing::of(hub).regions.contains(region);
     for (key, pool) in hub.of_kind(INGEST_POOL) {
-        if pool.data["spec"]["region"] == region.as_str() {
+        if pool.data["spec"]["region"] == region.as_str() && !departing {
             let uid = pool.uid().unwrap_or_default();
             let manifest = pool::copy(&key.name, region.as_str(), &uid, &observed(&pool))?;
             rows.extend(copy(&manifest, held)?);

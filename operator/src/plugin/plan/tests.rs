@@ -7,9 +7,10 @@
 use serde_json::json;
 
 use super::edges::EdgeChange;
-use super::{Action, FileError, PlanReport, Verdict, parse};
-use crate::manifest::{INGEST_POOL, REGION_STACK, TENANT_PLACEMENT};
-use crate::plugin::world::{World, demo, edit};
+use super::{Action, FileError, PlanReport, Verdict, admit, parse};
+use crate::hub::departure::FINALIZER;
+use crate::manifest::{FITNESS_REGION, INGEST_POOL, Kind, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT};
+use crate::plugin::world::{World, demo, edit, now};
 
 /// stride-eu as the demo has it, with another list of what it shares.
 fn stride_eu(classes: &str) -> String {
@@ -179,6 +180,59 @@ fn what_the_hub_is_about_to_do_anyway_is_told_apart_from_what_the_files_do() {
         report.clusters[0].copies[0].fields[0].to_string(),
         "~ spec.scaling.max: 9 -> 4"
     );
+}
+
+/// As somebody's `kubectl delete` leaves what the hub holds.
+fn delete(world: &World, kind: Kind, name: &str) {
+    edit(&world.hub, kind, name, |object| {
+        object["metadata"]["deletionTimestamp"] = json!("2026-11-26T11:59:00Z");
+        object["metadata"]["finalizers"] = json!([FINALIZER]);
+    });
+}
+
+#[test]
+fn a_tenant_that_is_being_deleted_opens_no_edge_whatever_the_files_say() {
+    let world = World::settled();
+    delete(&world, TENANT_DATA_RESIDENCY, "stride-eu");
+    let report = world.plan(&demo("local/40-tenants.yaml"));
+    assert_eq!(report.verdict, Verdict::NoChange, "{report}");
+    let rows: Vec<_> = report.clusters.iter().flat_map(|row| &row.copies).collect();
+    assert_eq!(rows.len(), 4, "{report}");
+    assert!(rows.iter().all(|copy| copy.under_way), "{report}");
+}
+
+#[test]
+fn a_region_that_is_being_deleted_is_laid_down_while_tenants_are_at_home_there() {
+    let world = World::settled();
+    delete(&world, FITNESS_REGION, "us");
+    let report = world.plan(&stride_eu("[]"));
+    assert_eq!(report.edges[0].change, EdgeChange::Cut);
+    assert!(
+        copies(&report).contains(&"us Changed RegionStack us".to_owned()),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_region_that_nothing_keeps_is_taken_out_of_its_member_and_gets_no_pool() {
+    let mut world = World::settled();
+    world.empty_member("fr");
+    let files = parse("fr.yaml", &fr_region()).unwrap();
+    world.hub = admit(&world.hub, files, now()).hub;
+    world.reconcile();
+    delete(&world, FITNESS_REGION, "fr");
+    let pool = demo("local/50-pools.yaml").split("---").next().unwrap().to_owned();
+    let report = world.plan(
+        &pool
+            .replace("eu-telemetry", "fr-telemetry")
+            .replace("region: eu", "region: fr"),
+    );
+    let fr = report.clusters.iter().find(|row| row.region == "fr").unwrap();
+    let [stack] = fr.copies.as_slice() else {
+        panic!("{report}")
+    };
+    assert_eq!((stack.action, stack.kind), (Action::Removed, "RegionStack"));
+    assert!(stack.under_way && fr.notes == ["fr is being deleted"], "{report}");
 }
 
 #[test]

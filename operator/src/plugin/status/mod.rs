@@ -6,7 +6,7 @@ mod render;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use meridian_policy::{PolicySource, compile};
+use meridian_policy::compile;
 use serde::Serialize;
 
 use super::observe::States;
@@ -198,7 +198,7 @@ pub fn report(hub: &Cache, members: Option<&States>, wanted: Wanted, now: Timest
         pools: read::pools(hub),
         violations: read::violations(hub),
         closing_within_days: wanted.within_days,
-        closing: closing(&source::for_review(hub), wanted.within_days, now),
+        closing: closing(hub, wanted.within_days, now),
     };
     report.wrong = wrong(&report);
     report.well = report.wrong.is_empty();
@@ -207,8 +207,8 @@ pub fn report(hub: &Cache, members: Option<&States>, wanted: Wanted, now: Timest
 
 /// The edges that are open now and close within so many days. The epochs and the regions' keys, which only members know,
 /// have no part in when an edge ends.
-fn closing(source: &PolicySource, within_days: u32, now: Timestamp) -> Vec<ClosingRow> {
-    let policy = compile(source, now);
+fn closing(hub: &Cache, within_days: u32, now: Timestamp) -> Vec<ClosingRow> {
+    let policy = compile(&source::of_hub(hub), now);
     let mut rows: Vec<ClosingRow> = policy
         .edges()
         .map(|edge| ClosingRow {

@@ -1,8 +1,10 @@
 //! IngestPool: the writers of telemetry, as many as the backlog needs.
 //!
-//! observe ([`observe`]) → validate ([`validate`]) → plan ([`plan`], [`scale`], pure) → apply and status (here).
+//! observe ([`observe`], as often as [`pace`] says) → validate ([`validate`]) → plan ([`plan`], [`scale`], pure) → apply
+//! and status (here).
 
 pub mod observe;
+pub mod pace;
 pub mod plan;
 pub mod scale;
 pub mod validate;
@@ -18,8 +20,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
-use observe::{Flow, Lens, LookError, Offsets, flow};
-use scale::{CappedBy, Decision, History, Load, desired};
+use observe::{Lens, LookError, Offsets, flow};
+use pace::Look;
+use scale::{CappedBy, History, Load, desired};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,8 +30,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use validate::{Invalid, Pool};
 
-/// How often a pool is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// The consumer group of all writers.
 const GROUP: &str = "telemetry-writer";
 
@@ -56,7 +57,9 @@ pub enum PoolError {
 #[derive(Default)]
 struct Memory {
     lens: Option<Lens>,
-    last: Option<Offsets>,
+    offsets: Option<Offsets>,
+    look: Option<Look>,
+    told: Option<Look>,
     history: History,
 }
 
@@ -78,8 +81,8 @@ pub struct Pools {
 /// What a pass found.
 #[derive(Clone, Copy, Debug)]
 struct Found {
-    flow: Flow,
-    decision: Decision,
+    look: Look,
+    told: Look,
     replicas: u32,
     ready: bool,
     written: usize,
@@ -123,7 +126,7 @@ impl Pools {
                 } else {
                     Outcome::Progressed
                 };
-                Ok(Pass::of(outcome).again(LOOK_EVERY))
+                Ok(Pass::of(outcome).again(found.look.next(Instant::now()).unwrap_or(Duration::ZERO)))
             }
             Err(PoolError::Invalid(error)) => {
                 told?;
@@ -131,7 +134,7 @@ impl Pools {
                 Ok(Pass::of(Outcome::Refused))
             }
             // Not there yet: the region's stack says why; it is looked at again soon.
-            Err(PoolError::NoStack(_)) => Ok(Pass::of(Outcome::Waiting).again(LOOK_EVERY)),
+            Err(PoolError::NoStack(_)) => Ok(Pass::of(Outcome::Waiting).again(pace::IDLE)),
             Err(error) => Err(error),
         }
     }
@@ -167,56 +170,69 @@ impl Pools {
             number("/spec/replicas").unwrap_or(1),
             number("/status/readyReplicas").unwrap_or(0),
         );
-        let (flow, decision) = self.decide(pool, ready, asked).await?;
-        if decision.desired != asked {
-            self.scale(writers.key(), decision.desired).await?;
+        let look = self.decide(pool, ready, asked).await?;
+        let desired = look.decision.desired;
+        if desired != asked {
+            self.scale(writers.key(), desired).await?;
             written += 1;
-            let note = format!("{asked} → {} writers: lag {}", decision.desired, flow.lag);
+            let note = format!("{asked} → {desired} writers: lag {}", look.flow.lag);
             self.events.report(&reference(object), Reason::Scaled, &note).await;
         }
         let there = progress::of(writers.key(), Some(&deployment)) == progress::Progress::Ready;
         Ok(Found {
-            flow,
-            decision,
+            look,
+            told: self.with_memory(pool, |memory| *memory.told.insert(look.to_tell(memory.told))),
             replicas: ready,
-            ready: there && decision.desired == asked,
+            ready: there && desired == asked,
             written,
         })
     }
 
-    /// Looks at Kafka and decides. What could not be looked at is not scaled.
-    async fn decide(&self, pool: &Pool, ready: u32, asked: u32) -> Result<(Flow, Decision), PoolError> {
+    /// Looks at Kafka, when that is due, and decides. What could not be looked at is not scaled.
+    async fn decide(&self, pool: &Pool, ready: u32, asked: u32) -> Result<Look, PoolError> {
+        let last = self.with_memory(pool, |memory| memory.look);
+        if let Some(look) = last.filter(|look| look.next(Instant::now()).is_some()) {
+            return Ok(look);
+        }
         let lens = self.lens(pool)?;
         let offsets = lens.look(&pool.streams).await?;
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let memory = memory.entry(pool.name.clone()).or_default();
-        let flow = flow(memory.last.as_ref(), &offsets);
-        memory.last = Some(offsets);
         let mut limits = pool.limits;
         if offsets.partitions > 0 {
             limits.partitions = offsets.partitions;
         }
-        // Rates are of the writers that were there; what is asked for and not yet ready must not be asked for again.
-        let load = Load {
-            at: self.began.elapsed(),
-            lag: flow.lag,
-            arrival_rate: flow.arrival_rate,
-            drain_rate: flow.drain_rate * f64::from(asked) / f64::from(ready.clamp(1, asked.max(1))),
-            replicas: asked,
-        };
-        Ok((flow, desired(&load, &limits, &mut memory.history)))
+        Ok(self.with_memory(pool, |memory| {
+            let flow = flow(memory.offsets.as_ref(), &offsets);
+            memory.offsets = Some(offsets);
+            let load = Load {
+                at: offsets.at.saturating_duration_since(self.began),
+                lag: flow.lag,
+                arrival_rate: flow.arrival_rate,
+                drain_rate: flow.drain_rate,
+                replicas: asked,
+                ready,
+            };
+            *memory.look.insert(Look {
+                at: offsets.at,
+                flow,
+                decision: desired(&load, &limits, &mut memory.history),
+            })
+        }))
+    }
+
+    fn with_memory<T>(&self, pool: &Pool, use_it: impl FnOnce(&mut Memory) -> T) -> T {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        use_it(memory.entry(pool.name.clone()).or_default())
     }
 
     fn lens(&self, pool: &Pool) -> Result<Lens, PoolError> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let memory = memory.entry(pool.name.clone()).or_default();
-        if let Some(lens) = &memory.lens {
-            return Ok(lens.clone());
-        }
-        let own = format!("kafka.{}.svc:9092", namespace(&pool.region));
-        let lens = Lens::new(self.brokers.as_deref().unwrap_or(&own), GROUP)?;
-        memory.lens = Some(lens.clone());
-        Ok(lens)
+        self.with_memory(pool, |memory| {
+            if let Some(lens) = &memory.lens {
+                return Ok(lens.clone());
+            }
+            let own = format!("kafka.{}.svc:9092", namespace(&pool.region));
+            let lens = Lens::new(self.brokers.as_deref().unwrap_or(&own), GROUP)?;
+            Ok(memory.lens.insert(lens).clone())
+        })
     }
 
     async fn scale(&self, key: &ObjectKey, replicas: u32) -> Result<(), PoolError> {
@@ -272,7 +288,7 @@ fn status(object: &Value, result: &Result<Found, PoolError>, now: Timestamp) -> 
         Ok(found) if found.ready => Standing::Current,
         Ok(found) => Standing::InProgress(format!(
             "{} of {} writers are ready",
-            found.replicas, found.decision.desired
+            found.replicas, found.look.decision.desired
         )),
         Err(PoolError::Invalid(error)) => Standing::Failed {
             reason: "Invalid",
@@ -282,7 +298,7 @@ fn status(object: &Value, result: &Result<Found, PoolError>, now: Timestamp) -> 
     };
     let mut observations = standing.observations();
     observations.push(match result {
-        Ok(found) => match found.decision.capped_by {
+        Ok(found) => match found.look.decision.capped_by {
             Some(CappedBy::Max | CappedBy::Partitions) => Observation::new(
                 "Saturated",
                 true,
@@ -305,11 +321,12 @@ fn status(object: &Value, result: &Result<Found, PoolError>, now: Timestamp) -> 
     match result {
         Ok(found) => {
             status["replicas"] = json!(found.replicas);
-            status["lag"] = json!(found.flow.lag);
-            status["arrivalRate"] = json!(whole(found.flow.arrival_rate));
-            status["drainRate"] = json!(whole(found.flow.drain_rate));
-            status["desired"] = json!(found.decision.desired);
-            if let Some(capped) = found.decision.capped_by {
+            let told = &found.told;
+            status["lag"] = json!(told.flow.lag);
+            status["arrivalRate"] = json!(whole(told.flow.arrival_rate));
+            status["drainRate"] = json!(whole(told.flow.drain_rate));
+            status["desired"] = json!(told.decision.desired);
+            if let Some(capped) = told.decision.capped_by {
                 status["cappedBy"] = json!(format!("{capped:?}"));
             }
         }
@@ -341,17 +358,23 @@ fn whole(rate: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::observe::Flow;
+    use super::scale::Decision;
     use super::*;
 
     fn found(ready: bool, capped_by: Option<CappedBy>) -> Result<Found, PoolError> {
-        let flow = Flow {
-            lag: 5,
-            arrival_rate: 1.4,
-            drain_rate: 0.0,
+        let look = Look {
+            at: Instant::now(),
+            flow: Flow {
+                lag: 5,
+                arrival_rate: 1.4,
+                drain_rate: 0.0,
+            },
+            decision: Decision { desired: 2, capped_by },
         };
         Ok(Found {
-            flow,
-            decision: Decision { desired: 2, capped_by },
+            look,
+            told: look,
             replicas: 1,
             ready,
             written: 0,

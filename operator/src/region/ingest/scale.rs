@@ -1,8 +1,9 @@
 //! How many writers a pool needs. Pure: one decision per look, from what the looks before it showed.
 //!
 //! What must be drained per second is what arrives, plus what has piled up spread over the target time. What one writer
-//! drains is learnt while there is a backlog: without one, writers only drain what arrives, which says nothing about what
-//! they could. Up at once; down only when every wish of the window agreed.
+//! drains is learnt from looks during which writers had enough to do from beginning to end; from any other, such as the one
+//! in which a burst began, only that they drain no less than was seen. Up at once; down only when every wish of the window
+//! agreed.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -33,8 +34,10 @@ pub struct Load {
     pub arrival_rate: f64,
     /// Records that were stored per second since the look before, by all writers.
     pub drain_rate: f64,
-    /// Writers that were ready.
+    /// Writers that were asked for.
     pub replicas: u32,
+    /// Writers that are ready: whoever drained.
+    pub ready: u32,
 }
 
 /// What kept the decision from being what the load asks for.
@@ -63,6 +66,7 @@ pub struct History {
     wishes: VecDeque<(Duration, u32)>,
     /// Records per second that one writer drains when it has enough to do.
     per_writer: Option<f64>,
+    before: Option<Load>,
     since: Option<Duration>,
 }
 
@@ -70,7 +74,7 @@ pub struct History {
 const BUSY: f64 = 0.8;
 /// How fast what was learnt is replaced by what is seen.
 const LEARN: f64 = 0.4;
-/// A look after longer than this says nothing about rates; wishes are bounded by the window and this many.
+/// Wishes are bounded by the window and this many.
 const WISHES: usize = 4096;
 
 /// Decides, and remembers what it saw.
@@ -113,23 +117,40 @@ pub fn desired(load: &Load, limits: &Limits, history: &mut History) -> Decision 
 }
 
 impl History {
-    /// What one writer drained, while there was more to do than a second's worth.
+    /// What one writer drained since the look before.
+    ///
+    /// When not even the backlog of then was drained by now, every writer was busy all the time, and what they drained is
+    /// what they can. Otherwise they may have had nothing to do for some of it: they can do that much at least.
     fn learn(&mut self, load: &Load) {
-        let lag = precise(load.lag);
-        if load.replicas == 0 || load.drain_rate <= 0.0 || lag <= load.drain_rate.max(1.0) {
+        let Some(before) = self.before.replace(*load) else {
+            return;
+        };
+        let writers = before.ready.max(load.ready);
+        if writers == 0 || load.drain_rate <= 0.0 {
             return;
         }
-        let seen = load.drain_rate / f64::from(load.replicas);
-        self.per_writer = Some(self.per_writer.map_or(seen, |known| known + LEARN * (seen - known)));
+        let drained = load.drain_rate * load.at.saturating_sub(before.at).as_secs_f64();
+        let busy = before.ready == load.ready && precise(before.lag) > drained;
+        let seen = load.drain_rate / f64::from(writers);
+        self.per_writer = match self.per_writer {
+            None => busy.then_some(seen),
+            Some(known) if busy || seen > known => Some(known + LEARN * (seen - known)),
+            known => known,
+        };
     }
 
     fn wish(&self, load: &Load, limits: &Limits) -> u32 {
         let lag = precise(load.lag);
         let needed = load.arrival_rate.max(0.0) + lag / limits.target_drain.as_secs_f64().max(1.0);
         match self.per_writer {
+            // No work needs no writer, whatever one can do.
+            _ if needed <= 0.0 => 0,
             Some(rate) if rate > 0.0 => whole(needed / (rate * BUSY)),
-            // Nothing learnt yet: one more while work piles up that writers do not even begin to drain.
-            _ if lag > load.arrival_rate.max(1.0) * 2.0 => load.replicas.saturating_add(1),
+            // Nothing learnt yet: one more while work piles up that those who are there do not even begin to drain. (What
+            // they drain of a backlog is learnt as soon as it is more than they drain between two looks.)
+            _ if load.drain_rate <= 0.0 && load.ready >= load.replicas && lag > load.arrival_rate.max(1.0) * 2.0 => {
+                load.replicas.saturating_add(1)
+            }
             _ if lag <= load.arrival_rate.max(1.0) => load.replicas.saturating_sub(1),
             _ => load.replicas,
         }
@@ -190,37 +211,105 @@ mod tests {
             arrival_rate: arrival,
             drain_rate: drain,
             replicas,
+            ready: replicas,
         }
     }
 
     #[test]
     fn a_backlog_asks_for_enough_writers_to_be_gone_in_the_target_time() {
-        // One writer drains 100/s; 200/s arrive and 1000 wait: 200 + 1000/10 = 300/s, at 80 % of 100/s each.
+        // One writer drains 50/s; 200/s arrive and 1000 wait: 200 + 1000/10 = 300/s, at 80 % of 50/s each.
         let mut history = History::default();
-        let decision = desired(&look(0, 1000, 200.0, 100.0, 2), &limits(), &mut history);
+        desired(&look(0, 900, 0.0, 0.0, 2), &limits(), &mut history);
+        let decision = desired(&look(1, 1000, 200.0, 100.0, 2), &limits(), &mut history);
         let per_writer = 50.0;
         assert_eq!(history.per_writer, Some(per_writer));
         assert_eq!(decision.desired, 4, "doubled at most");
         assert_eq!(decision.capped_by, Some(CappedBy::Partitions));
         assert_eq!(
-            desired(&look(3, 1000, 200.0, 200.0, 4), &limits(), &mut history).desired,
+            desired(&look(4, 1000, 200.0, 200.0, 4), &limits(), &mut history).desired,
             6
         );
+    }
+
+    #[test]
+    fn the_look_in_which_a_burst_began_says_nothing_about_what_writers_can() {
+        let mut history = History {
+            per_writer: Some(100.0),
+            ..History::default()
+        };
+        desired(&look(0, 0, 0.0, 0.0, 1), &limits(), &mut history);
+        // The burst came in the last fifth of the second: the writer drained for that long only.
+        desired(&look(1, 480, 500.0, 20.0, 1), &limits(), &mut history);
+        assert_eq!(history.per_writer, Some(100.0));
+        // By now it has been busy for a whole look, and is slower than it was.
+        desired(&look(2, 900, 480.0, 60.0, 1), &limits(), &mut history);
+        assert!(history.per_writer.unwrap() < 100.0);
+    }
+
+    #[test]
+    fn the_look_in_which_a_backlog_ended_says_nothing_either() {
+        let mut history = History {
+            per_writer: Some(100.0),
+            ..History::default()
+        };
+        desired(&look(0, 30, 0.0, 0.0, 1), &limits(), &mut history);
+        desired(&look(1, 0, 0.0, 30.0, 1), &limits(), &mut history);
+        assert_eq!(history.per_writer, Some(100.0));
+    }
+
+    #[test]
+    fn what_writers_were_seen_to_drain_they_can_drain() {
+        let mut history = History {
+            per_writer: Some(10.0),
+            ..History::default()
+        };
+        for at in 0..20 {
+            desired(&look(at, 0, 100.0, 100.0, 1), &limits(), &mut history);
+        }
+        assert!(history.per_writer.unwrap() > 99.0, "without any backlog");
+    }
+
+    #[test]
+    fn a_backlog_is_met_with_more_writers_at_the_second_look() {
+        let mut history = History::default();
+        desired(&look(0, 0, 0.0, 0.0, 1), &limits(), &mut history);
+        desired(&look(1, 150, 200.0, 50.0, 1), &limits(), &mut history);
+        assert!(desired(&look(2, 300, 200.0, 50.0, 1), &limits(), &mut history).desired > 1);
+    }
+
+    #[test]
+    fn writers_that_are_not_there_yet_are_not_asked_for_again() {
+        let mut history = History::default();
+        let starting = |at, lag| Load {
+            ready: 1,
+            ..look(at, lag, 10.0, 0.0, 2)
+        };
+        for at in 0..5 {
+            assert_eq!(
+                desired(&starting(at, 500 + at * 10), &limits(), &mut history).desired,
+                2,
+                "at {at}"
+            );
+        }
     }
 
     #[test]
     fn it_says_whether_the_maximum_or_the_partitions_kept_it_small() {
         let narrow = Limits { max: 3, ..limits() };
         let load = look(0, 100_000, 1000.0, 10.0, 2);
+        let slow = || History {
+            per_writer: Some(5.0),
+            ..History::default()
+        };
         assert_eq!(
-            desired(&load, &narrow, &mut History::default()),
+            desired(&load, &narrow, &mut slow()),
             Decision {
                 desired: 3,
                 capped_by: Some(CappedBy::Max)
             }
         );
         assert_eq!(
-            desired(&load, &limits(), &mut History::default()).capped_by,
+            desired(&load, &limits(), &mut slow()).capped_by,
             Some(CappedBy::Partitions)
         );
     }
@@ -233,8 +322,20 @@ mod tests {
     }
 
     #[test]
-    fn writers_go_only_after_a_whole_window_without_a_wish_for_them() {
+    fn without_work_all_go_at_once_though_nothing_was_learnt_of_them() {
         let mut history = History::default();
+        for at in (0..30).step_by(3) {
+            assert_eq!(desired(&look(at, 0, 0.0, 0.0, 4), &limits(), &mut history).desired, 4);
+        }
+        assert_eq!(desired(&look(31, 0, 0.0, 0.0, 4), &limits(), &mut history).desired, 1);
+    }
+
+    #[test]
+    fn writers_go_only_after_a_whole_window_without_a_wish_for_them() {
+        let mut history = History {
+            per_writer: Some(50.0),
+            ..History::default()
+        };
         desired(&look(0, 1000, 100.0, 200.0, 4), &limits(), &mut history);
         for at in (3..30).step_by(3) {
             let decision = desired(&look(at, 0, 0.0, 0.0, 4), &limits(), &mut history);
@@ -262,16 +363,17 @@ mod tests {
         }
     }
 
-    /// A pool in which each writer really drains `rate` per second, looked at every 3 s.
-    fn run(limits: &Limits, rate: f64, arrivals: &[f64]) -> Vec<u32> {
+    /// A pool in which each writer really drains `rate` per second, looked at every `every` seconds.
+    fn run_every(every: u32, limits: &Limits, rate: f64, arrivals: &[f64]) -> Vec<u32> {
         let (mut history, mut lag, mut replicas, mut path) =
             (History::default(), 0.0_f64, limits.min.max(1), Vec::new());
+        let seconds = f64::from(every);
         for (tick, arrival) in arrivals.iter().enumerate() {
-            let drained = (f64::from(replicas) * rate * 3.0).min(lag + arrival * 3.0);
-            lag = (lag + arrival * 3.0 - drained).max(0.0);
-            let at = u64::try_from(tick).unwrap() * 3;
+            let drained = (f64::from(replicas) * rate * seconds).min(lag + arrival * seconds);
+            lag = (lag + arrival * seconds - drained).max(0.0);
+            let at = u64::try_from(tick).unwrap() * u64::from(every);
             replicas = desired(
-                &look(at, whole(lag).into(), *arrival, drained / 3.0, replicas),
+                &look(at, whole(lag).into(), *arrival, drained / seconds, replicas),
                 limits,
                 &mut history,
             )
@@ -279,6 +381,10 @@ mod tests {
             path.push(replicas);
         }
         path
+    }
+
+    fn run(limits: &Limits, rate: f64, arrivals: &[f64]) -> Vec<u32> {
+        run_every(1, limits, rate, arrivals)
     }
 
     #[test]
@@ -291,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_burst_scales_up_fast_and_down_again_afterwards() {
-        let arrivals: Vec<f64> = [vec![200.0; 20], vec![0.0; 60]].concat();
+        let arrivals: Vec<f64> = [vec![200.0; 20], vec![0.0; 120]].concat();
         let path = run(&limits(), 50.0, &arrivals);
         assert!(path[..8].iter().any(|r| *r >= 4), "{path:?}");
         assert_eq!(path.last(), Some(&1), "{path:?}");
@@ -313,9 +419,32 @@ mod tests {
             }
         }
 
+        /// Bursts that come and go anywhere within a look: what is learnt is what a writer really drains, never less.
         #[test]
-        fn a_steady_load_never_makes_it_go_up_and_down(rate in 10.0_f64..500.0, arrival in 0.0_f64..2000.0) {
-            let path = run(&limits(), rate, &[arrival; 300]);
+        fn what_is_learnt_is_what_a_writer_drains(
+            rate in 10.0_f64..500.0, writers in 1_u32..6,
+            looks in prop::collection::vec((0.0_f64..4000.0, 0.0_f64..1.0), 1..60),
+        ) {
+            let (mut history, mut lag) = (History::default(), 0.0_f64);
+            let capacity = f64::from(writers) * rate;
+            for (tick, (arrived, idle)) in looks.into_iter().enumerate() {
+                // What waited is drained from the beginning; the burst comes after `idle` of the second.
+                let early = lag.min(capacity * idle);
+                let drained = early + (lag - early + arrived).min(capacity * (1.0 - idle));
+                lag = lag + arrived - drained;
+                let at = u64::try_from(tick).unwrap();
+                desired(&look(at, whole(lag.floor()).into(), arrived, drained, writers), &limits(), &mut history);
+                if let Some(learnt) = history.per_writer {
+                    prop_assert!((learnt - rate).abs() < rate * 1e-6, "{learnt} of {rate} at {tick}");
+                }
+            }
+        }
+
+        #[test]
+        fn a_steady_load_never_makes_it_go_up_and_down(
+            every in 1_u32..4, rate in 10.0_f64..500.0, arrival in 0.0_f64..2000.0,
+        ) {
+            let path = run_every(every, &limits(), rate, &[arrival; 300]);
             let late = &path[150..];
             let turns = late.windows(2).filter(|w| w[0] != w[1]).count();
             prop_assert!(turns <= 1, "{path:?}");

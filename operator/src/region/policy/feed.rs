@@ -8,12 +8,13 @@ use super::lease::Held;
 use crate::metrics::Metrics;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use futures::stream::unfold;
 use jiff::Timestamp;
+use meridian_kit::headers::CONTENT_TYPE;
 use meridian_kit::policy_feed::{Ack, FeedLine, Lease};
 use meridian_kit::problem::{Json, Problem};
 use meridian_kit::tls::PeerId;
@@ -101,11 +102,7 @@ async fn stream(State(served): State<Served>) -> Result<Response, Problem> {
     let lines = unfold(follower, |mut follower| async move {
         Some((Ok::<_, Infallible>(follower.next().await), follower))
     });
-    Ok((
-        [(header::CONTENT_TYPE, "application/x-ndjson")],
-        Body::from_stream(lines),
-    )
-        .into_response())
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
 async fn acknowledge(

@@ -6,6 +6,7 @@
 pub mod observe;
 pub mod plan;
 pub mod progress;
+mod removal;
 pub mod secrets;
 pub mod status;
 pub mod validate;
@@ -166,9 +167,11 @@ impl Stacks {
     pub async fn reconcile(self, name: String) -> Result<Pass, StackError> {
         let cache = self.applier.cache();
         let Some(object) = observe::stack(cache, &name) else {
-            // What it laid down stays: losing a custom resource must not lose data. `docs/runbooks` says how to remove it.
             return Ok(Pass::of(Outcome::Gone));
         };
+        if let Some(pass) = self.end(&name, &object).await? {
+            return Ok(pass);
+        }
         if let Some(keys) = object.pointer("/status/jwks") {
             self.token_keys.recall(keys);
         }

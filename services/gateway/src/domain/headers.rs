@@ -19,6 +19,11 @@ const INBOUND: &[&str] = &[
     "expect",
 ];
 
+/// How the names of further headers begin that are taken away from a request.
+const INBOUND_PREFIXES: [&str; 3] = ["x-forwarded-", INTERNAL, "x-meridian-"];
+/// What only we may say to each other.
+const INTERNAL: &str = "meridian-internal-";
+
 /// Headers of an answer that are taken away before it goes out.
 const OUTBOUND: &[&str] = &["server", "x-powered-by", "via", "traceparent", "tracestate"];
 
@@ -35,19 +40,14 @@ pub const SECURITY: &[(&str, &str)] = &[
 /// The headers of a request that must not reach a service.
 #[must_use]
 pub fn not_for_services(headers: &HeaderMap) -> Vec<HeaderName> {
-    let strips = |name: &str| {
-        name.starts_with("x-forwarded-")
-            || name.starts_with("meridian-internal-")
-            || name.starts_with("x-meridian-")
-            || INBOUND.contains(&name)
-    };
+    let strips = |name: &str| INBOUND_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || INBOUND.contains(&name);
     headers.keys().filter(|name| strips(name.as_str())).cloned().collect()
 }
 
 /// The headers of an answer that must not leave.
 #[must_use]
 pub fn not_for_clients(headers: &HeaderMap) -> Vec<HeaderName> {
-    let strips = |name: &str| name.starts_with("meridian-internal-") || OUTBOUND.contains(&name);
+    let strips = |name: &str| name.starts_with(INTERNAL) || OUTBOUND.contains(&name);
     headers.keys().filter(|name| strips(name.as_str())).cloned().collect()
 }
 
@@ -93,5 +93,17 @@ mod tests {
             "x-forwarded-host",
         ];
         assert_eq!(stripped, expected);
+    }
+
+    #[test]
+    fn catalogue_headers() {
+        let security = SECURITY.iter().map(|(name, _)| *name);
+        let prefixes: Vec<String> = INBOUND_PREFIXES.iter().map(|prefix| format!("{prefix}*")).collect();
+        let names = INBOUND.iter().chain(OUTBOUND).copied().chain(security);
+        meridian_kit::testing::catalogue::assert_names(
+            meridian_policy::catalogue::FieldKind::Header,
+            "gateway",
+            names.chain(prefixes.iter().map(String::as_str)),
+        );
     }
 }

@@ -4,10 +4,10 @@ use axum::Router;
 use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::header::{CACHE_CONTROL, ETAG, IF_MATCH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use meridian_kit::auth::{Athlete, Peer};
+use meridian_kit::headers::{CACHE_CONTROL, ETAG, IF_MATCH, TENANT};
 use meridian_kit::idempotency::IdempotencyKey;
 use meridian_kit::problem::{Json, Problem, RawBody, parse_json};
 use meridian_policy::TenantId;
@@ -18,8 +18,6 @@ use crate::domain::password::Password;
 use crate::domain::profile::ProfileChange;
 use crate::refusal::Refusal;
 
-/// Names the tenant where there is no token yet.
-pub const TENANT_HEADER: HeaderName = HeaderName::from_static("meridian-tenant");
 /// How long others may keep the key set; far shorter than a key is published before it signs.
 const KEYS_MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
@@ -44,7 +42,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NamedTenant {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        let named = parts.headers.get(TENANT_HEADER).and_then(|value| value.to_str().ok());
+        let named = parts.headers.get(TENANT).and_then(|value| value.to_str().ok());
         Ok(Self(named.and_then(|name| name.parse().ok())))
     }
 }
@@ -118,6 +116,7 @@ async fn change_me(
     State(accounts): State<Accounts>,
     athlete: Athlete,
     headers: HeaderMap,
+    key: IdempotencyKey,
     RawBody(body): RawBody,
 ) -> Result<Response, Problem> {
     let request: ChangeRequest = parse_json(&body)?;
@@ -128,7 +127,22 @@ async fn change_me(
         .expected_version
         .or_else(|| version_in(&headers))
         .ok_or(Refusal::VersionMissing)?;
-    Ok(versioned(accounts.change_profile(&athlete, expected, change).await?))
+    let answer = accounts.change_profile(&athlete, expected, change, &key, &body).await?;
+    tagged(answer).await
+}
+
+/// An answer with the tag of the version that it shows; one that is given again has the tag that it had.
+async fn tagged(answer: Response) -> Result<Response, Problem> {
+    #[derive(Deserialize)]
+    struct Shown {
+        version: i64,
+    }
+    let (parts, body) = answer.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX)
+        .await
+        .map_err(|error| Problem::internal(&error))?;
+    let shown: Shown = serde_json::from_slice(&body).map_err(|error| Problem::internal(&error))?;
+    Ok(with_version(shown.version, Response::from_parts(parts, body.into())))
 }
 
 fn version_in(headers: &HeaderMap) -> Option<i64> {
@@ -143,8 +157,10 @@ fn version_in(headers: &HeaderMap) -> Option<i64> {
 }
 
 fn versioned(me: Me) -> Response {
-    let version = me.version;
-    let mut response = Json(me).into_response();
+    with_version(me.version, Json(me).into_response())
+}
+
+fn with_version(version: i64, mut response: Response) -> Response {
     // A number in quotes is always a valid header value.
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
         response.headers_mut().insert(ETAG, tag);

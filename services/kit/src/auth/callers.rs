@@ -6,12 +6,12 @@ use axum::extract::{FromRequestParts, OptionalFromRequestParts, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::future::BoxFuture;
-use http::header::AUTHORIZATION;
 use http::request::Parts;
 use meridian_policy::{Epoch, RegionName, TenantId};
 
 use super::{Audience, Refusal, bearer};
 use crate::db::Scope;
+use crate::headers::AUTHORIZATION;
 use crate::ids::SubjectId;
 use crate::problem::Problem;
 use crate::start::Start;

@@ -6,13 +6,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use http::header::AUTHORIZATION;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use meridian_policy::{Epoch, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::client::{ClientError, ServiceClient};
+use crate::headers::AUTHORIZATION;
 use crate::policy_feed::PolicyFeed;
 use crate::problem::Problem;
 use crate::residency::{Homes, Residence};

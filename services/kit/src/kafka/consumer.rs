@@ -1,7 +1,7 @@
 //! Consumers: at least once from Kafka, once in effect through the inbox, never losing and never stuck for ever.
 //!
 //! Records are taken in small rounds. Within a round, events of one subject are handled one after the other, events of
-//! different subjects side by side; the group's offsets are committed when the whole round is done.
+//! different subjects side by side; the group's offsets are stored for the next commit when the whole round is done.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use rdkafka::consumer::{CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
+use rdkafka::consumer::{Consumer as _, ConsumerContext, StreamConsumer};
 use rdkafka::error::KafkaError as Raw;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::statistics::Statistics;
@@ -30,6 +30,8 @@ use crate::start::{Start, StartError};
 const ROUND: usize = 64;
 /// How long to wait after an error of the broker.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often offsets of settled rounds are committed, in milliseconds.
+const COMMIT_EVERY_MS: &str = "200";
 /// How often the lag is looked at, in milliseconds.
 const STATISTICS_EVERY_MS: &str = "5000";
 
@@ -123,7 +125,11 @@ impl Consumer {
         config
             .set("group.id", self.kafka.topic_name(&self.group))
             .set("statistics.interval.ms", STATISTICS_EVERY_MS)
-            .set("enable.auto.commit", "false")
+            // What is committed is what a settled round stored, and nothing else. librdkafka commits it when partitions move
+            // and again when a commit was lost to a rebalance: one that we sent ourselves would stay lost until the next
+            // record, and the group would seem to lag for as long.
+            .set("enable.auto.commit", "true")
+            .set("auto.commit.interval.ms", COMMIT_EVERY_MS)
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
             .set("partition.assignment.strategy", "cooperative-sticky")
@@ -236,8 +242,8 @@ impl Consumer {
                 // An offset of a record that was received is always valid.
                 let _ = list.add_partition_offset(&topic, partition, Offset::Offset(next));
             }
-            if let Err(error) = consumer.commit(&list, CommitMode::Async) {
-                // The partition went to another member meanwhile; it starts from the last commit, and the inbox knows.
+            if let Err(error) = consumer.store_offsets(&list) {
+                // The partitions went to another member meanwhile; it starts from the last commit, and the inbox knows.
                 tracing::warn!(group = self.group, %error, "the offsets of a round were not taken");
             }
         }

@@ -8,6 +8,7 @@ use rdkafka::error::{KafkaError as Raw, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use super::{Kafka, KafkaError};
+use crate::headers::TRACEPARENT;
 
 /// A producer. Cheap to clone.
 #[derive(Clone)]
@@ -63,9 +64,9 @@ impl Producer {
         let name = self.kafka.topic_name(topic);
         let mut record = FutureRecord::to(&name).key(key).payload(payload);
         if let Some(context) = crate::trace::current() {
-            let traceparent = context.traceparent();
+            let (header_name, traceparent) = (TRACEPARENT, context.traceparent());
             let header = rdkafka::message::Header {
-                key: "traceparent",
+                key: header_name.as_str(),
                 value: Some(&traceparent),
             };
             record = record.headers(rdkafka::message::OwnedHeaders::new().insert(header));

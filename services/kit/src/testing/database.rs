@@ -95,31 +95,20 @@ impl Database {
         db::connect(self.url(), "test").expect("a URL")
     }
 
-    /// The columns that the catalogue does not know, as `<owner>.<column>`; a service's test asserts that there is none.
+    /// Every column of every table, as `(table, column)`. A partition's are its parent's.
     ///
     /// # Panics
     /// When the database cannot be asked.
-    pub async fn unlisted_columns(&self, service: &str) -> Vec<String> {
-        use meridian_policy::catalogue::{FieldKey, FieldKind, unlisted};
-        const KIT: [&str; 5] = ["tenant_fence", "outbox", "inbox", "idempotency", "_sqlx_migrations"];
-        let query =
-            "select table_name::text, column_name::text from information_schema.columns where table_schema = 'public'";
-        let columns: Vec<(String, String)> = sqlx::query_as(query)
+    pub async fn columns(&self) -> Vec<(String, String)> {
+        let query = "select c.relname::text, a.attname::text from pg_attribute a \
+                     join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace \
+                     where c.relkind in ('r', 'p', 'v', 'm', 'f') and not c.relispartition \
+                     and a.attnum > 0 and not a.attisdropped \
+                     and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' order by 1, 2";
+        sqlx::query_as(query)
             .fetch_all(&self.superuser_pool())
             .await
-            .expect("the columns");
-        let key = |(table, name): (String, String)| {
-            let owner = if KIT.contains(&table.as_str()) { "kit" } else { service };
-            FieldKey {
-                kind: FieldKind::Column,
-                owner: format!("{owner}.{table}"),
-                name,
-            }
-        };
-        unlisted(columns.into_iter().map(key))
-            .into_iter()
-            .map(|key| format!("{}.{}", key.owner, key.name))
-            .collect()
+            .expect("the columns")
     }
 
     /// The tables without row-level security in force; a service's test asserts that each has a reason.

@@ -9,8 +9,10 @@ use meridian_policy::{CompiledEdge, Denial, Purpose, Rule};
 pub const TOO_OLD: SignedDuration = SignedDuration::from_hours(24);
 /// The first pause after a failed attempt.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause between attempts.
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The longest pause between attempts at something that may be back at any moment without a word.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// The longest pause while the policy may be stale: that it is current again is heard, so asking more often is no use.
+pub const LONGEST_STALE_PAUSE: Duration = Duration::from_secs(60);
 /// What the replicator sends copies for.
 pub const PURPOSE: Purpose = Purpose::CrossBorderSharing;
 
@@ -41,6 +43,14 @@ impl Waiting {
             Self::PermitLapsed => "permit-lapsed",
             Self::ImporterUnreachable => "importer-unreachable",
             Self::KeyringUnreachable => "keyring-unreachable",
+        }
+    }
+
+    /// The pause after the `attempts`-th attempt that ended so.
+    pub fn pause(self, attempts: u32) -> Duration {
+        match self {
+            Self::PolicyStale => growing(attempts, LONGEST_STALE_PAUSE),
+            _ => pause(attempts),
         }
     }
 }
@@ -112,9 +122,13 @@ pub fn judge(edge: Option<&CompiledEdge>, lease_valid: bool, queued: Timestamp, 
 
 /// The pause after the `attempts`-th failed attempt: doubles from [`FIRST_PAUSE`] to [`LONGEST_PAUSE`].
 pub fn pause(attempts: u32) -> Duration {
+    growing(attempts, LONGEST_PAUSE)
+}
+
+fn growing(attempts: u32, longest: Duration) -> Duration {
     FIRST_PAUSE
         .saturating_mul(2_u32.saturating_pow(attempts.saturating_sub(1)))
-        .min(LONGEST_PAUSE)
+        .min(longest)
 }
 
 /// The consent service's word, valid for a moment: measured from before it was asked, on a clock that only goes forward.
@@ -207,8 +221,16 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_bound() {
-        let millis: Vec<u128> = [1, 2, 3, 4, 8, 9, 100].map(|n| pause(n).as_millis()).to_vec();
-        assert_eq!(millis, [500, 1_000, 2_000, 4_000, 60_000, 60_000, 60_000]);
+        let millis = |waiting: Waiting| [1, 2, 3, 4, 8, 100].map(|n| waiting.pause(n).as_millis());
+        let bounded = [500, 1_000, 2_000, 4_000, 15_000, 15_000];
+        for waiting in [
+            Waiting::ImporterUnreachable,
+            Waiting::ConsentUnreachable,
+            Waiting::NotInForce,
+        ] {
+            assert_eq!(millis(waiting), bounded, "{}", waiting.as_str());
+        }
+        assert_eq!(millis(Waiting::PolicyStale), [500, 1_000, 2_000, 4_000, 60_000, 60_000]);
         assert_eq!(pause(0), FIRST_PAUSE);
     }
 

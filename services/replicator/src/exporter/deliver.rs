@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::consent::Answer;
 use super::{Exporter, class_of};
 use crate::domain::admission::LARGEST_BATCH;
-use crate::domain::delivery::{PURPOSE, PermitWindow, Refused, Verdict, Waiting, judge, pause};
+use crate::domain::delivery::{PURPOSE, PermitWindow, Refused, Verdict, Waiting, judge};
 use crate::domain::evidence::{Kind, Record};
 use crate::domain::outgoing::{OpenedEvent, Outgoing, Withheld, prepare};
 use crate::domain::pseudonym::EdgeKey;
@@ -61,37 +61,47 @@ impl Exporter {
     pub async fn deliver(self) -> Result<(), Infallible> {
         let stop = self.shared.start.stop();
         let mut policy = self.shared.feed.subscribe();
+        let mut changed = false;
         loop {
-            let mut more = false;
+            changed |= policy.has_changed().unwrap_or(false);
+            policy.mark_unchanged();
+            let (mut more, mut failed) = (false, false);
             for scope in self.shared.homes.scopes() {
-                match self.deliver_due(&scope).await {
+                match self.deliver_due(&scope, changed).await {
                     Ok(full) => more |= full,
                     Err(error) => {
+                        failed = true;
                         tracing::warn!(tenant = %scope.tenant(), %error, "deliveries could not be taken or recorded; they wait");
                     }
                 }
             }
+            changed &= failed;
             if more && !stop.is_cancelled() {
                 continue;
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = self.shared.wake.notified() => {}
-                _ = policy.changed() => {}
+                _ = policy.changed() => changed = true,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
     }
 
-    /// One round over the edges that have something due. True: an edge had more than one batch.
-    async fn deliver_due(&self, scope: &Scope) -> Result<bool, StoreError> {
+    /// One round over the edges that have something due. True: an edge had more than one batch. After a change of the policy
+    /// everything that waits is due: another policy may have another answer for it, or another address.
+    async fn deliver_due(&self, scope: &Scope, changed: bool) -> Result<bool, StoreError> {
         let mut more = false;
+        let current = self.shared.feed.lease_valid();
         let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
-        let due = exports::edges_due(&mut tx).await?;
+        if changed {
+            exports::resume(&mut tx).await?;
+        }
+        let due = exports::edges_due(&mut tx, current).await?;
         tx.commit().await?;
         for edge in due {
             let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
-            let deliveries = exports::claim(&mut tx, &edge, BATCH, HOLD).await?;
+            let deliveries = exports::claim(&mut tx, &edge, current, BATCH, HOLD).await?;
             tx.commit().await?;
             more |= deliveries.len() == BATCH;
             self.attempt(scope, &edge, deliveries).await?;
@@ -317,7 +327,7 @@ impl Exporter {
             match outcome {
                 Outcome::Sent => sent.push(delivery.copy_id),
                 Outcome::Wait(waiting) => {
-                    exports::postpone(&mut tx, delivery.copy_id, pause(delivery.attempts + 1)).await?;
+                    exports::postpone(&mut tx, delivery, *waiting).await?;
                     self.shared.meters.waited(id, *waiting);
                 }
                 Outcome::Refuse(why) => {

@@ -19,6 +19,7 @@ use self::topic::ImportsTopic;
 use crate::keys::EdgeKeys;
 use crate::patience::Patience;
 
+pub use self::purge::{PURGED, Purged};
 pub use self::receive::ReceiveError;
 
 /// Where this region's services hear of copies.

@@ -14,6 +14,7 @@ use meridian_kit::outbox;
 use meridian_kit::policy_feed::{Ack, AckRole, FeedError};
 use meridian_kit::subject_keys::{KeyScope, SubjectKey};
 use meridian_policy::{CompiledEdge, DataClass, EdgeId, PolicyRevision, Rule};
+use serde::Serialize;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -28,6 +29,11 @@ use crate::wire::Purge;
 
 /// The type of the event that tells sinks to delete their copies. Edge, origin and the purge's id are in its envelope.
 pub const PURGED: &str = "sh.meridian.import.purged.v1";
+
+/// The payload of [`PURGED`]: nothing.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Purged {}
+
 /// How often edges are looked at without a change of the policy: an expiry is noticed this soon.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -217,8 +223,7 @@ impl Importer {
             epoch: scope.epoch(),
         };
         let now = Timestamp::now();
-        let payload = serde_json::json!({});
-        let event = Event::sealed_at(&self.shared.source, draft, purge_id, now, &key, &payload);
+        let event = Event::sealed_at(&self.shared.source, draft, purge_id, now, &key, &Purged {});
         let event = event.map_err(|_| StoreError::Random)?;
         let origin = origin.unwrap_or_else(|| self.shared.start.region().clone());
         Ok(event.imported(Imported {

@@ -11,6 +11,7 @@ use meridian_policy::{CompiledEdge, EdgeId, PolicyRevision, RegionName, Rule};
 use uuid::Uuid;
 
 use super::StoreError;
+use crate::domain::delivery::Waiting;
 use crate::domain::edges::EdgeState;
 
 /// An edge that leaves from here, as far as it has come.
@@ -76,7 +77,7 @@ pub async fn edges(tx: &mut TenantTx) -> Result<BTreeMap<EdgeId, ExportEdge>, St
         .collect()
 }
 
-/// Opens an edge, for the first time or after a cut.
+/// Opens an edge, for the first time or after a cut. What waited for that is due.
 ///
 /// # Errors
 /// The database.
@@ -92,6 +93,11 @@ pub async fn open(tx: &mut TenantTx, edge: &CompiledEdge, revision: PolicyRevisi
     .bind(revision.as_i64())
     .execute(tx.conn())
     .await?;
+    sqlx::query("update delivery set next_attempt = now() where edge = $1 and waits_for = $2 and next_attempt > now()")
+        .bind(edge.id.as_str())
+        .bind(Waiting::NotInForce.as_str())
+        .execute(tx.conn())
+        .await?;
     Ok(())
 }
 
@@ -151,8 +157,10 @@ pub struct Delivery {
     pub event: Event,
     /// Since when it waits.
     pub queued_at: Timestamp,
-    /// How often it was tried.
+    /// How often it was tried, and each time was left waiting for the same.
     pub attempts: u32,
+    /// What for (the word of a [`Waiting`]); none before the first attempt.
+    pub waited_for: Option<String>,
 }
 
 /// Queues an event for an edge; once, however often it is consumed.
@@ -174,44 +182,64 @@ pub async fn queue(tx: &mut TenantTx, edge: &EdgeId, event: &Event) -> Result<()
     Ok(())
 }
 
-/// Edges that have deliveries due.
+/// Makes every delivery due that waits, whatever for and however long still; not those that are taken.
 ///
 /// # Errors
 /// The database.
-pub async fn edges_due(tx: &mut TenantTx) -> Result<Vec<EdgeId>, StoreError> {
-    let edges: Vec<String> = sqlx::query_scalar("select distinct edge from delivery where next_attempt <= now()")
-        .fetch_all(tx.conn())
+pub async fn resume(tx: &mut TenantTx) -> Result<(), StoreError> {
+    sqlx::query("update delivery set next_attempt = now() where waits_for is not null and next_attempt > now()")
+        .execute(tx.conn())
         .await?;
+    Ok(())
+}
+
+/// Edges that have deliveries due. While the policy is known to be `current`, what waits for nothing else is due as well.
+///
+/// # Errors
+/// The database.
+pub async fn edges_due(tx: &mut TenantTx, current: bool) -> Result<Vec<EdgeId>, StoreError> {
+    let edges: Vec<String> =
+        sqlx::query_scalar("select distinct edge from delivery where next_attempt <= now() or ($1 and waits_for = $2)")
+            .bind(current)
+            .bind(Waiting::PolicyStale.as_str())
+            .fetch_all(tx.conn())
+            .await?;
     edges
         .into_iter()
         .map(|edge| edge.parse().map_err(|_| wrong("edge")))
         .collect()
 }
 
-/// Takes deliveries of an edge that are due, the oldest first, for `hold`: another exporter, or this one after a crash,
-/// takes them again only then.
+/// Takes deliveries of an edge that are due (see [`edges_due`]), the oldest first, for `hold`: another exporter, or this one
+/// after a crash, takes them again only then.
 ///
 /// # Errors
 /// The database.
 pub async fn claim(
     tx: &mut TenantTx,
     edge: &EdgeId,
+    current: bool,
     limit: usize,
     hold: Duration,
 ) -> Result<Vec<Delivery>, StoreError> {
-    let rows: Vec<(Uuid, Vec<u8>, SqlTimestamp, i32)> = sqlx::query_as(
-        "with due as (select copy_id from delivery where edge = $1 and next_attempt <= now() \
+    type Row = (Uuid, Vec<u8>, SqlTimestamp, i32, Option<String>);
+    let rows: Vec<Row> = sqlx::query_as(
+        "with due as (select copy_id, waits_for from delivery \
+                      where edge = $1 and (next_attempt <= now() or ($4 and waits_for = $5)) \
                       order by queued_at limit $2 for update skip locked) \
-         update delivery d set next_attempt = now() + make_interval(secs => $3) from due \
-         where d.copy_id = due.copy_id returning d.copy_id, d.event, d.queued_at, d.attempts",
+         update delivery d set next_attempt = now() + make_interval(secs => $3), waits_for = null from due \
+         where d.copy_id = due.copy_id \
+         returning d.copy_id, d.event, d.queued_at, d.attempts, due.waits_for",
     )
     .bind(edge.as_str())
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .bind(hold.as_secs_f64())
+    .bind(current)
+    .bind(Waiting::PolicyStale.as_str())
     .fetch_all(tx.conn())
     .await?;
     rows.into_iter()
-        .map(|(copy_id, event, queued_at, attempts)| {
+        .map(|(copy_id, event, queued_at, attempts, waited_for)| {
             let event = Event::from_bytes(&event).map_err(|_| StoreError::Row {
                 table: "delivery",
                 column: "event",
@@ -222,21 +250,27 @@ pub async fn claim(
                 event,
                 queued_at: queued_at.to_jiff(),
                 attempts,
+                waited_for,
             })
         })
         .collect()
 }
 
-/// Lets a delivery wait for another `pause`.
+/// Lets a delivery wait: longer each time that it is for the same, anew when it is for something else.
 ///
 /// # Errors
 /// The database.
-pub async fn postpone(tx: &mut TenantTx, copy_id: Uuid, pause: Duration) -> Result<(), StoreError> {
+pub async fn postpone(tx: &mut TenantTx, delivery: &Delivery, waiting: Waiting) -> Result<(), StoreError> {
+    let again = delivery.waited_for.as_deref() == Some(waiting.as_str());
+    let attempts = if again { delivery.attempts.saturating_add(1) } else { 1 };
     sqlx::query(
-        "update delivery set attempts = attempts + 1, next_attempt = now() + make_interval(secs => $2) where copy_id = $1",
+        "update delivery set attempts = $2, next_attempt = now() + make_interval(secs => $3), waits_for = $4 \
+         where copy_id = $1",
     )
-    .bind(copy_id)
-    .bind(pause.as_secs_f64())
+    .bind(delivery.copy_id)
+    .bind(i32::try_from(attempts).unwrap_or(i32::MAX))
+    .bind(waiting.pause(attempts).as_secs_f64())
+    .bind(waiting.as_str())
     .execute(tx.conn())
     .await?;
     Ok(())

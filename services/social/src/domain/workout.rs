@@ -1,6 +1,7 @@
 //! What this service keeps of a workout: enough for a line in a feed, no place and no heart rate.
 
 use jiff::Timestamp;
+use meridian_policy::DataClass;
 use serde::{Deserialize, Serialize};
 
 /// The personal part, kept sealed.
@@ -50,6 +51,18 @@ pub struct Shown {
     /// The athlete's name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
+}
+
+impl Shown {
+    /// The strictest class among its fields: a title is free text and can say anything.
+    #[must_use]
+    pub fn class(&self) -> DataClass {
+        if self.title.is_some() {
+            DataClass::TrainingContent
+        } else {
+            DataClass::WorkoutSummary
+        }
+    }
 }
 
 impl From<Summary> for Shown {

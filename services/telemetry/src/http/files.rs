@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use axum::extract::{FromRequest as _, Request, State};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use jiff::Timestamp;
 use meridian_kit::SubjectId;
 use meridian_kit::auth::Athlete;
 use meridian_kit::db::TenantTx;
+use meridian_kit::headers::{CONTENT_LENGTH, CONTENT_TYPE, EPOCH, SUBJECT, TENANT, UPLOAD_DIGEST};
 use meridian_kit::problem::{Json, Problem, RawBody};
 use meridian_kit::subject_keys::{Create, KeyScope};
 use serde::Serialize;
@@ -68,7 +68,7 @@ pub(super) fn summary_context(subject: SubjectId, track: Uuid) -> String {
 pub(super) async fn take(State(app): State<App>, request: Request) -> Result<(StatusCode, Json<Kept>), Problem> {
     let headers = request.headers().clone();
     let athlete = on_behalf_of(&app, &headers)?;
-    let media_type = text(&headers, CONTENT_TYPE.as_str()).unwrap_or_default();
+    let media_type = text(&headers, CONTENT_TYPE).unwrap_or_default();
     let format = Format::of_media_type(media_type).ok_or_else(|| {
         let known = ["application/vnd.ant.fit", "application/gpx+xml"];
         let message = "the body is a FIT or GPX file, and its Content-Type says which";
@@ -79,13 +79,13 @@ pub(super) async fn take(State(app): State<App>, request: Request) -> Result<(St
         )
     })?;
     // Who does not say how much comes is reckoned with the most.
-    let announced = text(&headers, CONTENT_LENGTH.as_str())
+    let announced = text(&headers, CONTENT_LENGTH)
         .and_then(|length| length.parse().ok())
         .unwrap_or(FILE_BYTES);
     let _room = app.admission.file(announced).await?;
     let RawBody(file) = RawBody::from_request(request, &()).await?;
     let digest: [u8; 32] = Sha256::digest(&file).into();
-    if text(&headers, "meridian-upload-digest").is_some_and(|claimed| claimed != hex::encode(digest)) {
+    if text(&headers, UPLOAD_DIGEST).is_some_and(|claimed| claimed != hex::encode(digest)) {
         return Err(Problem::bad_request(
             "digest-mismatch",
             "the file changed on its way here; send it again",
@@ -194,7 +194,7 @@ async fn wait_until_stored(app: &App, athlete: &Athlete, track: Uuid, samples: u
     tokio::time::timeout(PATIENCE, looking).await.unwrap_or(false)
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
@@ -204,13 +204,13 @@ fn on_behalf_of(app: &App, headers: &HeaderMap) -> Result<Athlete, Problem> {
         let message = "a header that says on whose behalf this is does not fit; see details";
         Problem::bad_request("invalid-header", message).detail(name, "it is missing or malformed")
     };
-    let tenant = text(headers, "meridian-tenant")
+    let tenant = text(headers, TENANT)
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| wrong("Meridian-Tenant"))?;
-    let subject = text(headers, "meridian-subject")
+    let subject = text(headers, SUBJECT)
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| wrong("Meridian-Subject"))?;
-    let epoch = text(headers, "meridian-epoch")
+    let epoch = text(headers, EPOCH)
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| wrong("Meridian-Epoch"))?;
     let athlete = Athlete {

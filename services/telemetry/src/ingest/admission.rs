@@ -304,4 +304,12 @@ mod tests {
         drop(held);
         assert!(admission.request().is_ok());
     }
+
+    #[test]
+    fn catalogue_metric_labels() {
+        let metrics = Metrics::new("telemetry");
+        let admission = Admission::new(&Settings::default(), &metrics);
+        assert!(admission.in_flight(IN_FLIGHT_BYTES + 1).is_err());
+        meridian_kit::testing::catalogue::assert_labels("telemetry", &metrics.encode());
+    }
 }

@@ -215,3 +215,16 @@ impl BatchHandler for Chunks {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn catalogue_metric_labels() {
+        let metrics = Metrics::new("telemetry-writer");
+        let reason = Reason::KeyDestroyed;
+        Counts::new(&metrics).dropped.get_or_create(&Labels { reason }).inc();
+        meridian_kit::testing::catalogue::assert_labels("telemetry", &metrics.encode());
+    }
+}

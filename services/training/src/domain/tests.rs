@@ -429,3 +429,60 @@ fn paused_seconds(stream: &[WorkoutEvent], end: Timestamp) -> i64 {
     }
     total + since.map_or(0, |since| end.duration_since(since).as_secs())
 }
+
+/// One of each kind, with every field filled.
+fn one_of_each() -> [WorkoutEvent; 7] {
+    let metres = || Distance::measured(4217.5).unwrap();
+    [
+        WorkoutEvent::Started(Started {
+            workout_id: ID,
+            user_id: ATHLETE,
+            sport_type: "cycling".parse().unwrap(),
+            start_time: at(0),
+            device_model: Some("Edge 540".parse().unwrap()),
+            title: Some("Round the lake".parse().unwrap()),
+            visibility: Some(Visibility::Followers),
+        }),
+        WorkoutEvent::Updated(Updated {
+            workout_id: ID,
+            current_distance_meters: Some(metres()),
+            current_speed: Some(Speed::measured(7.5).unwrap()),
+            title: Some("Round the lake".parse().unwrap()),
+        }),
+        WorkoutEvent::Paused(Paused {
+            workout_id: ID,
+            at: at(1),
+        }),
+        WorkoutEvent::Resumed(Resumed {
+            workout_id: ID,
+            at: at(2),
+        }),
+        WorkoutEvent::Completed(Completed {
+            workout_id: ID,
+            end_time: at(3),
+            duration_sec: 3,
+            distance_meters: metres(),
+            ascent_meters: Some(metres()),
+            calories_burned: Some(Calories::measured(300.0).unwrap()),
+            track_id: Some(Uuid::from_u128(0x7)),
+        }),
+        WorkoutEvent::Cancelled(Cancelled {
+            workout_id: ID,
+            at: at(4),
+        }),
+        WorkoutEvent::TagAdded(TagAdded {
+            workout_id: ID,
+            tag: "hills".parse().unwrap(),
+        }),
+    ]
+}
+
+#[test]
+fn catalogue_event_fields() {
+    let told = one_of_each();
+    let told: Vec<_> = told
+        .iter()
+        .map(|event| (event.cloud_type(), event.payload().unwrap()))
+        .collect();
+    meridian_kit::testing::catalogue::assert_event_fields("training", &told);
+}

@@ -2,7 +2,7 @@
 
 use axum::response::IntoResponse;
 use http::StatusCode;
-use http::header::LOCATION;
+use meridian_kit::headers::LOCATION;
 use meridian_kit::problem::Json;
 use serde::Serialize;
 

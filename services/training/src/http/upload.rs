@@ -9,11 +9,11 @@ use std::time::Duration;
 use axum::extract::{FromRequest as _, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use meridian_kit::auth::Athlete;
 use meridian_kit::client::{ClientError, ServiceClient};
+use meridian_kit::headers::{CONTENT_LENGTH, CONTENT_TYPE, EPOCH, SUBJECT, TENANT, UPLOAD_DIGEST, VISIBILITY};
 use meridian_kit::problem::{Problem, RawBody};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,12 +31,6 @@ const MIB: usize = 1024 * 1024;
 const GATE_MIB: u32 = 64;
 /// How long an upload waits for its turn.
 const TURN: Duration = Duration::from_secs(5);
-
-static VISIBILITY: HeaderName = HeaderName::from_static("meridian-visibility");
-static TENANT: HeaderName = HeaderName::from_static("meridian-tenant");
-static SUBJECT: HeaderName = HeaderName::from_static("meridian-subject");
-static EPOCH: HeaderName = HeaderName::from_static("meridian-epoch");
-static DIGEST: HeaderName = HeaderName::from_static("meridian-upload-digest");
 
 /// Bounds how much of uploads is in memory at once. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -124,7 +118,7 @@ fn media_type(headers: &HeaderMap) -> Result<&'static str, Problem> {
 }
 
 fn visibility(headers: &HeaderMap) -> Result<Option<Visibility>, Problem> {
-    let Some(value) = headers.get(&VISIBILITY) else {
+    let Some(value) = headers.get(VISIBILITY) else {
         return Ok(None);
     };
     value
@@ -152,10 +146,10 @@ async fn hand_over(
     telemetry
         .post("/internal/tracks")
         .header(CONTENT_TYPE, media_type)
-        .header(TENANT.clone(), athlete.tenant.as_str())
-        .header(SUBJECT.clone(), athlete.subject.to_string())
-        .header(EPOCH.clone(), athlete.epoch.to_string())
-        .header(DIGEST.clone(), hex::encode(digest.0))
+        .header(TENANT, athlete.tenant.as_str())
+        .header(SUBJECT, athlete.subject.to_string())
+        .header(EPOCH, athlete.epoch.to_string())
+        .header(UPLOAD_DIGEST, hex::encode(digest.0))
         .bytes(file)
         // The track's id derives from the digest: sending the file again stores nothing twice.
         .idempotent()

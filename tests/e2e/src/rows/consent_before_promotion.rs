@@ -7,13 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::Api;
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
-use uuid::Uuid;
+use serde_json::json;
 
-use crate::athlete::{Athlete, expect};
+use crate::athlete::Athlete;
+use crate::marketer::{Campaign, Marketer};
 use crate::rows::Outcome;
 use crate::world::{Site, World, until};
 
@@ -75,79 +73,6 @@ pub async fn prove(world: &World) -> Result<Outcome> {
     ))
 }
 
-/// A campaign that was launched.
-struct Campaign {
-    id: Uuid,
-    title: String,
-}
-
-/// The tenant's marketing client.
-struct Marketer {
-    token: String,
-}
-
-impl Marketer {
-    async fn sign_in(site: &Site) -> Result<Self> {
-        let name = format!("marketing-{}", site.tenant);
-        let secrets: Api<Secret> = Api::namespaced(site.cluster.client.clone(), &site.namespace());
-        let mut data = secrets
-            .get(&name)
-            .await
-            .with_context(|| format!("Secret {name}"))?
-            .data
-            .unwrap_or_default();
-        let mut part = |key: &str| -> Result<String> {
-            let bytes = data
-                .remove(key)
-                .with_context(|| format!("Secret {name} has no {key}"))?;
-            String::from_utf8(bytes.0).with_context(|| format!("{key} of Secret {name} is no text"))
-        };
-        let body = json!({ "client_id": part("client-id")?, "client_secret": part("client-secret")? });
-        let request = site
-            .http
-            .post(format!("{}/api/v1/service-tokens", site.url))
-            .json(&body);
-        let request = request.header("Meridian-Tenant", site.tenant);
-        let answer = expect(request, StatusCode::OK, "the marketing client's token").await?;
-        let token = answer["access_token"]
-            .as_str()
-            .context("no access_token for the marketing client")?;
-        Ok(Self {
-            token: token.to_owned(),
-        })
-    }
-
-    /// Makes a campaign for everybody and launches it.
-    async fn launch(&self, site: &Site) -> Result<Campaign> {
-        let title = format!("New shoes {}", Uuid::new_v4().simple());
-        let name = format!("proof-{}", Uuid::new_v4().simple());
-        let body = json!({ "name": name, "title": title, "body": "Half price.", "segment": { "all": true } });
-        let answer = self.post(site, "/api/v1/campaigns", &body, StatusCode::CREATED).await?;
-        let id = answer["id"]
-            .as_str()
-            .and_then(|id| id.parse().ok())
-            .context("a campaign has an id")?;
-        let campaign = Campaign { id, title };
-        self.relaunch(site, &campaign).await?;
-        Ok(campaign)
-    }
-
-    async fn relaunch(&self, site: &Site, campaign: &Campaign) -> Result<()> {
-        let path = format!("/api/v1/campaigns/{}/launch", campaign.id);
-        self.post(site, &path, &json!({}), StatusCode::ACCEPTED).await?;
-        Ok(())
-    }
-
-    async fn post(&self, site: &Site, path: &str, body: &Value, status: StatusCode) -> Result<Value> {
-        let request = site
-            .http
-            .post(format!("{}{path}", site.url))
-            .bearer_auth(&self.token)
-            .json(body);
-        expect(request, status, &format!("POST {path}")).await
-    }
-}
-
 /// Grants or withdraws the consent to promotions; returns when that is acknowledged.
 async fn consent(site: &Site, athlete: &Athlete, action: &str) -> Result<()> {
     let body = json!({ "purpose": "marketing", "class": "promotion", "action": action });
@@ -170,7 +95,7 @@ async fn decided(site: &Site, campaign: &Campaign, athletes: &[&Athlete]) -> Res
         id = campaign.id
     );
     until(DECIDED, "the end of a campaign's evaluation", || async {
-        let seen = query(site, &sql).await?;
+        let seen = site.query("promotions", &sql).await?;
         ensure!(seen == "launched|0", "state and open questions are {seen}");
         Ok(Some(()))
     })
@@ -185,33 +110,24 @@ async fn heard(site: &Site, athlete: &Athlete, granted: bool) -> Result<()> {
     );
     let expected = if granted { "t|0" } else { "f|0" };
     until(DECIDED, "the athlete's decision in promotions", || async {
-        Ok((query(site, &sql).await? == expected).then_some(()))
+        Ok((site.query("promotions", &sql).await? == expected).then_some(()))
     })
     .await
 }
 
 /// Deliveries of any campaign to the athlete since that moment, as the database has them.
-async fn delivered_after(site: &Site, athlete: &Athlete, moment: Timestamp) -> Result<i64> {
+async fn delivered_after(site: &Site, athlete: &Athlete, moment: Timestamp) -> Result<u64> {
     let sql = format!(
         "select count(*) from delivery where subject = '{}' and delivered_at > '{moment}'",
         athlete.subject
     );
-    let count = query(site, &sql).await?;
-    count
-        .parse()
-        .with_context(|| format!("the promotions database answered {count:?}"))
+    site.count("promotions", &sql).await
 }
 
 /// Deliveries of any campaign to the athlete, as the database has them.
-async fn delivered(site: &Site, athlete: &Athlete) -> Result<i64> {
-    let count = query(
-        site,
-        &format!("select count(*) from delivery where subject = '{}'", athlete.subject),
-    )
-    .await?;
-    count
-        .parse()
-        .with_context(|| format!("the promotions database answered {count:?}"))
+async fn delivered(site: &Site, athlete: &Athlete) -> Result<u64> {
+    let sql = format!("select count(*) from delivery where subject = '{}'", athlete.subject);
+    site.count("promotions", &sql).await
 }
 
 /// How often the campaign is in the athlete's inbox, on all its pages.
@@ -229,9 +145,4 @@ async fn inbox(site: &Site, athlete: &Athlete, campaign: &Campaign) -> Result<us
             None => return Ok(found),
         }
     }
-}
-
-async fn query(site: &Site, sql: &str) -> Result<String> {
-    let answer = site.cluster.kubectl.psql(&site.namespace(), "promotions", sql).await?;
-    Ok(answer.trim().to_owned())
 }

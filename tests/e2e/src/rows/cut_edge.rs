@@ -8,14 +8,13 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::athlete::Athlete;
+use crate::kafka::tool;
 use crate::rows::Outcome;
-use crate::rows::shared_workout::{EDGE, arrival, consent, copies, edge_is_open, imported, query, share};
+use crate::rows::shared_workout::{EDGE, arrival, consent, copies, edge_is_open, imported, share};
 use crate::world::{Site, World, until};
 
 const LAWFUL: &str = include_str!("../../../../regions/local/40-tenants.yaml");
 const CUT: Duration = Duration::from_secs(120);
-/// Kafka's own tools, beside the broker.
-const TOOL: &str = "exec java -Xmx64m -XX:TieredStopAtLevel=1 -XX:-UsePerfData -cp '/opt/kafka/libs/*' \"$0\" --bootstrap-server localhost:9092 \"$@\"";
 
 pub async fn prove(world: &World) -> Result<Outcome> {
     let reader = Athlete::register(&world.us, "Joe").await?;
@@ -63,13 +62,9 @@ async fn without_edge(world: &World, reader: &Athlete, athlete: &Athlete) -> Res
     // From here on no delivery starts, also not of what is shared now.
     share(&world.eu, athlete).await?;
     consumed(&world.eu).await?;
-    let queue = query(
-        &world.eu,
-        "replicator",
-        &format!("select count(*) from delivery where edge = '{EDGE}'"),
-    )
-    .await?;
-    ensure!(queue == "0", "{queue} deliveries wait for a cut edge");
+    let queued = format!("select count(*) from delivery where edge = '{EDGE}'");
+    let queue = world.eu.count("replicator", &queued).await?;
+    ensure!(queue == 0, "{queue} deliveries wait for a cut edge");
 
     let ack = acknowledged(&world.us, "importer", revision).await?;
     let sinks: Vec<&str> = ack["sinks"]
@@ -180,8 +175,8 @@ async fn records(site: &Site) -> Result<u64> {
 /// Waits until what social told has left its outbox and the replicator has looked at all of it.
 async fn consumed(site: &Site) -> Result<()> {
     until(CUT, "the replicator past everything that was shared", || async {
-        let waiting = query(site, "social", "select count(*) from outbox").await?;
-        if waiting != "0" {
+        let waiting = site.count("social", "select count(*) from outbox").await?;
+        if waiting != 0 {
             bail!("{waiting} events are in social's outbox");
         }
         let group = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
@@ -195,11 +190,4 @@ async fn consumed(site: &Site) -> Result<()> {
         Ok(past.then_some(()))
     })
     .await
-}
-
-async fn tool(site: &Site, arguments: &[&str]) -> Result<String> {
-    let namespace = site.namespace();
-    let mut command = vec!["-n", &namespace, "exec", "kafka-0", "--", "sh", "-c", TOOL];
-    command.extend_from_slice(arguments);
-    site.cluster.kubectl.run(&command).await
 }

@@ -3,8 +3,12 @@
 mod consent_before_promotion;
 mod cut_edge;
 mod foreign_gateway;
+mod hub_lost;
+mod killed_parts;
+mod nowhere_else;
 mod real_ride;
 mod refused_policy;
+mod scaled_ingest;
 mod shared_workout;
 
 use anyhow::{Result, bail};
@@ -28,8 +32,12 @@ pub enum Outcome {
     Skipped(String),
 }
 
-/// Every row that is there to be proved, in order.
-pub const ALL: &[Row] = &[
+/// Every row, in order.
+pub const ALL: [Row; 10] = [
+    Row {
+        number: 1,
+        promise: "An EU athlete's profile text, positions and heart rates are in eu and nowhere in us or on the hub",
+    },
     Row {
         number: 2,
         promise: "An EU athlete at the us gateway is sent home, and only with a valid token told where home is",
@@ -51,20 +59,63 @@ pub const ALL: &[Row] = &[
         promise: "A removed edge stops the next delivery; us's copies are gone from tables, feed and topic, as both sides acknowledge",
     },
     Row {
+        number: 7,
+        promise: "Load makes the ingest pool grow and shrink again; samples acknowledged are samples stored, none twice",
+    },
+    Row {
         number: 8,
         promise: "A policy that sends health data to us is refused at kubectl apply, and in status without the webhook",
     },
+    Row {
+        number: 9,
+        promise: "With the hub gone eu serves on and transfers stop with the lease; both recover when it is back",
+    },
+    Row {
+        number: 10,
+        promise: "kill -9 of every part of eu while it is written to loses nothing that was acknowledged",
+    },
 ];
+
+/// One after the other: rows that may run side by side. Within a lane they wait for each other, since they change the same
+/// tenant's policy or what the row before them left.
+pub const STAGES: [&[&[u8]]; 5] = [
+    // Compares times, so nothing else runs.
+    &[&[2]],
+    &[&[5, 6, 8], &[1], &[3, 4]],
+    &[&[7]],
+    &[&[9]],
+    &[&[10]],
+];
+
+/// Rows that put load on the demo or take parts of it away. They take minutes, and are not proved again while what they
+/// proved still stands as it was.
+pub const LONG: [u8; 3] = [7, 9, 10];
 
 /// Proves one row.
 pub async fn prove(number: u8, world: &World) -> Result<Outcome> {
     match number {
+        1 => nowhere_else::prove(world).await,
         2 => foreign_gateway::prove(world).await,
         3 => real_ride::prove(world).await,
         4 => consent_before_promotion::prove(world).await,
         5 => shared_workout::prove(world).await,
         6 => cut_edge::prove(world).await,
+        7 => scaled_ingest::prove(world).await,
         8 => refused_policy::prove(world).await,
+        9 => hub_lost::prove(world).await,
+        10 => killed_parts::prove(world).await,
         _ => bail!("row {number} has no proof"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_in_one_stage_and_once() {
+        let mut staged: Vec<u8> = STAGES.iter().copied().flatten().copied().flatten().copied().collect();
+        staged.sort_unstable();
+        assert_eq!(staged, ALL.map(|row| row.number));
     }
 }

@@ -69,7 +69,7 @@ pub(super) async fn edge_is_open(world: &World) -> Result<()> {
             Duration::from_secs(60),
             &format!("the edge {EDGE} in force at {}", site.region),
             || async {
-                let state = query(site, "replicator", &sql).await?;
+                let state = site.query("replicator", &sql).await?;
                 if state != "open" {
                     bail!("its state is {state:?}");
                 }
@@ -138,31 +138,14 @@ pub(super) async fn arrival(site: &Site, reader: &Athlete, before: &[Value]) -> 
 
 /// Copies of the edge in the region's tables: the replicator's and social's.
 pub(super) async fn copies(site: &Site) -> Result<(u64, u64)> {
-    let count = async |database: &str, table: &str| -> Result<u64> {
-        let answer = query(
-            site,
-            database,
-            &format!("select count(*) from {table} where edge = '{EDGE}'"),
-        )
-        .await?;
-        answer
-            .parse()
-            .with_context(|| format!("the database {database} answered {answer:?}"))
+    let count = async |database: &str, table: &str| {
+        let sql = format!("select count(*) from {table} where edge = '{EDGE}'");
+        site.count(database, &sql).await
     };
     Ok((
         count("replicator", "imported_event").await?,
         count("social", "imported_workout").await?,
     ))
-}
-
-pub(super) async fn query(site: &Site, database: &str, sql: &str) -> Result<String> {
-    Ok(site
-        .cluster
-        .kubectl
-        .psql(&site.namespace(), database, sql)
-        .await?
-        .trim()
-        .to_owned())
 }
 
 fn ids(items: &[Value]) -> BTreeSet<String> {
@@ -174,7 +157,7 @@ async fn last_evidence(site: &Site) -> Result<i64> {
         "select coalesce(max(entry_no), 0) from evidence where tenant = '{}'",
         site.tenant
     );
-    query(site, "replicator", &sql)
+    site.query("replicator", &sql)
         .await?
         .parse()
         .context("the number of the last entry of evidence")
@@ -187,7 +170,7 @@ async fn refusal(site: &Site, after: i64) -> Result<String> {
         site.tenant
     );
     let entry = until(ARRIVES, "evidence of the refusal", || async {
-        Ok(Some(query(site, "replicator", &sql).await?).filter(|entry| !entry.is_empty()))
+        Ok(Some(site.query("replicator", &sql).await?).filter(|entry| !entry.is_empty()))
     })
     .await?;
     let (kind, rule) = entry.split_once('|').context("an entry has a kind and a rule")?;

@@ -1,0 +1,354 @@
+//! FitnessRegion → its member: the `RegionStack`, the placements of its tenants, and whether its lease may be renewed.
+//!
+//! observe → validate → plan ([`plan`], pure) → apply → status ([`status`]); when it is deleted, [`removal`] comes first
+
+mod plan;
+mod removal;
+mod status;
+
+use std::sync::Arc;
+
+use meridian_crds::{ClusterMember, ClusterRole, FitnessRegionSpec};
+use meridian_policy::RegionName;
+use serde_json::Value;
+
+use super::departure::FINALIZER;
+use super::lease::Settled;
+use super::members::{Health, Member};
+use super::{Hub, source};
+use crate::apply::{Applied, ApplyError, observed};
+use crate::finalizer;
+use crate::manifest::{FITNESS_REGION, NODE, NotAManifest, ObjectKey, SECRET};
+use crate::member::MemberError;
+use crate::reconcile::{Outcome, Pass};
+use crate::watch::Cache;
+
+pub(crate) use plan::{CONTENT_ANNOTATION, RegionPlan};
+pub(crate) use removal::Removal;
+
+/// Node label by which a cluster's nodes say in which country they stand.
+const COUNTRY_LABEL: &str = "meridian.sh/country";
+
+/// Why a pass failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RegionError {
+    /// The resource itself does not say what is needed.
+    #[error("FitnessRegion {region} cannot be read: {cause}")]
+    Invalid {
+        /// Which one.
+        region: String,
+        /// What is wrong.
+        cause: String,
+    },
+    /// The member's kubeconfig Secret is missing.
+    #[error("region {region}: Secret {secret} has no key {key}; create it with the kubeconfig of cluster {cluster}")]
+    NoKubeconfig {
+        /// Which region.
+        region: String,
+        /// Which Secret in the operator's namespace.
+        secret: String,
+        /// Which key in it.
+        key: String,
+        /// Of which cluster.
+        cluster: String,
+    },
+    /// The kubeconfig is refused.
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    /// The cluster stands somewhere else than declared.
+    #[error("cluster {cluster} of region {region} is declared to be in {declared}, but its node {node} says {found}")]
+    Elsewhere {
+        /// Which region.
+        region: String,
+        /// Which cluster.
+        cluster: String,
+        /// What FitnessRegion says.
+        declared: String,
+        /// Which node contradicts.
+        node: String,
+        /// What its label says.
+        found: String,
+    },
+    /// The member does not answer.
+    #[error("cluster {cluster} of region {region} does not answer: {cause}")]
+    Unreachable {
+        /// Which region.
+        region: String,
+        /// Which cluster.
+        cluster: String,
+        /// What came back.
+        cause: String,
+    },
+    /// The policy has no place for the region.
+    #[error("{0}")]
+    Policy(String),
+    /// A write failed.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// A plan was not a manifest.
+    #[error(transparent)]
+    Plan(#[from] NotAManifest),
+}
+
+impl RegionError {
+    pub(crate) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid { .. } => "Invalid",
+            Self::NoKubeconfig { .. } => "KubeconfigMissing",
+            Self::Member(_) => "KubeconfigRefused",
+            Self::Elsewhere { .. } => "CountryContradicted",
+            Self::Unreachable { .. } => "MemberUnreachable",
+            Self::Policy(_) => "PolicyRefused",
+            Self::Apply(_) | Self::Plan(_) => "ApplyFailed",
+        }
+    }
+
+    /// Only a change of a resource can help; trying again cannot.
+    const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Invalid { .. }
+                | Self::NoKubeconfig { .. }
+                | Self::Member(_)
+                | Self::Elsewhere { .. }
+                | Self::Policy(_)
+        )
+    }
+}
+
+/// One pass over a region.
+///
+/// # Errors
+/// What failed, after the status has said so too.
+pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError> {
+    let key = ObjectKey::cluster(FITNESS_REGION, &name);
+    hub.forget_unnamed_members();
+    let Some(object) = hub.cache.get(&key) else {
+        hub.ledger.forget(&name);
+        return Ok(Pass::of(Outcome::Gone));
+    };
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    let object = observed(&object);
+    let (result, held) = if finalizer::is_deleting(&object) {
+        if !finalizer::is_held(&object, FINALIZER) {
+            hub.ledger.forget(&name);
+            return Ok(Pass::of(Outcome::Gone));
+        }
+        match removal::step(&hub, &name, &object).await {
+            Ok(removal::Step::Gone) => {
+                hub.ledger.forget(&name);
+                finalizer::release(&hub.applier, &key, &object, FINALIZER).await?;
+                tracing::info!(region = %name, "the region is taken out of its member");
+                return Ok(Pass::of(Outcome::Gone));
+            }
+            Ok(removal::Step::Stay(waiting)) => (lay_down(&hub, &name, &uid, &object).await, Some(waiting)),
+            Ok(removal::Step::Removing { waiting, stack, wrote }) => {
+                hub.ledger.forget(&name);
+                (Ok(Done::leaving(wrote, stack)), Some(waiting))
+            }
+            Err(error) => {
+                let waiting = removal::held_by(&error);
+                (Err(error), Some(waiting))
+            }
+        }
+    } else {
+        finalizer::hold(&hub.applier, &key, &object, FINALIZER).await?;
+        (lay_down(&hub, &name, &uid, &object).await, None)
+    };
+    if result.is_err() {
+        hub.ledger.forget(&name);
+    }
+    let status = status::status(&hub, &name, &object, &result, held.as_ref());
+    let told = hub.applier.apply_status(&key, &object["status"], status).await;
+    match result {
+        Ok(done) => {
+            told?;
+            Ok(Pass::of(if done.wrote {
+                Outcome::Progressed
+            } else {
+                done.outcome()
+            }))
+        }
+        Err(error) if error.is_refusal() => {
+            tracing::warn!(region = %name, error = %error, "region refused");
+            told?;
+            Ok(Pass::of(Outcome::Refused))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What a pass found and did.
+struct Done {
+    wrote: bool,
+    revision: u64,
+    stack: Value,
+    leaving: bool,
+}
+
+impl Done {
+    /// A pass that took something away, or waits for it to go.
+    fn leaving(wrote: bool, stack: Value) -> Self {
+        Self {
+            wrote,
+            revision: stack["spec"]["revision"].as_u64().unwrap_or_default(),
+            stack,
+            leaving: true,
+        }
+    }
+
+    fn applied(&self) -> u64 {
+        self.stack["status"]["appliedRevision"].as_u64().unwrap_or_default()
+    }
+
+    fn outcome(&self) -> Outcome {
+        if self.applied() == self.revision && !self.leaving {
+            Outcome::Steady
+        } else {
+            Outcome::Waiting
+        }
+    }
+}
+
+async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Done, RegionError> {
+    // observe
+    let (region, spec) = parse(name, object)?;
+    let (cluster, member) = place(hub, name, &spec).await?;
+    // validate
+    if let Health::Unreachable(cause) = member.health() {
+        return Err(RegionError::Unreachable {
+            region: name.to_owned(),
+            cluster: cluster.name.clone(),
+            cause,
+        });
+    }
+    stands_where_declared(name, cluster, member.cache())?;
+    let Some(compiled) = hub.newest.get().filter(|_| member.is_known()) else {
+        // The first compile waits for every member; it triggers this region again.
+        return Ok(Done {
+            wrote: false,
+            revision: 0,
+            stack: Value::Null,
+            leaving: false,
+        });
+    };
+    // plan
+    let plan = RegionPlan::of(&region, uid, object, &compiled.policy, member.cache())?;
+    // apply
+    let mut wrote = false;
+    for (purpose, manifest) in plan.manifests() {
+        wrote |= member.applier.apply(purpose, manifest).await? != Applied::Unchanged;
+    }
+    if !plan.surplus.is_empty() {
+        let kept = |key: &ObjectKey| !plan.surplus.contains(key);
+        wrote |= !member.applier.prune_unless(uid, kept).await?.is_empty();
+    }
+    let stack = source::stack(member.cache(), &region).unwrap_or(Value::Null);
+    let done = Done {
+        wrote,
+        revision: plan.revision,
+        stack,
+        leaving: false,
+    };
+    hub.ledger.record(
+        name,
+        Settled {
+            member: cluster.name.clone(),
+            serial: compiled.serial,
+            written: done.revision,
+            applied: done.applied(),
+        },
+    );
+    Ok(done)
+}
+
+fn invalid(region: &str, cause: String) -> RegionError {
+    RegionError::Invalid {
+        region: region.to_owned(),
+        cause,
+    }
+}
+
+/// The region as its FitnessRegion says.
+pub(crate) fn parse(name: &str, object: &Value) -> Result<(RegionName, FitnessRegionSpec), RegionError> {
+    let region = name
+        .parse()
+        .map_err(|error| invalid(name, format!("metadata.name: {error}")))?;
+    let spec =
+        serde_json::from_value(object["spec"].clone()).map_err(|error| invalid(name, format!("spec: {error}")))?;
+    Ok((region, spec))
+}
+
+/// The region's primary cluster, connected.
+async fn place<'a>(
+    hub: &Hub,
+    name: &str,
+    spec: &'a FitnessRegionSpec,
+) -> Result<(&'a ClusterMember, Arc<Member>), RegionError> {
+    let cluster = named_primary(name, spec)?;
+    Ok((cluster, connect(hub, name, cluster).await?))
+}
+
+/// The cluster that the region's objects are written into.
+pub(crate) fn primary(spec: &FitnessRegionSpec) -> Option<&ClusterMember> {
+    spec.clusters
+        .iter()
+        .find(|cluster| cluster.role == ClusterRole::Primary)
+}
+
+/// [`primary`], which there must be.
+pub(crate) fn named_primary<'a>(region: &str, spec: &'a FitnessRegionSpec) -> Result<&'a ClusterMember, RegionError> {
+    primary(spec).ok_or_else(|| invalid(region, "spec.clusters: one must have the role Primary".to_owned()))
+}
+
+async fn connect(hub: &Hub, region: &str, cluster: &ClusterMember) -> Result<Arc<Member>, RegionError> {
+    let secret = &cluster.kubeconfig_secret;
+    let key = ObjectKey::namespaced(SECRET, &hub.namespace, &secret.name);
+    let text = hub
+        .cache
+        .get(&key)
+        .and_then(|object| decoded(&object.data["data"][secret.key.as_str()]));
+    let Some(text) = text else {
+        hub.members.refuse(&cluster.name);
+        hub.newest.source_changed();
+        return Err(RegionError::NoKubeconfig {
+            region: region.to_owned(),
+            secret: format!("{}/{}", hub.namespace, secret.name),
+            key: secret.key.clone(),
+            cluster: cluster.name.clone(),
+        });
+    };
+    let connected = hub.members.ensure(&cluster.name, &text).await;
+    if connected.is_err() {
+        hub.members.refuse(&cluster.name);
+        hub.newest.source_changed();
+    }
+    Ok(connected?)
+}
+
+pub(crate) fn decoded(value: &Value) -> Option<String> {
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str()?).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+/// A node that says nothing does not contradict; one that names another country does.
+pub(crate) fn stands_where_declared(region: &str, cluster: &ClusterMember, held: &Cache) -> Result<(), RegionError> {
+    for (key, node) in held.of_kind(NODE) {
+        let label = node
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(COUNTRY_LABEL));
+        if let Some(found) = label.filter(|found| found.as_str() != cluster.country.as_str()) {
+            return Err(RegionError::Elsewhere {
+                region: region.to_owned(),
+                cluster: cluster.name.clone(),
+                declared: cluster.country.to_string(),
+                node: key.name,
+                found: found.clone(),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! A FitnessRegion that is being deleted: held while tenants have their home there, then closed like any other border, then
+//! taken out of its member. What the stack laid down there stays, unless `deletionPolicy` says `Delete`: then the region
+//! removes it before it lets its RegionStack go.
+
+use meridian_policy::RegionName;
+use serde_json::Value;
+
+use super::{RegionError, place};
+use crate::apply::observed;
+use crate::hub::departure::{FINALIZER, Waiting};
+use crate::hub::members::Health;
+use crate::hub::{Hub, source};
+use crate::manifest::{
+    INGEST_POOL, MANAGED_BY, MANAGED_BY_LABEL, ObjectKey, REGION_LABEL, REGION_STACK, TENANT_PLACEMENT,
+};
+use crate::watch::Cache;
+
+/// What a pass over a deleted region is to do.
+pub(super) enum Step {
+    /// Lay it down as ever: it is still needed.
+    Stay(Waiting),
+    /// It is being taken out of its member.
+    Removing {
+        /// What for.
+        waiting: Waiting,
+        /// The stack as the member holds it.
+        stack: Value,
+        /// Something was deleted in this pass.
+        wrote: bool,
+    },
+    /// Nothing of it is left there.
+    Gone,
+}
+
+/// What is due of a deleted region's removal.
+pub(crate) enum Removal {
+    /// Nothing yet: it is still needed.
+    Stay(Waiting),
+    /// These go, in this order; without a UID when they are on their way already.
+    Due(Vec<(ObjectKey, Option<String>)>),
+    /// Nothing of it is left in its member.
+    Done,
+}
+
+impl Removal {
+    /// What is due, by the hub's resources and what the region's member holds. Pure.
+    pub(crate) fn of(region: &RegionName, hub: &Cache, held: &Cache) -> Self {
+        if let Some(home) = still_home(region.as_str(), hub) {
+            return Self::Stay(home);
+        }
+        let stack = source::stack(held, region).unwrap_or(Value::Null);
+        let remains = remains(held, region);
+        if let Some(open) = open(&stack, &remains) {
+            return Self::Stay(waiting("EdgesOpen", open));
+        }
+        if remains.is_empty() {
+            Self::Done
+        } else {
+            Self::Due(remains)
+        }
+    }
+}
+
+/// Tenants that a message names; the count is of all.
+const NAMED: usize = 5;
+
+pub(super) async fn step(hub: &Hub, name: &str, object: &Value) -> Result<Step, RegionError> {
+    // Said also when nothing else can be: the member may not answer.
+    if let Some(home) = still_home(name, &hub.cache) {
+        return Ok(Step::Stay(home));
+    }
+    let (region, spec) = super::parse(name, object)?;
+    let (cluster, member) = place(hub, name, &spec).await?;
+    if let Health::Unreachable(cause) = member.health() {
+        return Err(RegionError::Unreachable {
+            region: name.to_owned(),
+            cluster: cluster.name.clone(),
+            cause,
+        });
+    }
+    let stack = source::stack(member.cache(), &region).unwrap_or(Value::Null);
+    if !member.is_known() {
+        return Ok(Step::Removing {
+            waiting: waiting(
+                "MemberUnknown",
+                format!("cluster {} has not been listed yet", cluster.name),
+            ),
+            stack,
+            wrote: false,
+        });
+    }
+    let remains = match Removal::of(&region, &hub.cache, member.cache()) {
+        Removal::Stay(waiting) => return Ok(Step::Stay(waiting)),
+        Removal::Done => return Ok(Step::Gone),
+        Removal::Due(remains) => remains,
+    };
+    let mut wrote = false;
+    for (key, uid) in remains.iter().filter_map(|(key, uid)| Some((key, uid.as_ref()?))) {
+        member.applier.delete(key, Some(uid.clone())).await?;
+        wrote = true;
+    }
+    let keys: Vec<String> = remains.iter().map(|(key, _)| key.to_string()).collect();
+    Ok(Step::Removing {
+        waiting: waiting(
+            "Removing",
+            format!("being removed from cluster {}: {}", cluster.name, keys.join(", ")),
+        ),
+        stack,
+        wrote,
+    })
+}
+
+/// What holds a deletion when a pass failed.
+pub(super) fn held_by(error: &RegionError) -> Waiting {
+    waiting(
+        error.reason(),
+        format!(
+            "{error}; what the cluster holds of the region cannot be removed until this is mended, or, if the cluster is \
+             gone for good, the finalizer {FINALIZER} is taken off by hand"
+        ),
+    )
+}
+
+fn waiting(reason: &'static str, message: String) -> Waiting {
+    Waiting { reason, message }
+}
+
+fn still_home(region: &str, hub: &Cache) -> Option<Waiting> {
+    let homed = source::homed_in(hub, region);
+    (!homed.is_empty()).then(|| homes(&homed))
+}
+
+fn homes(homed: &[String]) -> Waiting {
+    let (count, named) = (homed.len(), homed.iter().take(NAMED).cloned().collect::<Vec<_>>());
+    let (tenants, have) = if count == 1 {
+        ("tenant", "has its")
+    } else {
+        ("tenants", "have their")
+    };
+    let more = if count > NAMED { ", …" } else { "" };
+    waiting(
+        "TenantsHomed",
+        format!(
+            "{count} {tenants} {have} home here ({}{more}); the region goes once their TenantDataResidency is deleted",
+            named.join(", ")
+        ),
+    )
+}
+
+/// Objects of the region in its member, in the order in which they go; without a UID when they are on their way already.
+fn remains(held: &Cache, region: &RegionName) -> Vec<(ObjectKey, Option<String>)> {
+    let kinds = [INGEST_POOL, TENANT_PLACEMENT, REGION_STACK].into_iter();
+    let objects = kinds.flat_map(|kind| held.of_kind(kind));
+    let ours = objects.filter(|(_, object)| {
+        let label = |key: &str| object.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+        label(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY)
+            && label(REGION_LABEL).is_some_and(|value| value == region.as_str())
+    });
+    ours.map(|(key, object)| {
+        let object = observed(&object);
+        let uid = object["metadata"]["uid"].as_str().map(ToOwned::to_owned);
+        (key, uid.filter(|_| !crate::finalizer::is_deleting(&object)))
+    })
+    .collect()
+}
+
+/// What must be closed before anything is removed: while edges lead here, or tenants are placed here, the region has copies
+/// to purge, and must be there to do it.
+fn open(stack: &Value, remains: &[(ObjectKey, Option<String>)]) -> Option<String> {
+    if stack.is_null() || crate::finalizer::is_deleting(stack) {
+        return None;
+    }
+    let listed = |way: &str| stack["spec"]["policy"][way].as_array().map_or(0, Vec::len);
+    let edges = listed("imports") + listed("exports");
+    let placed = remains.iter().filter(|(key, _)| key.kind == TENANT_PLACEMENT).count();
+    if edges > 0 || listed("homes") > 0 || placed > 0 {
+        return Some(format!("{edges} edges and {placed} placements are being closed"));
+    }
+    (!source::settled(stack)).then(|| {
+        format!(
+            "revision {} closes the last edges, and the region has not applied it yet",
+            stack["spec"]["revision"]
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn stack(imports: usize, written: u64, applied: Option<u64>) -> Value {
+        let imports = vec![json!({}); imports];
+        let policy = json!({"imports": imports, "exports": [], "homes": []});
+        json!({"spec": {"revision": written, "policy": policy}, "status": {"appliedRevision": applied}})
+    }
+
+    #[test]
+    fn tenants_at_home_are_counted_and_named() {
+        let few = homes(&["stride-eu".to_owned()]);
+        assert!(
+            few.message.starts_with("1 tenant has its home here (stride-eu);"),
+            "{few:?}"
+        );
+        let many: Vec<String> = (0..7).map(|n| format!("t{n}")).collect();
+        let many = homes(&many);
+        assert!(
+            many.message
+                .starts_with("7 tenants have their home here (t0, t1, t2, t3, t4, …);"),
+            "{many:?}"
+        );
+    }
+
+    #[test]
+    fn nothing_is_removed_before_edges_are_closed_and_that_is_applied() {
+        assert!(open(&stack(1, 4, Some(4)), &[]).is_some());
+        assert!(open(&stack(0, 5, Some(4)), &[]).is_some());
+        assert!(open(&stack(0, 5, Some(5)), &[]).is_none());
+        let placement = ObjectKey::namespaced(TENANT_PLACEMENT, "meridian-us", "stride-eu");
+        assert!(open(&stack(0, 5, Some(5)), &[(placement, None)]).is_some());
+    }
+
+    #[test]
+    fn a_region_that_never_applied_anything_has_nothing_to_close() {
+        assert!(open(&stack(0, 1, None), &[]).is_none());
+        assert!(open(&Value::Null, &[]).is_none());
+    }
+}

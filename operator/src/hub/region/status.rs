@@ -1,0 +1,131 @@
+//! What a FitnessRegion's status says: what its member answers, and what the last pass came to.
+
+use meridian_policy::RegionName;
+use serde_json::{Value, json};
+
+use super::{Done, RegionError};
+use crate::conditions::{Observation, Standing, Status};
+use crate::hub::departure::Waiting;
+use crate::hub::members::{Health, Member};
+use crate::hub::{Hub, source};
+
+/// `held`: what a deletion waits for, when there is one.
+pub(super) fn status(
+    hub: &Hub,
+    name: &str,
+    object: &Value,
+    result: &Result<Done, RegionError>,
+    held: Option<&Waiting>,
+) -> Value {
+    let cluster = object["spec"]["clusters"][0]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let member = hub.members.get(&cluster);
+    let stack = match (result, name.parse::<RegionName>()) {
+        (Ok(done), _) => done.stack.clone(),
+        // What was last seen stays said, beside the condition that says why nothing newer was.
+        (Err(_), Ok(region)) => member
+            .as_deref()
+            .and_then(|member| source::stack(member.cache(), &region))
+            .unwrap_or(Value::Null),
+        (Err(_), Err(_)) => Value::Null,
+    };
+    let health = member.as_deref().map_or(Health::Unknown, Member::health);
+    let reachable = match &health {
+        Health::Reachable => Observation::new(
+            "ClustersReachable",
+            true,
+            "Answering",
+            format!("cluster {cluster} answers"),
+        ),
+        Health::Unreachable(cause) => Observation::new(
+            "ClustersReachable",
+            false,
+            "NotAnswering",
+            format!("cluster {cluster}: {cause}"),
+        ),
+        Health::Unknown => Observation::new(
+            "ClustersReachable",
+            Status::Unknown,
+            "NotAsked",
+            format!("cluster {cluster} has not answered yet"),
+        ),
+    };
+    let standing = match result {
+        Err(error) if error.is_refusal() => Standing::Failed {
+            reason: error.reason(),
+            message: error.to_string(),
+        },
+        Err(error) => Standing::InProgress(error.to_string()),
+        Ok(done) if done.leaving => Standing::InProgress(held.map(|held| held.message.clone()).unwrap_or_default()),
+        Ok(done) if done.applied() == done.revision && holds(&stack, "Ready") => Standing::Current,
+        Ok(done) if done.applied() == done.revision => Standing::InProgress(message(&stack, "Ready")),
+        Ok(done) => Standing::InProgress(format!(
+            "revision {} is written, the region applies {}",
+            done.revision,
+            done.applied()
+        )),
+    };
+    let mut observations = standing.observations();
+    if let Some(held) = held {
+        observations.push(Observation::new("Removable", false, held.reason, held.message.clone()));
+    }
+    let degraded = reachable.status == Status::False;
+    observations.push(reachable);
+    for kind in ["DataPlaneReady", "ServicesReady", "ResidencyEnforced"] {
+        let (status, reason) = if degraded {
+            (Status::Unknown, "MemberUnreachable")
+        } else if holds(&stack, kind) {
+            (Status::True, "Observed")
+        } else {
+            (Status::False, "Observed")
+        };
+        observations.push(Observation::new(kind, status, reason, message(&stack, kind)));
+    }
+    observations.push(Observation::new(
+        "Degraded",
+        degraded,
+        if degraded { "MemberUnreachable" } else { "Healthy" },
+        "",
+    ));
+    let reachable = matches!(health, Health::Reachable);
+    let mut status = json!({
+        "observedGeneration": object["metadata"]["generation"],
+        "conditions": hub.conditions(object, &observations),
+        "clusters": [{"name": cluster, "reachable": reachable}],
+        "clustersReachable": format!("{}/1", u8::from(reachable)),
+    });
+    for (told, seen) in [
+        ("revision", &stack["spec"]["revision"]),
+        ("appliedRevision", &stack["status"]["appliedRevision"]),
+    ] {
+        if seen.is_u64() {
+            status[told] = seen.clone();
+        }
+    }
+    if !stack["status"]["endpoints"].is_null() {
+        status["endpoints"] = stack["status"]["endpoints"].clone();
+    }
+    status
+}
+
+fn condition<'a>(stack: &'a Value, kind: &str) -> Option<&'a Value> {
+    stack["status"]["conditions"]
+        .as_array()?
+        .iter()
+        .find(|condition| condition["type"] == kind)
+}
+
+fn holds(stack: &Value, kind: &str) -> bool {
+    condition(stack, kind).is_some_and(|condition| {
+        condition["status"] == "True" && condition["observedGeneration"] == stack["metadata"]["generation"]
+    })
+}
+
+fn message(stack: &Value, kind: &str) -> String {
+    condition(stack, kind)
+        .and_then(|condition| condition["message"].as_str())
+        .unwrap_or("the region has not said yet")
+        .to_owned()
+}

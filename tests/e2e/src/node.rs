@@ -1,0 +1,65 @@
+//! The clusters' nodes, which are containers: what only somebody with the machine in hand can do or see.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+/// The one node of a cluster.
+pub fn name(cluster: &str) -> String {
+    format!("{cluster}-control-plane")
+}
+
+/// Standard output of a command on the cluster's node, bytes as they are. Files that change while tar reads them are no
+/// failure (code 1).
+pub async fn read(cluster: &str, command: &str) -> Result<Vec<u8>> {
+    let node = name(cluster);
+    let done = Command::new("docker")
+        .args(["exec", &node, "sh", "-c", command])
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("docker cannot be started")?;
+    if !matches!(done.status.code(), Some(0 | 1)) {
+        let complaint = String::from_utf8_lossy(&done.stderr);
+        bail!(
+            "on the node {node}: {}",
+            complaint.lines().last().unwrap_or("no answer")
+        );
+    }
+    Ok(done.stdout)
+}
+
+/// Gives a command on the cluster's node bytes to read; it must succeed.
+pub async fn write(cluster: &str, command: &str, input: &[u8]) -> Result<()> {
+    let node = name(cluster);
+    let mut child = Command::new("docker")
+        .args(["exec", "-i", &node, "sh", "-c", command])
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("docker cannot be started")?;
+    child.stdin.take().context("docker's input")?.write_all(input).await?;
+    ensure!(child.wait().await?.success(), "on the node {node}: `{command}` failed");
+    Ok(())
+}
+
+/// Runs docker, which must succeed, and gives what it printed.
+pub async fn docker(arguments: &[&str]) -> Result<String> {
+    let done = Command::new("docker")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("docker cannot be started")?;
+    ensure!(
+        done.status.success(),
+        "docker {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&done.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}

@@ -1,0 +1,373 @@
+//! Row 7: load on eu's IngestPool. The writers become more and, when it is over, as few as before; samples acknowledged =
+//! samples stored, none twice, though every twentieth batch is sent again on purpose.
+//!
+//! The load comes in waves: devices that were out of reach deliver what they hold at once, as after a race. One writer
+//! stores faster than one machine's gateway takes in, so only the front of a wave is a backlog, and the operator, which
+//! looks every 3 s, sees it when a look falls there. So the next wave comes when the pool's status says that the one before
+//! is over, until the pool has grown; a load that never made it grow fails the row. One athlete sends more than the quota
+//! admits, and waits as the answer says.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use jiff::{Timestamp, ToSpan};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::Api;
+use meridian_crds::IngestPool;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::athlete::Athlete;
+use crate::rows::Outcome;
+use crate::world::{Site, World, until};
+
+const POOL: &str = "eu-telemetry";
+const DEPLOYMENT: &str = "ingest-eu-telemetry";
+/// Athletes whose devices deliver at once.
+const DEVICES: usize = 8;
+/// Requests of one device at once.
+const LANES: usize = 16;
+/// Batches of one device in a wave.
+const WAVE: usize = 40;
+/// A minute of one-second samples; ten waves of them are below the quota.
+const SAMPLES: usize = 60;
+/// Every so many batches one is sent again though it was acknowledged.
+const RESENT: usize = 20;
+/// The quota saves up ten minutes of 50 samples a second: 30 of the largest batches. One that is sent again is too many.
+const LARGEST: usize = 1000;
+const QUOTA: usize = 30;
+
+/// For the whole row.
+const ROW: Duration = Duration::from_secs(150);
+const AT_REST: Duration = Duration::from_secs(35);
+const GROWS: Duration = Duration::from_secs(50);
+const STORED: Duration = Duration::from_secs(20);
+const SHRINKS: Duration = Duration::from_secs(60);
+
+pub async fn prove(world: &World) -> Result<Outcome> {
+    let proved = tokio::time::timeout(ROW, up_and_down(world)).await;
+    proved.with_context(|| format!("not proved within {} s", ROW.as_secs()))?
+}
+
+async fn up_and_down(world: &World) -> Result<Outcome> {
+    let eu = &world.eu;
+    let few = at_rest(eu, AT_REST).await?;
+    let mut devices = Vec::new();
+    for _ in 0..DEVICES {
+        devices.push(Device::new(eu).await?);
+    }
+    let mut greedy = Device::new(eu).await?;
+
+    let (seen, looks) = watch::channel(Seen::default());
+    let began = Instant::now();
+    let turned_away = tokio::select! {
+        load = async { tokio::try_join!(waves(eu, &mut devices, &looks, few), over_quota(eu, &mut greedy)) } => load?.1,
+        blind = look_on(eu, &seen) => return Err(blind),
+    };
+    let loaded = began.elapsed();
+    devices.push(greedy);
+    let (batches, samples, resent) = none_lost_none_twice(eu, &devices).await?;
+    let grown = looks.borrow().clone();
+
+    let began = Instant::now();
+    ensure!(
+        at_rest(eu, SHRINKS).await? == few,
+        "the pool's minimum changed meanwhile"
+    );
+    Ok(Outcome::Proved(format!(
+        "{few} → {} → {few} writers (up after {:.0} s of waves, down {:.0} s after the last; most waiting {}); \
+         {samples} samples in {batches} batches acknowledged = stored, {resent} batches sent twice, {turned_away} answers 429 obeyed",
+        grown.ready,
+        loaded.as_secs_f64(),
+        began.elapsed().as_secs_f64(),
+        grown.lag,
+    )))
+}
+
+/// The most that was seen.
+#[derive(Clone, Default)]
+struct Seen {
+    ready: u32,
+    lag: u64,
+}
+
+/// The pool as its Deployment and its status have it.
+struct Look {
+    min: u32,
+    /// Asked for, there (also those that are ending), ready.
+    writers: [u32; 3],
+    desired: Option<u32>,
+    lag: Option<u64>,
+    arrival_rate: Option<u64>,
+}
+
+async fn look(site: &Site) -> Result<Look> {
+    let deployments: Api<Deployment> = Api::namespaced(site.cluster.client.clone(), &site.namespace());
+    let deployment = deployments.get(DEPLOYMENT).await.context(DEPLOYMENT)?;
+    let asked = deployment.spec.and_then(|spec| spec.replicas);
+    let status = deployment.status.unwrap_or_default();
+    let there = status.replicas.unwrap_or(0) + status.terminating_replicas.unwrap_or(0);
+    let writers = [asked.unwrap_or(1), there, status.ready_replicas.unwrap_or(0)];
+    let pools: Api<IngestPool> = Api::all(site.cluster.client.clone());
+    let pool = pools.get(POOL).await.with_context(|| format!("IngestPool {POOL}"))?;
+    let status = pool.status.unwrap_or_default();
+    Ok(Look {
+        min: pool.spec.scaling.min,
+        writers: writers.map(|count| u32::try_from(count).unwrap_or(0)),
+        desired: status.desired,
+        lag: status.lag,
+        arrival_rate: status.arrival_rate,
+    })
+}
+
+/// Waits until the pool has its fewest writers and nothing to do, and gives how many that are.
+async fn at_rest(site: &Site, limit: Duration) -> Result<u32> {
+    until(limit, "the pool at its minimum", || async {
+        let look = look(site).await?;
+        let rest = look.writers == [look.min; 3] && look.desired == Some(look.min) && look.lag == Some(0);
+        if !rest {
+            let [asked, there, ready] = look.writers;
+            bail!(
+                "{asked} writers asked for, {there} there, {ready} ready; the status wants {:?}, lag {:?}",
+                look.desired,
+                look.lag
+            );
+        }
+        Ok(Some(look.min))
+    })
+    .await
+}
+
+/// Keeps the most that was seen; ends only when the pool cannot be looked at.
+async fn look_on(site: &Site, seen: &watch::Sender<Seen>) -> anyhow::Error {
+    loop {
+        let looked = until(Duration::from_secs(10), "the pool", || async {
+            look(site).await.map(Some)
+        })
+        .await;
+        match looked {
+            Ok(look) => seen.send_modify(|seen| {
+                seen.ready = seen.ready.max(look.writers[2]);
+                seen.lag = seen.lag.max(look.lag.unwrap_or(0));
+            }),
+            Err(error) => return error,
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+/// Wave after wave until more writers than `few` are ready, and one more for them.
+async fn waves(site: &Site, devices: &mut [Device], looks: &watch::Receiver<Seen>, few: u32) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let grown = looks.borrow().ready > few;
+        let deliveries = devices.iter_mut().map(|device| device.deliver(site, WAVE, SAMPLES));
+        futures::future::try_join_all(deliveries).await?;
+        if grown {
+            return Ok(());
+        }
+        let acknowledged: usize = devices.iter().map(|device| device.batches).sum();
+        if began.elapsed() > GROWS {
+            bail!(
+                "{acknowledged} batches in {} s made no second writer ready; most waiting {}",
+                GROWS.as_secs(),
+                looks.borrow().lag
+            );
+        }
+        until(STORED, "the end of a wave", || async {
+            let stored: usize = stored(site, devices).await?.values().map(|track| track.batches).sum();
+            let look = look(site).await?;
+            let over = stored >= acknowledged && look.lag == Some(0) && look.arrival_rate == Some(0);
+            Ok((over || looks.borrow().ready > few).then_some(()))
+        })
+        .await?;
+    }
+}
+
+/// More than the quota admits at once. Gives how often the athlete was told to wait.
+async fn over_quota(site: &Site, greedy: &mut Device) -> Result<usize> {
+    greedy.deliver(site, QUOTA, LARGEST).await?;
+    ensure!(
+        greedy.turned_away > 0,
+        "more samples than the quota saves up were taken at once"
+    );
+    Ok(greedy.turned_away)
+}
+
+/// A device that records one track.
+struct Device {
+    athlete: Athlete,
+    track: Uuid,
+    start_ms: i64,
+    batches: usize,
+    samples: usize,
+    resent: usize,
+    turned_away: usize,
+}
+
+impl Device {
+    async fn new(site: &Site) -> Result<Self> {
+        Ok(Self {
+            athlete: Athlete::register(site, "Lena").await?,
+            track: Uuid::new_v4(),
+            start_ms: (Timestamp::now() - 48.hours()).as_millisecond(),
+            batches: 0,
+            samples: 0,
+            resent: 0,
+            turned_away: 0,
+        })
+    }
+
+    /// Delivers batches, several at once, and some twice; returns when all are acknowledged.
+    async fn deliver(&mut self, site: &Site, batches: usize, samples: usize) -> Result<()> {
+        let bodies = (0..batches).map(|batch| {
+            let first = self.samples + batch * samples;
+            (batch % RESENT == RESENT - 1, self.batch(first, samples))
+        });
+        let bodies: Vec<_> = bodies.collect();
+        let athlete = &self.athlete;
+        let sent: Vec<(usize, usize)> = stream::iter(&bodies)
+            .map(|(again, body)| async move {
+                let mut turned_away = acknowledged(site, athlete, body, samples).await?;
+                if *again {
+                    turned_away += acknowledged(site, athlete, body, samples).await?;
+                }
+                anyhow::Ok((usize::from(*again), turned_away))
+            })
+            .buffer_unordered(LANES)
+            .try_collect()
+            .await?;
+        self.batches += batches;
+        self.samples += batches * samples;
+        self.resent += sent.iter().map(|(again, _)| again).sum::<usize>();
+        self.turned_away += sent.iter().map(|(_, turned_away)| turned_away).sum::<usize>();
+        Ok(())
+    }
+
+    /// One sample a second from the `first` on.
+    fn batch(&self, first: usize, samples: usize) -> Value {
+        let sample = |index: usize| {
+            let second = i64::try_from(index).unwrap_or(i64::MAX);
+            json!({ "t": self.start_ms + second * 1000, "hr": 120 + second % 60, "speed": 3.5 })
+        };
+        let samples: Vec<Value> = (first..first + samples).map(sample).collect();
+        json!({ "session_id": self.track, "batch_id": Uuid::new_v4(), "samples": samples })
+    }
+}
+
+/// Sends a batch until it is acknowledged, waits as long as a 429 says, and gives how often it did.
+async fn acknowledged(site: &Site, athlete: &Athlete, body: &Value, samples: usize) -> Result<usize> {
+    let began = Instant::now();
+    let mut turned_away = 0;
+    loop {
+        let request = athlete.request(site, Method::POST, "/api/v1/telemetry").json(body);
+        let answer = request.send().await.context("POST /api/v1/telemetry: no answer")?;
+        let status = answer.status();
+        let wait = answer
+            .headers()
+            .get("Retry-After")
+            .and_then(|value| value.to_str().ok());
+        let wait: Option<u64> = wait.and_then(|seconds| seconds.parse().ok());
+        let text = answer
+            .text()
+            .await
+            .context("POST /api/v1/telemetry: the answer's body")?;
+        match status {
+            StatusCode::ACCEPTED => {
+                let told: Value = serde_json::from_str(&text).context("the answer is no JSON")?;
+                ensure!(
+                    told["accepted"] == samples,
+                    "{samples} samples sent, the answer says {}",
+                    told["accepted"]
+                );
+                return Ok(turned_away);
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                turned_away += 1;
+                let wait = wait.context("a 429 without Retry-After")?;
+                ensure!((1..=60).contains(&wait), "a 429 that says to wait {wait} s");
+                tokio::time::sleep(Duration::from_secs(wait)).await;
+            }
+            // Not acknowledged: the same ids again.
+            _ if status.is_server_error() && began.elapsed() < STORED => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            _ => bail!("POST /api/v1/telemetry: {status}: {text}"),
+        }
+    }
+}
+
+/// What the database has of a track.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Stored {
+    rows: usize,
+    batches: usize,
+    samples: usize,
+}
+
+async fn stored(site: &Site, devices: &[Device]) -> Result<BTreeMap<Uuid, Stored>> {
+    let subjects: Vec<String> = devices
+        .iter()
+        .map(|device| format!("'{}'", device.athlete.subject))
+        .collect();
+    let sql = format!(
+        "select track_id, count(*), count(distinct batch_id), sum(count) from chunk \
+         where tenant = '{}' and subject in ({}) group by track_id",
+        site.tenant,
+        subjects.join(",")
+    );
+    let answer = site.cluster.kubectl.psql(&site.namespace(), "telemetry", &sql).await?;
+    let row = |line: &str| {
+        let mut columns = line.split('|');
+        let track = columns.next()?.parse().ok()?;
+        let mut number = || columns.next()?.parse().ok();
+        let (rows, batches, samples) = (number()?, number()?, number()?);
+        Some((track, Stored { rows, batches, samples }))
+    };
+    let rows: Option<BTreeMap<Uuid, Stored>> = answer.lines().map(row).collect();
+    rows.with_context(|| format!("the telemetry database answered {answer:?}"))
+}
+
+/// Track by track: what was acknowledged is stored, and once. Gives batches, samples and batches that were sent twice.
+async fn none_lost_none_twice(site: &Site, devices: &[Device]) -> Result<(usize, usize, usize)> {
+    let sum = |part: fn(&Device) -> usize| devices.iter().map(part).sum::<usize>();
+    let all = (
+        sum(|device| device.batches),
+        sum(|device| device.samples),
+        sum(|device| device.resent),
+    );
+    until(STORED, "everything that was acknowledged in the database", || async {
+        let stored: usize = stored(site, devices).await?.values().map(|track| track.samples).sum();
+        if stored < all.1 {
+            bail!("{stored} of {} samples are stored", all.1);
+        }
+        Ok(Some(()))
+    })
+    .await?;
+    // A batch stored twice by writers that are still at it would show now: the pool's lag is zero.
+    until(STORED, "an empty backlog", || async {
+        Ok((look(site).await?.lag == Some(0)).then_some(()))
+    })
+    .await?;
+    let stored = stored(site, devices).await?;
+    ensure!(
+        stored.len() == devices.len(),
+        "{} of {} tracks are stored",
+        stored.len(),
+        devices.len()
+    );
+    for device in devices {
+        let expected = Stored {
+            rows: device.batches,
+            batches: device.batches,
+            samples: device.samples,
+        };
+        let got = stored.get(&device.track).context("a track is not stored")?;
+        ensure!(*got == expected, "acknowledged {expected:?}, stored {got:?}");
+    }
+    Ok(all)
+}

@@ -1,0 +1,80 @@
+//! The clusters for the end-to-end rows: they come up while everything else is checked, which is mostly waiting.
+
+use std::fs::File;
+use std::thread::{self, JoinHandle};
+
+use anyhow::Result;
+
+use super::{Scope, Tally};
+use crate::cache::Cache;
+use crate::cluster::{self, Clusters};
+use crate::deploy;
+use crate::docker::engine;
+use crate::paths::Paths;
+use crate::programs::Programs;
+use crate::progress;
+
+/// Clusters that come up, or the reason why there will be none.
+pub enum Beginning {
+    /// None, and why.
+    Without(String),
+    /// The lock by which nobody else changes the demo, and the thread at work.
+    With(File, JoinHandle<Result<Clusters>>),
+}
+
+/// Clusters that are up.
+pub struct Up {
+    clusters: Clusters,
+    _alone: File,
+}
+
+/// Begins to bring the clusters up, unless they are not wanted or this machine has no engine and may not start one.
+///
+/// # Errors
+/// When the lock cannot be taken.
+pub fn begin(paths: &Paths, cache: &Cache, scope: Scope) -> Result<Beginning> {
+    if scope.fast {
+        return Ok(Beginning::Without("--fast leaves them out".to_owned()));
+    }
+    if let Some(sentence) = engine::lacking() {
+        return Ok(Beginning::Without(sentence));
+    }
+    let alone = cache.lock("demo")?;
+    let (paths, cache) = (paths.clone(), cache.clone());
+    let thread = thread::spawn(move || {
+        // Said at once, although it is counted only when the rows would be proved.
+        cluster::up(&paths, &cache).inspect_err(failed)
+    });
+    Ok(Beginning::With(alone, thread))
+}
+
+impl Beginning {
+    /// Waits until the clusters are up; else gives what to count for the rows.
+    pub fn end(self) -> Result<Up, Tally> {
+        match self {
+            Self::Without(reason) => Err(Tally::skip(format!("the end-to-end rows on kind: {reason}"))),
+            Self::With(alone, thread) => thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                .map(|clusters| Up {
+                    clusters,
+                    _alone: alone,
+                })
+                .map_err(|_| Tally::one(false)),
+        }
+    }
+}
+
+impl Up {
+    /// Deploys the platform and proves every row.
+    pub fn prove(self, paths: &Paths, cache: &Cache, programs: &Programs) -> Tally {
+        deploy::deploy(paths, cache, &self.clusters, programs)
+            .and_then(|deployed| deploy::prove_all(paths, cache, programs, &deployed.changed()))
+            .inspect_err(failed)
+            .unwrap_or_else(|_| Tally::one(false))
+    }
+}
+
+fn failed(error: &anyhow::Error) {
+    progress::say(&format!("the end-to-end rows on kind: FAILED: {error:#}"));
+}
