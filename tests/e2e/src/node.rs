@@ -11,8 +11,19 @@ pub fn name(cluster: &str) -> String {
     format!("{cluster}-control-plane")
 }
 
-/// Standard output of a command on the cluster's node, bytes as they are. Files that change while tar reads them are no
-/// failure (code 1).
+/// Files and folders of the cluster's node as a tar archive, with holes left out. Files that change while they are read are
+/// no failure (tar's code 1).
+pub async fn archive(cluster: &str, folder: &str, what: &str) -> Result<Vec<u8>> {
+    let files = read(
+        cluster,
+        &format!("tar -C {folder} --sparse -cf - {what}; test $? -le 1"),
+    )
+    .await?;
+    ensure!(!files.is_empty(), "{what} in {folder} of {} is empty", name(cluster));
+    Ok(files)
+}
+
+/// Standard output of a command on the cluster's node, bytes as they are. It must succeed.
 pub async fn read(cluster: &str, command: &str) -> Result<Vec<u8>> {
     let node = name(cluster);
     let done = Command::new("docker")
@@ -22,7 +33,7 @@ pub async fn read(cluster: &str, command: &str) -> Result<Vec<u8>> {
         .output()
         .await
         .context("docker cannot be started")?;
-    if !matches!(done.status.code(), Some(0 | 1)) {
+    if !done.status.success() {
         let complaint = String::from_utf8_lossy(&done.stderr);
         bail!(
             "on the node {node}: {}",

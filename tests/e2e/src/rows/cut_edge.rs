@@ -10,20 +10,14 @@ use serde_json::Value;
 use crate::athlete::Athlete;
 use crate::kafka::tool;
 use crate::rows::Outcome;
-use crate::rows::shared_workout::{EDGE, arrival, consent, copies, edge_is_open, imported, share};
+use crate::rows::shared_workout::{EDGE, arrival, copies, edge_is_open, imported, reader_and_sharer, share};
 use crate::world::{Site, World, until};
 
 const LAWFUL: &str = include_str!("../../../../regions/local/40-tenants.yaml");
 const CUT: Duration = Duration::from_secs(120);
 
 pub async fn prove(world: &World) -> Result<Outcome> {
-    let reader = Athlete::register(&world.us, "Joe").await?;
-    let athlete = Athlete::register(&world.eu, "Ida").await?;
-    edge_is_open(world).await?;
-    consent(&world.eu, &athlete).await?;
-    let before = imported(&world.us, &reader).await?;
-    share(&world.eu, &athlete).await?;
-    arrival(&world.us, &reader, &before).await?;
+    let (reader, athlete) = reader_and_sharer(world).await?;
     let (stored, shown) = copies(&world.us).await?;
     ensure!(
         stored > 0 && shown > 0,

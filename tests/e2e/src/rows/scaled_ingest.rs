@@ -3,7 +3,7 @@
 //!
 //! The load comes in waves: devices that were out of reach deliver what they hold at once, as after a race. One writer
 //! stores faster than one machine's gateway takes in, so only the front of a wave is a backlog, and the operator, which
-//! looks every 3 s, sees it when a look falls there. So the next wave comes when the pool's status says that the one before
+//! looks every second or two, sees it when a look falls there. So the next wave comes when the pool's status says that the one before
 //! is over, until the pool has grown; a load that never made it grow fails the row. One athlete sends more than the quota
 //! admits, and waits as the answer says.
 
@@ -46,7 +46,8 @@ const ROW: Duration = Duration::from_secs(150);
 const AT_REST: Duration = Duration::from_secs(35);
 const GROWS: Duration = Duration::from_secs(50);
 const STORED: Duration = Duration::from_secs(20);
-const SHRINKS: Duration = Duration::from_secs(60);
+/// The pool waits half a minute before it takes writers away.
+pub(super) const SHRINKS: Duration = Duration::from_secs(60);
 
 pub async fn prove(world: &World) -> Result<Outcome> {
     let proved = tokio::time::timeout(ROW, up_and_down(world)).await;
@@ -56,22 +57,9 @@ pub async fn prove(world: &World) -> Result<Outcome> {
 async fn up_and_down(world: &World) -> Result<Outcome> {
     let eu = &world.eu;
     let few = at_rest(eu, AT_REST).await?;
-    let mut devices = Vec::new();
-    for _ in 0..DEVICES {
-        devices.push(Device::new(eu).await?);
-    }
     let mut greedy = Device::new(eu).await?;
-
-    let (seen, looks) = watch::channel(Seen::default());
-    let began = Instant::now();
-    let turned_away = tokio::select! {
-        load = async { tokio::try_join!(waves(eu, &mut devices, &looks, few), over_quota(eu, &mut greedy)) } => load?.1,
-        blind = look_on(eu, &seen) => return Err(blind),
-    };
-    let loaded = began.elapsed();
-    devices.push(greedy);
-    let (batches, samples, resent) = none_lost_none_twice(eu, &devices).await?;
-    let grown = looks.borrow().clone();
+    let (grown, turned_away) = tokio::try_join!(grow(eu, few), over_quota(eu, &mut greedy))?;
+    let quota = none_lost_none_twice(eu, &[greedy]).await?;
 
     let began = Instant::now();
     ensure!(
@@ -80,12 +68,50 @@ async fn up_and_down(world: &World) -> Result<Outcome> {
     );
     Ok(Outcome::Proved(format!(
         "{few} → {} → {few} writers (up after {:.0} s of waves, down {:.0} s after the last; most waiting {}); \
-         {samples} samples in {batches} batches acknowledged = stored, {resent} batches sent twice, {turned_away} answers 429 obeyed",
-        grown.ready,
-        loaded.as_secs_f64(),
+         {} samples in {} batches acknowledged = stored, {} batches sent twice, {turned_away} answers 429 obeyed",
+        grown.writers,
+        grown.after.as_secs_f64(),
         began.elapsed().as_secs_f64(),
         grown.lag,
+        grown.kept.samples + quota.samples,
+        grown.kept.batches + quota.batches,
+        grown.kept.resent + quota.resent,
     )))
+}
+
+/// A pool that has grown under load.
+pub(super) struct Grown {
+    /// The most writers that were ready.
+    pub(super) writers: u32,
+    /// The most that waited.
+    lag: u64,
+    /// How long the load lasted.
+    after: Duration,
+    /// What was acknowledged meanwhile, and is stored.
+    kept: Kept,
+}
+
+/// Loads the pool, which has its few writers, until it has more; every sample is followed into the database.
+pub(super) async fn grow(site: &Site, few: u32) -> Result<Grown> {
+    let mut devices = Vec::new();
+    for _ in 0..DEVICES {
+        devices.push(Device::new(site).await?);
+    }
+    let (seen, looks) = watch::channel(Seen::default());
+    let began = Instant::now();
+    tokio::select! {
+        load = waves(site, &mut devices, &looks, few) => load?,
+        blind = look_on(site, &seen) => return Err(blind),
+    }
+    let after = began.elapsed();
+    let kept = none_lost_none_twice(site, &devices).await?;
+    let Seen { ready: writers, lag } = looks.borrow().clone();
+    Ok(Grown {
+        writers,
+        lag,
+        after,
+        kept,
+    })
 }
 
 /// The most that was seen.
@@ -125,7 +151,7 @@ async fn look(site: &Site) -> Result<Look> {
 }
 
 /// Waits until the pool has its fewest writers and nothing to do, and gives how many that are.
-async fn at_rest(site: &Site, limit: Duration) -> Result<u32> {
+pub(super) async fn at_rest(site: &Site, limit: Duration) -> Result<u32> {
     until(limit, "the pool at its minimum", || async {
         let look = look(site).await?;
         let rest = look.writers == [look.min; 3] && look.desired == Some(look.min) && look.lag == Some(0);
@@ -332,18 +358,26 @@ async fn stored(site: &Site, devices: &[Device]) -> Result<BTreeMap<Uuid, Stored
     rows.with_context(|| format!("the telemetry database answered {answer:?}"))
 }
 
-/// Track by track: what was acknowledged is stored, and once. Gives batches, samples and batches that were sent twice.
-async fn none_lost_none_twice(site: &Site, devices: &[Device]) -> Result<(usize, usize, usize)> {
+/// What was acknowledged and is stored.
+struct Kept {
+    batches: usize,
+    samples: usize,
+    /// Batches that were sent twice.
+    resent: usize,
+}
+
+/// Track by track: what was acknowledged is stored, and once.
+async fn none_lost_none_twice(site: &Site, devices: &[Device]) -> Result<Kept> {
     let sum = |part: fn(&Device) -> usize| devices.iter().map(part).sum::<usize>();
-    let all = (
-        sum(|device| device.batches),
-        sum(|device| device.samples),
-        sum(|device| device.resent),
-    );
+    let all = Kept {
+        batches: sum(|device| device.batches),
+        samples: sum(|device| device.samples),
+        resent: sum(|device| device.resent),
+    };
     until(STORED, "everything that was acknowledged in the database", || async {
         let stored: usize = stored(site, devices).await?.values().map(|track| track.samples).sum();
-        if stored < all.1 {
-            bail!("{stored} of {} samples are stored", all.1);
+        if stored < all.samples {
+            bail!("{stored} of {} samples are stored", all.samples);
         }
         Ok(Some(()))
     })

@@ -81,6 +81,18 @@ pub(super) async fn edge_is_open(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// A reader in us, who sees what an athlete of eu just shared with consent.
+pub(super) async fn reader_and_sharer(world: &World) -> Result<(Athlete, Athlete)> {
+    let reader = Athlete::register(&world.us, "Joe").await?;
+    let athlete = Athlete::register(&world.eu, "Ida").await?;
+    edge_is_open(world).await?;
+    consent(&world.eu, &athlete).await?;
+    let before = imported(&world.us, &reader).await?;
+    share(&world.eu, &athlete).await?;
+    arrival(&world.us, &reader, &before).await?;
+    Ok((reader, athlete))
+}
+
 /// The athlete consents to cross-border sharing of workout summaries.
 pub(super) async fn consent(site: &Site, athlete: &Athlete) -> Result<()> {
     let body = json!({ "purpose": "cross-border-sharing", "class": "workout-summary", "action": "grant" });

@@ -10,10 +10,11 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use kube::api::{Api, ListParams};
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, ListParams};
 
 use self::writers::{Journal, Kind};
 use crate::node::{self, docker};
@@ -21,11 +22,13 @@ use crate::rows::Outcome;
 use crate::world::{Site, World, until};
 
 /// For the whole row.
-const ROW: Duration = Duration::from_secs(200);
+const ROW: Duration = Duration::from_secs(330);
 /// For one part.
 const SERVES: Duration = Duration::from_secs(60);
 /// For all of them; the rest of the row's time is for reading back.
-const ALL_SERVE: Duration = Duration::from_secs(165);
+const ALL_SERVE: Duration = Duration::from_secs(270);
+/// A container that ended less than this ago is started anew with a delay that grows, which says nothing of the part.
+const FORGOTTEN: SignedDuration = SignedDuration::from_mins(11);
 const OPERATORS: &str = "meridian-system";
 
 /// Something that can be killed.
@@ -132,6 +135,7 @@ async fn kill_all(site: &Site, journal: &Journal) -> Result<String> {
 
 /// Kills it and waits until it serves again; then also until all its pods are ready, which is not counted.
 async fn kill(site: &Site, journal: &Journal, part: &Part, limit: Duration) -> Result<Duration> {
+    renew(site, part, limit).await?;
     let before = containers(site, part).await?;
     ensure!(!before.is_empty(), "{} has no pod", part.name);
     for container in &before {
@@ -152,6 +156,27 @@ async fn kill(site: &Site, journal: &Journal, part: &Part, limit: Duration) -> R
     let away = killed.elapsed();
     restarted(site, part, &before, limit).await?;
     Ok(away)
+}
+
+/// Gives a part whose containers ended lately new pods.
+async fn renew(site: &Site, part: &Part, limit: Duration) -> Result<()> {
+    let lately = Timestamp::now() - FORGOTTEN;
+    let ended_lately = |pod: &Pod| {
+        let last = status(pod).and_then(|status| status.last_state.as_ref()?.terminated.as_ref());
+        last.is_some_and(|ended| ended.finished_at.as_ref().is_none_or(|at| at.0 > lately))
+    };
+    let old: Vec<Pod> = pods(site, part).await?.into_iter().filter(ended_lately).collect();
+    let api = api(site, part);
+    for pod in &old {
+        api.delete(&pod.name_any(), &DeleteParams::default()).await?;
+    }
+    until(limit, "new pods in place of those that ended lately", || async {
+        let now = pods(site, part).await?;
+        let gone = !now.iter().any(|pod| old.iter().any(|old| old.uid() == pod.uid()));
+        let ready = now.iter().all(|pod| status(pod).is_some_and(|status| status.ready));
+        Ok((gone && ready && !now.is_empty()).then_some(()))
+    })
+    .await
 }
 
 /// Waits for a write that was begun after that moment.
@@ -193,13 +218,19 @@ struct Container {
     restarts: i32,
 }
 
-async fn pods(site: &Site, part: &Part) -> Result<Vec<Pod>> {
+fn api(site: &Site, part: &Part) -> Api<Pod> {
     let namespace = match part.proof {
         Proof::Leads => OPERATORS.to_owned(),
         _ => site.namespace(),
     };
-    let pods: Api<Pod> = Api::namespaced(site.cluster.client.clone(), &namespace);
-    Ok(pods.list(&ListParams::default().labels(part.label)).await?.items)
+    Api::namespaced(site.cluster.client.clone(), &namespace)
+}
+
+async fn pods(site: &Site, part: &Part) -> Result<Vec<Pod>> {
+    Ok(api(site, part)
+        .list(&ListParams::default().labels(part.label))
+        .await?
+        .items)
 }
 
 /// The one container of a pod.

@@ -78,7 +78,7 @@ pub(super) async fn region(site: &Site, scanner: &Arc<Scanner>) -> Result<Report
     report
         .add(Sink::Topics, dump.into_bytes(), scanner, Scanner::look_records)
         .await?;
-    let volumes = node::read(site.region, "tar -C /var/local-path-provisioner --sparse -cf - .").await?;
+    let volumes = node::archive(site.region, "/var/local-path-provisioner", ".").await?;
     report.add(Sink::Volumes, volumes, scanner, Scanner::look).await?;
     everywhere(&site.cluster, site.region, scanner, &mut report).await?;
     Ok(report)
@@ -105,9 +105,9 @@ const DUMP: &str = "set -- /var/lib/kafka/data/*-[0-9]*/*.log; IFS=,; exec java 
     -cp '/opt/kafka/libs/*' kafka.tools.DumpLogSegments --print-data-log --files \"$*\"";
 
 async fn everywhere(cluster: &Cluster, name: &str, scanner: &Arc<Scanner>, report: &mut Report) -> Result<()> {
-    let logs = "tar -C / -cf - var/log/pods $(cd / && find var/lib/kubelet/pods -type d -name 'kubernetes.io~empty-dir'); \
-                find /var/log/pods -name '*.gz' -exec zcat {} +";
-    let logs = node::read(name, logs).await?;
+    let scratch = "$(cd / && find var/lib/kubelet/pods -type d -name 'kubernetes.io~empty-dir')";
+    let mut logs = node::archive(name, "/", &format!("var/log/pods {scratch}")).await?;
+    logs.extend(node::read(name, "find /var/log/pods -name '*.gz' -exec zcat {} +").await?);
     report.add(Sink::Logs, logs, scanner, Scanner::look).await?;
     let kinds = cluster
         .kubectl
@@ -121,7 +121,6 @@ async fn everywhere(cluster: &Cluster, name: &str, scanner: &Arc<Scanner>, repor
     report
         .add(Sink::Objects, objects.into_bytes(), scanner, Scanner::look)
         .await?;
-    let etcd = node::read(name, "tar -C /var/lib/etcd --sparse -cf - .").await?;
-    ensure!(!etcd.is_empty(), "etcd has no files on the node of {name}");
+    let etcd = node::archive(name, "/var/lib/etcd", ".").await?;
     report.add(Sink::Etcd, etcd, scanner, Scanner::look).await
 }

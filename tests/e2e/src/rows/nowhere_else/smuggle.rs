@@ -18,7 +18,6 @@ const SCRATCH: &str = "scratch-canary";
 
 /// Puts canaries into a table, a topic, a volume, an object and a log.
 pub(super) async fn smuggle(site: &Site, decoy: &Canaries) -> Result<()> {
-    clean(site).await?;
     let told = told(decoy);
     let (table, topic, volume, object, log) = tokio::join!(
         into_a_table(site, decoy),
