@@ -352,7 +352,7 @@ mod tests {
     fn an_operator_that_starts_anew_takes_nothing_away_before_it_has_seen_a_window() {
         let mut history = History::default();
         assert_eq!(desired(&look(1000, 0, 0.0, 0.0, 5), &limits(), &mut history).desired, 5);
-        assert_eq!(desired(&look(1031, 0, 0.0, 0.0, 5), &limits(), &mut history).desired, 4);
+        assert_eq!(desired(&look(1031, 0, 0.0, 0.0, 5), &limits(), &mut history).desired, 1);
     }
 
     #[test]
