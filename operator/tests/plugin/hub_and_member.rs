@@ -281,10 +281,14 @@ impl Bed {
         stacks.get_opt(&format!("{}{side}", self.name)).await.unwrap()
     }
 
-    /// What a region's operator would say: it applies what is written.
-    pub async fn the_regions_answer(&self) {
+    /// What a region's operator would say: it applies what is written. False while a region has no stack to speak of.
+    pub async fn the_regions_answer(&self) -> bool {
+        let mut both = true;
         for side in ["a", "b"] {
-            let Some(stack) = self.stack(side).await else { continue };
+            let Some(stack) = self.stack(side).await else {
+                both = false;
+                continue;
+            };
             let region = format!("{}{side}", self.name);
             let namespace =
                 json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": format!("meridian-{region}")}});
@@ -297,6 +301,7 @@ impl Bed {
                 .await
                 .unwrap();
         }
+        both
     }
 
     /// Versions of everything of this bed that a plan is about, on the hub and in the member.
@@ -324,9 +329,9 @@ impl Bed {
     /// Until the hub and the regions have done all that they would do.
     pub async fn settle(&self, reach: &Reach, file: &Path) {
         until("the hub has done what was planned", || async {
-            self.the_regions_answer().await;
+            let answered = self.the_regions_answer().await;
             let (code, report) = self.plan(reach, file).await;
-            code == 0 && self.copies(&report).is_empty()
+            answered && code == 0 && self.copies(&report).is_empty()
         })
         .await;
     }
