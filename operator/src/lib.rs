@@ -16,6 +16,7 @@
 //! | [`member`] | a client for a member cluster from a hardened kubeconfig |
 //! | [`tasks`] | background tasks whose death ends the process |
 //! | [`region`] | the region role |
+//! | [`plugin`] | `kubectl meridian` |
 
 pub mod admin;
 pub mod apply;
@@ -27,6 +28,7 @@ pub mod hub;
 pub mod manifest;
 pub mod member;
 pub mod metrics;
+pub mod plugin;
 pub mod reconcile;
 pub mod region;
 pub mod tasks;

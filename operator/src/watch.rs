@@ -5,7 +5,7 @@
 
 use crate::manifest::{Kind, MANAGED_BY, MANAGED_BY_LABEL, OWNER_UID_LABEL, ObjectKey};
 use futures::{StreamExt, TryStreamExt, future::BoxFuture};
-use kube::api::{Api, DynamicObject, TypeMeta};
+use kube::api::{Api, DynamicObject, ListParams, TypeMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,6 +113,25 @@ impl Cache {
         kinds.iter().all(|kind| synced.contains(kind))
     }
 
+    /// Another cache with the same objects: what is put into one is not seen in the other.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        Self {
+            objects: Arc::new(Mutex::new(self.lock().clone())),
+            synced: Arc::new(watch::Sender::new(self.synced.borrow().clone())),
+        }
+    }
+
+    /// Takes a whole listing of a kind.
+    pub fn take(&self, kind: Kind, objects: impl IntoIterator<Item = DynamicObject>) {
+        for object in objects {
+            if let Some(key) = ObjectKey::of(kind, &object) {
+                self.put(key, object);
+            }
+        }
+        self.mark_synced(kind);
+    }
+
     /// Waits for the first listing of all these kinds. A plan made before that would prune by ignorance.
     pub async fn synced(&self, kinds: &[Kind]) {
         let mut synced = self.synced.subscribe();
@@ -158,6 +177,16 @@ impl Selection {
             labels: String::new(),
         }
     }
+}
+
+/// Lists all objects of a kind into a cache, once.
+///
+/// # Errors
+/// What the API server answered.
+pub async fn list(client: &Client, kind: Kind, cache: &Cache) -> Result<(), kube::Error> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind.resource());
+    cache.take(kind, api.list(&ListParams::default()).await?);
+    Ok(())
 }
 
 /// Called with each key whose object came, changed or went (then without an object).

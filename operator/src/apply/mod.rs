@@ -21,7 +21,7 @@ use crate::watch::Cache;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -186,16 +186,9 @@ impl Applier {
             // Ours are all in the cache (it watches by label): what is not there is new, or somebody else's.
             None => self.read(key).await?.map(Arc::new),
         };
-        if let Some(live) = &live {
-            if !ours(live, manifest) {
-                return Err(ApplyError::Foreign {
-                    key: Box::new(key.clone()),
-                });
-            }
-            let applied = live.annotations().get(APPLIED_ANNOTATION);
-            if applied == Some(&digest) && difference(manifest.body(), &observed(live)).is_none() {
-                return Ok(Applied::Unchanged);
-            }
+        let outcome = foresee(live.as_deref(), manifest)?;
+        if outcome == Applied::Unchanged {
+            return Ok(outcome);
         }
         let body = manifest.clone().with_annotation(APPLIED_ANNOTATION, &digest);
         let params = PatchParams::apply(purpose.manager()).force();
@@ -204,13 +197,8 @@ impl Applier {
             .write("apply", key, self.api(key).patch(&key.name, &params, &patch))
             .await?;
         self.cache.put(key.clone(), written);
-        let applied = if live.is_none() {
-            Applied::Created
-        } else {
-            Applied::Changed
-        };
-        tracing::info!(resource = %key, role = purpose.manager(), state = ?applied, "applied");
-        Ok(applied)
+        tracing::info!(resource = %key, role = purpose.manager(), state = ?outcome, "applied");
+        Ok(outcome)
     }
 
     /// Writes the status subresource as its one field manager; no request when it says the same already.
@@ -287,15 +275,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Deletes what carries our labels and this owner's UID and is not in `keep`. Others' objects never match.
-    ///
-    /// # Errors
-    /// See [`Applier::prune_unless`].
-    pub async fn prune(&self, owner_uid: &str, keep: &BTreeSet<ObjectKey>) -> Result<Vec<ObjectKey>, ApplyError> {
-        self.prune_unless(owner_uid, |key| keep.contains(key)).await
-    }
-
-    /// Deletes what carries our labels and this owner's UID, unless it is to be kept.
+    /// Deletes what carries our labels and this owner's UID, unless it is to be kept. Others' objects never match.
     ///
     /// # Errors
     /// The first deletion that failed; the others were still tried.
@@ -399,6 +379,25 @@ async fn bounded<T>(
     }
 }
 
+/// What applying a manifest would do to the object as it is. Pure.
+///
+/// # Errors
+/// [`ApplyError::Foreign`].
+pub fn foresee(live: Option<&DynamicObject>, manifest: &Manifest) -> Result<Applied, ApplyError> {
+    let Some(live) = live else { return Ok(Applied::Created) };
+    if !ours(live, manifest) {
+        return Err(ApplyError::Foreign {
+            key: Box::new(manifest.key().clone()),
+        });
+    }
+    let applied = live.annotations().get(APPLIED_ANNOTATION);
+    if applied == Some(&digest(manifest.body())) && difference(manifest.body(), &observed(live)).is_none() {
+        Ok(Applied::Unchanged)
+    } else {
+        Ok(Applied::Changed)
+    }
+}
+
 /// The fields of `kept` that `told` has, one level deep.
 fn restricted(told: &Value, kept: &Value) -> Value {
     let fields = told.as_object().into_iter().flatten().map(|(name, _)| name);
@@ -425,6 +424,7 @@ pub(crate) fn observed(object: &DynamicObject) -> Value {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::collections::BTreeSet;
 
     fn manifest() -> Manifest {
         let labels = json!({MANAGED_BY_LABEL: MANAGED_BY, OWNER_UID_LABEL: "u1", REGION_LABEL: "eu"});

@@ -20,32 +20,36 @@ use super::source::region_facts;
 pub fn answer(request: &AdmissionRequest<DynamicObject>, source: &PolicySource, now: Timestamp) -> AdmissionResponse {
     let response = AdmissionResponse::from(request);
     let Some(object) = &request.object else { return response };
-    match judge(request, object, source, now) {
+    let old = request
+        .old_object
+        .as_ref()
+        .filter(|_| request.operation == Operation::Update);
+    match judge(&request.kind.kind, object, old, source, now) {
         Ok(violations) if violations.is_empty() => response,
         Ok(violations) => response.deny(sentence(&violations)),
         Err(unreadable) => response.deny(unreadable),
     }
 }
 
-fn judge(
-    request: &AdmissionRequest<DynamicObject>,
+/// What the policy has against an object, created or changed from `old`.
+///
+/// # Errors
+/// Which field cannot be read.
+pub(crate) fn judge(
+    kind: &str,
     object: &DynamicObject,
+    old: Option<&DynamicObject>,
     source: &PolicySource,
     now: Timestamp,
 ) -> Result<Vec<Violation>, String> {
     let name = object.metadata.name.as_deref().unwrap_or_default();
     // A label, an annotation, a finalizer: whatever is wrong was wrong before, and must not be held fast by it.
-    let before = request.old_object.as_ref().map(|old| &old.data["spec"]);
-    if request.operation == Operation::Update && before == Some(&object.data["spec"]) {
+    if old.is_some_and(|old| old.data["spec"] == object.data["spec"]) {
         return Ok(Vec::new());
     }
-    match request.kind.kind.as_str() {
+    match kind {
         "TenantDataResidency" => {
             let new: TenantResidencySpec = spec(object)?;
-            let old = request
-                .old_object
-                .as_ref()
-                .filter(|_| request.operation == Operation::Update);
             match old.map(spec::<TenantResidencySpec>) {
                 // What is wrong already may stay while something else is narrowed: revoking is never refused.
                 Some(Ok(old)) => Ok(review_change(&old, &new, source, now)),

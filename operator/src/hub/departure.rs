@@ -84,7 +84,7 @@ impl View {
         };
         let key = ObjectKey::namespaced(TENANT_PLACEMENT, &format!("meridian-{region}"), tenant);
         let placement = member.cache().get(&key).map(|object| observed(&object));
-        let stack = source::stack(member, region).unwrap_or(Value::Null);
+        let stack = source::stack(member.cache(), region).unwrap_or(Value::Null);
         let policy = &stack["spec"]["policy"];
         let ours = |edge: &&Value| edge["tenant"] == tenant || edge["importer_tenant"] == tenant;
         let listed = ["exports", "imports"].map(|way| list(&policy[way]).filter(ours).count());

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::source::Seen;
 use crate::apply::Applier;
 use crate::election::Leadership;
 use crate::manifest::{INGEST_POOL, Kind, NODE, REGION_STACK, TENANT_PLACEMENT};
@@ -206,6 +207,15 @@ impl Members {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .contains(name),
+        }
+    }
+
+    /// What is known of this member, for [`super::source::gather`].
+    #[must_use]
+    pub fn seen(&self, name: &str) -> Seen {
+        Seen {
+            held: self.get(name).map(|member| member.cache().clone()),
+            awaited: self.is_awaited(name),
         }
     }
 

@@ -44,14 +44,14 @@ use crate::manifest::{
 use crate::metrics::Metrics;
 use crate::reconcile::{self, Bounds, Queue};
 use crate::tasks::{RunError, Tasks, cancel_on_signal};
-use crate::watch::{Cache, OnChange, Selection, follow};
+use crate::watch::{Cache, OnChange, Selection, follow, list};
 
 use compiled::Newest;
 use lease::Ledger;
 use members::Members;
 
 /// The kinds that people write on the hub.
-const RESOURCES: &[Kind] = &[JURISDICTION, PARTY, FITNESS_REGION, TENANT_DATA_RESIDENCY, INGEST_POOL];
+pub(crate) const RESOURCES: &[Kind] = &[JURISDICTION, PARTY, FITNESS_REGION, TENANT_DATA_RESIDENCY, INGEST_POOL];
 
 /// How the hub role is started.
 #[derive(Clone, Debug)]
@@ -104,13 +104,7 @@ impl Hub {
     async fn fresh_source(&self) -> Result<PolicySource, kube::Error> {
         let fresh = Cache::default();
         for kind in [JURISDICTION, PARTY, FITNESS_REGION, TENANT_DATA_RESIDENCY] {
-            let api: kube::Api<kube::api::DynamicObject> =
-                kube::Api::all_with(self.applier.client().clone(), &kind.resource());
-            for object in api.list(&kube::api::ListParams::default()).await? {
-                if let Some(key) = ObjectKey::of(kind, &object) {
-                    fresh.put(key, object);
-                }
-            }
+            list(self.applier.client(), kind, &fresh).await?;
         }
         Ok(source::for_review(&fresh))
     }
@@ -306,7 +300,7 @@ fn lead(
             move || {
                 let ready = gathered.cache.is_synced(RESOURCES) && gathered.cache.is_synced(&[SECRET]);
                 ready
-                    .then(|| source::gather(&gathered.cache, &gathered.members))
+                    .then(|| source::gather(&gathered.cache, |name| gathered.members.seen(name)))
                     .flatten()
             },
             move || announced.1.everything(&announced.0.cache),

@@ -72,7 +72,7 @@ fn member_of(hub: &Hub, region: &str) -> Option<Arc<Member>> {
     hub.members.get(&regions.get(&name)?.clusters.first()?.name)
 }
 
-fn copy(name: &str, region: &str, uid: &str, object: &Value) -> Result<Manifest, NotAManifest> {
+pub(crate) fn copy(name: &str, region: &str, uid: &str, object: &Value) -> Result<Manifest, NotAManifest> {
     let labels = json!({
         MANAGED_BY_LABEL: MANAGED_BY, "app.kubernetes.io/part-of": "meridian", REGION_LABEL: region, OWNER_UID_LABEL: uid,
     });

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::admission::named;
 use super::departure::{FINALIZER, LEAVING};
-use super::members::{Member, Members};
+use super::members::OBSERVED;
 use crate::apply::observed;
 use crate::finalizer;
 use crate::manifest::{
@@ -20,37 +20,43 @@ use crate::manifest::{
 };
 use crate::watch::Cache;
 
+/// What is known of one member.
+#[derive(Clone, Default)]
+pub struct Seen {
+    /// What it holds, as far as it was listed; none when it cannot be asked.
+    pub held: Option<Cache>,
+    /// Whether waiting could tell more.
+    pub awaited: bool,
+}
+
+impl Seen {
+    /// What it holds, if everything that the hub reads there has been listed.
+    fn known(&self) -> Option<&Cache> {
+        self.held.as_ref().filter(|held| held.is_synced(OBSERVED))
+    }
+}
+
 /// Everything, or nothing while a member that could be asked has not been listed yet: a policy compiled from half of what
-/// there is would cut edges that are lawful.
+/// there is would cut edges that are lawful. `seen` tells what is known of the member with that name.
 #[must_use]
-pub fn gather(hub: &Cache, members: &Members) -> Option<PolicySource> {
+pub fn gather(hub: &Cache, seen: impl Fn(&str) -> Seen) -> Option<PolicySource> {
     let regions = regions(hub);
-    let placed: BTreeMap<RegionName, Option<std::sync::Arc<Member>>> = regions
+    let placed: BTreeMap<RegionName, Seen> = regions
         .iter()
         .map(|(name, spec)| {
-            (
-                name.clone(),
-                spec.clusters.first().and_then(|cluster| members.get(&cluster.name)),
-            )
+            let seen = spec.clusters.first().map(|cluster| seen(&cluster.name));
+            (name.clone(), seen.unwrap_or_default())
         })
         .collect();
-    if regions
-        .values()
-        .filter_map(|spec| spec.clusters.first())
-        .any(|cluster| members.is_awaited(&cluster.name))
-    {
+    if placed.values().any(|seen| seen.awaited) {
         return None;
     }
-    let known: Vec<&Member> = placed
-        .values()
-        .flatten()
-        .map(std::convert::AsRef::as_ref)
-        .filter(|member| member.is_known())
-        .collect();
+    let known: Vec<&Cache> = placed.values().filter_map(Seen::known).collect();
     let regions = regions
         .into_iter()
         .map(|(name, spec)| {
-            let trust = trust(&name, placed.get(&name).and_then(|member| member.as_deref()), &known);
+            let held = placed.get(&name).and_then(|seen| seen.held.as_ref());
+            let trust = trust(&name, held, &known);
             let facts = facts(&name, &spec, trust);
             (name, facts)
         })
@@ -63,13 +69,23 @@ pub fn gather(hub: &Cache, members: &Members) -> Option<PolicySource> {
     })
 }
 
-/// What the webhook judges by: the same, without what only members know. No edge is compiled from it.
-pub(super) fn for_review(hub: &Cache) -> PolicySource {
+/// What the webhook judges by: the same, without what only members know, and as it is written. No edge is compiled from it.
+pub(crate) fn for_review(hub: &Cache) -> PolicySource {
+    written(hub, |object| TenantResidencySpec::deserialize(&object["spec"]).ok())
+}
+
+/// What the hub alone tells of the policy: its edges and their ends as [`gather`] would have them, but no epochs and no keys.
+pub(crate) fn of_hub(hub: &Cache) -> PolicySource {
+    let departing = Departing::of(hub);
+    written(hub, |object| departing.asked(object))
+}
+
+fn written(hub: &Cache, asked: impl Fn(&Value) -> Option<TenantResidencySpec>) -> PolicySource {
     let tenants = hub
         .of_kind(TENANT_DATA_RESIDENCY)
         .into_iter()
         .filter_map(|(_, object)| {
-            let spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
+            let spec = asked(&observed(&object))?;
             Some((
                 spec.tenant.clone(),
                 TenantFacts {
@@ -97,7 +113,7 @@ fn specs(cache: &Cache, kind: Kind) -> impl Iterator<Item = (String, Value)> {
 }
 
 /// The regions that can be read.
-pub(super) fn regions(hub: &Cache) -> BTreeMap<RegionName, FitnessRegionSpec> {
+pub(crate) fn regions(hub: &Cache) -> BTreeMap<RegionName, FitnessRegionSpec> {
     named(specs(hub, FITNESS_REGION))
 }
 
@@ -124,9 +140,9 @@ fn facts(name: &RegionName, spec: &FitnessRegionSpec, trust: Option<RegionTrust>
 }
 
 /// What a region is verified by: what its member says, or, while that cannot be asked, what the others were told last.
-fn trust(region: &RegionName, member: Option<&Member>, known: &[&Member]) -> Option<RegionTrust> {
-    let own = member.and_then(|member| {
-        let stack = stack(member, region)?;
+fn trust(region: &RegionName, held: Option<&Cache>, known: &[&Cache]) -> Option<RegionTrust> {
+    let own = held.and_then(|held| {
+        let stack = stack(held, region)?;
         let status = &stack["status"];
         let ca_pem = status["caBundle"].as_str().filter(|pem| !pem.is_empty())?.to_owned();
         let jwks = status.get("jwks").filter(|jwks| !jwks.is_null())?.clone();
@@ -145,7 +161,7 @@ fn trust(region: &RegionName, member: Option<&Member>, known: &[&Member]) -> Opt
 
 /// Who is being deleted: nothing new is sent to them, so that they can purge while they are still there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Departing {
+pub(crate) struct Departing {
     /// Regions without tenants of their own.
     pub regions: BTreeSet<RegionName>,
     /// Tenants, by what edges find them by.
@@ -153,7 +169,7 @@ pub(super) struct Departing {
 }
 
 impl Departing {
-    pub(super) fn of(hub: &Cache) -> Self {
+    pub(crate) fn of(hub: &Cache) -> Self {
         let objects = |kind| hub.of_kind(kind).into_iter().map(|(_, object)| object);
         let deleted = |kind| objects(kind).filter(|object| object.metadata.deletion_timestamp.is_some());
         let regions = deleted(FITNESS_REGION)
@@ -171,7 +187,7 @@ impl Departing {
 
     /// The residency that the policy is compiled from: what the TenantDataResidency says, without edges from or to whoever
     /// is being deleted. Nothing, when it cannot be read or the tenant has left.
-    pub(super) fn asked(&self, object: &Value) -> Option<TenantResidencySpec> {
+    pub(crate) fn asked(&self, object: &Value) -> Option<TenantResidencySpec> {
         let deleting = finalizer::is_deleting(object);
         if deleting && (object["status"]["phase"] == LEAVING || !finalizer::is_held(object, FINALIZER)) {
             return None;
@@ -179,12 +195,16 @@ impl Departing {
         let mut spec = TenantResidencySpec::deserialize(&object["spec"]).ok()?;
         let organization = spec.organization.clone();
         for class in &mut spec.classes {
-            class.replicate_to.retain(|to| {
-                let receiver = (organization.clone(), to.region.clone());
-                !deleting && !self.regions.contains(&to.region) && !self.tenants.contains(&receiver)
-            });
+            class
+                .replicate_to
+                .retain(|to| !deleting && !self.receives_nothing(&organization, &to.region));
         }
         Some(spec)
+    }
+
+    /// Whether no edge of an organization leads into the region any more: it, or the organization's tenant there, goes.
+    pub(crate) fn receives_nothing(&self, organization: &OrganizationName, region: &RegionName) -> bool {
+        self.regions.contains(region) || self.tenants.contains(&(organization.clone(), region.clone()))
     }
 }
 
@@ -216,17 +236,15 @@ pub(super) fn settled(stack: &Value) -> bool {
         .is_none_or(|applied| applied == written)
 }
 
-/// The region's stack as the member holds it.
-pub(super) fn stack(member: &Member, region: &RegionName) -> Option<Value> {
+/// The region's stack as its member holds it.
+pub(crate) fn stack(held: &Cache, region: &RegionName) -> Option<Value> {
     let key = ObjectKey::cluster(REGION_STACK, region.as_str());
-    member.cache().get(&key).map(|object| observed(&object))
+    held.get(&key).map(|object| observed(&object))
 }
 
-fn policies(member: &Member) -> Vec<RegionPolicy> {
+fn policies(held: &Cache) -> Vec<RegionPolicy> {
     let parse = |object: &kube::api::DynamicObject| RegionPolicy::deserialize(&object.data["spec"]["policy"]).ok();
-    member
-        .cache()
-        .of_kind(REGION_STACK)
+    held.of_kind(REGION_STACK)
         .iter()
         .filter_map(|(_, object)| parse(object))
         .collect()
@@ -234,11 +252,7 @@ fn policies(member: &Member) -> Vec<RegionPolicy> {
 
 /// Tenants with the epoch of their home: the highest that any member or the tenant's own status has seen. A tenant that was
 /// never placed gets the first epoch only while its home can be asked whether it holds a higher one.
-fn tenants(
-    hub: &Cache,
-    placed: &BTreeMap<RegionName, Option<std::sync::Arc<Member>>>,
-    known: &[&Member],
-) -> BTreeMap<TenantId, TenantFacts> {
+fn tenants(hub: &Cache, placed: &BTreeMap<RegionName, Seen>, known: &[&Cache]) -> BTreeMap<TenantId, TenantFacts> {
     let departing = Departing::of(hub);
     let parsed = hub
         .of_kind(TENANT_DATA_RESIDENCY)
@@ -246,14 +260,8 @@ fn tenants(
         .filter_map(|(_, object)| {
             let spec = departing.asked(&observed(&object))?;
             let recorded = object.data["status"]["epoch"].as_u64();
-            let placements = known
-                .iter()
-                .filter_map(|member| placed_epoch(member, &spec.tenant))
-                .max();
-            let home_is_known = placed
-                .get(&spec.home.region)
-                .and_then(Option::as_deref)
-                .is_some_and(Member::is_known);
+            let placements = known.iter().filter_map(|held| placed_epoch(held, &spec.tenant)).max();
+            let home_is_known = placed.get(&spec.home.region).is_some_and(|seen| seen.known().is_some());
             let epoch = match recorded.max(placements) {
                 Some(epoch) => epoch.max(1),
                 None if home_is_known => 1,
@@ -270,8 +278,8 @@ fn tenants(
     parsed.collect()
 }
 
-fn placed_epoch(member: &Member, tenant: &TenantId) -> Option<u64> {
-    let placements = member.cache().of_kind(TENANT_PLACEMENT);
+fn placed_epoch(held: &Cache, tenant: &TenantId) -> Option<u64> {
+    let placements = held.of_kind(TENANT_PLACEMENT);
     placements
         .iter()
         .filter(|(key, _)| key.name == tenant.as_str())

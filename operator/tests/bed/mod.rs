@@ -49,9 +49,16 @@ const ASKED: &[Kind] = &[
     manifest::INGEST_POOL,
 ];
 
+/// The path of a test kubeconfig: `MERIDIAN_TEST_KUBECONFIG`, `MERIDIAN_TEST_MEMBER_KUBECONFIG`.
+pub fn kubeconfig(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run `cargo xtask test`"))
+}
+
 pub async fn client() -> Client {
-    let path = std::env::var("MERIDIAN_TEST_KUBECONFIG")
-        .unwrap_or_else(|_| panic!("MERIDIAN_TEST_KUBECONFIG is not set: run `cargo xtask test`"));
+    client_of(&kubeconfig("MERIDIAN_TEST_KUBECONFIG")).await
+}
+
+pub async fn client_of(path: &str) -> Client {
     let kubeconfig = Kubeconfig::read_from(path).unwrap();
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
@@ -70,12 +77,16 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut look: impl FnMut() 
 }
 
 pub async fn install_custom_resources(client: &Client) {
+    install(client, &super::custom_resources()).await;
+}
+
+pub async fn install(client: &Client, crds: &[CustomResourceDefinition]) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for crd in super::custom_resources() {
+    for crd in crds {
         let params = PatchParams::apply("test").force();
-        api.patch(&crd.name_any(), &params, &Patch::Apply(&crd)).await.unwrap();
+        api.patch(&crd.name_any(), &params, &Patch::Apply(crd)).await.unwrap();
     }
-    for crd in super::custom_resources() {
+    for crd in crds {
         until("the custom resources are served", || async {
             let seen = api.get(&crd.name_any()).await.unwrap();
             let conditions = seen.status.and_then(|s| s.conditions).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! The one binary that holds every service and both operator roles: `meridian training`, `meridian operator hub`,
-//! `meridian migrate training`. It knows how each starts, and nothing of what they do.
+//! `meridian migrate training`, and under the name `kubectl-meridian` the plugin `kubectl meridian`. It knows how each starts,
+//! and nothing of what they do.
 
 use std::future::Future;
 use std::io::Write as _;
@@ -10,6 +11,7 @@ use meridian_kit::{Start, StartError};
 
 mod migrate;
 mod operator;
+mod plugin;
 
 /// One service or role of Meridian. Services read their settings from MERIDIAN_* variables.
 #[derive(Debug, Parser)]
@@ -47,21 +49,46 @@ enum Command {
     /// Brings databases to the state that this version needs.
     #[command(subcommand)]
     Migrate(migrate::Target),
+    /// What people ask a hub: the plugin `kubectl meridian`.
+    #[command(subcommand)]
+    Kubectl(Box<plugin::Verb>),
+}
+
+/// The command, under either name of the program.
+fn command() -> Result<Command, ExitCode> {
+    let mut words = std::env::args_os();
+    if plugin::is_called(words.next().as_deref()) {
+        return plugin::Plugin::try_parse()
+            .map(|plugin| Command::Kubectl(Box::new(plugin.verb)))
+            .map_err(|error| plugin::refuse(&error));
+    }
+    Arguments::try_parse()
+        .map(|arguments| arguments.command)
+        .map_err(|error| {
+            if words.next().is_some_and(|word| word == "kubectl") {
+                plugin::refuse(&error)
+            } else {
+                error.exit()
+            }
+        })
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let command = match command() {
+        Ok(command) => command,
+        Err(code) => return code,
+    };
     // Two workers: a service spends its time waiting, and each thread costs memory.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(run(arguments.command)),
+        Ok(runtime) => runtime.block_on(run(command)),
         Err(error) => Err(format!("the runtime cannot be started: {error}")),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(sentence) => {
             // Nobody is left to tell when standard error is gone.
             let _ = writeln!(std::io::stderr(), "meridian: {sentence}");
@@ -70,8 +97,9 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> Result<(), String> {
-    match command {
+async fn run(command: Command) -> Result<ExitCode, String> {
+    let ended = match command {
+        Command::Kubectl(verb) => return plugin::run(*verb).await,
         Command::Keyring => service("keyring", meridian_keyring::run).await,
         Command::Identity => service("identity", meridian_identity::run).await,
         Command::Consent => service("consent", meridian_consent::run).await,
@@ -87,7 +115,8 @@ async fn run(command: Command) -> Result<(), String> {
             let _ = meridian_kit::log::install("migrate", "", None);
             migrate::run(target).await.map_err(|error| error.to_string())
         }
-    }
+    };
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 async fn service<F, R>(name: &'static str, run: F) -> Result<(), String>

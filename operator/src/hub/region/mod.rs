@@ -6,22 +6,25 @@ mod plan;
 mod removal;
 mod status;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use meridian_crds::{ClusterMember, ClusterRole, FitnessRegionSpec};
-use meridian_policy::{PolicyRevision, RegionName, RegionPolicy};
+use meridian_policy::RegionName;
 use serde_json::Value;
 
 use super::departure::FINALIZER;
 use super::lease::Settled;
 use super::members::{Health, Member};
 use super::{Hub, source};
-use crate::apply::{ApplyError, Purpose, observed};
+use crate::apply::{Applied, ApplyError, observed};
 use crate::finalizer;
-use crate::manifest::{FITNESS_REGION, NODE, NotAManifest, ObjectKey, SECRET, TENANT_PLACEMENT};
+use crate::manifest::{FITNESS_REGION, NODE, NotAManifest, ObjectKey, SECRET};
 use crate::member::MemberError;
 use crate::reconcile::{Outcome, Pass};
+use crate::watch::Cache;
+
+pub(crate) use plan::{CONTENT_ANNOTATION, RegionPlan};
+pub(crate) use removal::Removal;
 
 /// Node label by which a cluster's nodes say in which country they stand.
 const COUNTRY_LABEL: &str = "meridian.sh/country";
@@ -88,7 +91,7 @@ pub enum RegionError {
 }
 
 impl RegionError {
-    const fn reason(&self) -> &'static str {
+    pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::Invalid { .. } => "Invalid",
             Self::NoKubeconfig { .. } => "KubeconfigMissing",
@@ -219,7 +222,7 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
             cause,
         });
     }
-    stands_where_declared(name, cluster, &member)?;
+    stands_where_declared(name, cluster, member.cache())?;
     let Some(compiled) = hub.newest.get().filter(|_| member.is_known()) else {
         // The first compile waits for every member; it triggers this region again.
         return Ok(Done {
@@ -230,43 +233,20 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         });
     };
     // plan
-    let existing = source::stack(&member, &region).unwrap_or(Value::Null);
-    let policy = compiled
-        .policy
-        .for_region(&region, PolicyRevision::default())
-        .map_err(|denial| RegionError::Policy(denial.to_string()))?;
-    let revision = plan::next_revision(&existing, &policy, object);
-    let policy = RegionPolicy {
-        revision: PolicyRevision::from(revision),
-        ..policy
-    };
-    let stack = plan::stack(&region, uid, object, &policy, revision)?;
-    let placements = plan::placements(&region, uid, &existing, &compiled, &policy, &member)?;
+    let plan = RegionPlan::of(&region, uid, object, &compiled.policy, member.cache())?;
     // apply
     let mut wrote = false;
-    let mut keep = BTreeSet::from([stack.key().clone()]);
-    for (purpose, manifest) in
-        std::iter::once((Purpose::HubStack, &stack)).chain(placements.iter().map(|p| (Purpose::HubPlacement, p)))
-    {
-        keep.insert(manifest.key().clone());
-        wrote |= member.applier.apply(purpose, manifest).await? != crate::apply::Applied::Unchanged;
+    for (purpose, manifest) in plan.manifests() {
+        wrote |= member.applier.apply(purpose, manifest).await? != Applied::Unchanged;
     }
-    // The namespace is the region role's to make: until it is there, no placement is planned and none is pruned either.
-    if existing["status"]["namespaceReady"].as_bool() == Some(true) {
-        keep.extend(
-            member
-                .cache()
-                .owned_by(uid)
-                .into_iter()
-                .map(|(key, _)| key)
-                .filter(|key| key.kind != TENANT_PLACEMENT),
-        );
-        wrote |= !member.applier.prune(uid, &keep).await?.is_empty();
+    if !plan.surplus.is_empty() {
+        let kept = |key: &ObjectKey| !plan.surplus.contains(key);
+        wrote |= !member.applier.prune_unless(uid, kept).await?.is_empty();
     }
-    let stack = source::stack(&member, &region).unwrap_or(Value::Null);
+    let stack = source::stack(member.cache(), &region).unwrap_or(Value::Null);
     let done = Done {
         wrote,
-        revision,
+        revision: plan.revision,
         stack,
         leaving: false,
     };
@@ -275,7 +255,7 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         Settled {
             member: cluster.name.clone(),
             serial: compiled.serial,
-            written: revision,
+            written: done.revision,
             applied: done.applied(),
         },
     );
@@ -289,7 +269,8 @@ fn invalid(region: &str, cause: String) -> RegionError {
     }
 }
 
-fn parse(name: &str, object: &Value) -> Result<(RegionName, FitnessRegionSpec), RegionError> {
+/// The region as its FitnessRegion says.
+pub(crate) fn parse(name: &str, object: &Value) -> Result<(RegionName, FitnessRegionSpec), RegionError> {
     let region = name
         .parse()
         .map_err(|error| invalid(name, format!("metadata.name: {error}")))?;
@@ -304,12 +285,20 @@ async fn place<'a>(
     name: &str,
     spec: &'a FitnessRegionSpec,
 ) -> Result<(&'a ClusterMember, Arc<Member>), RegionError> {
-    let primary = spec
-        .clusters
-        .iter()
-        .find(|cluster| cluster.role == ClusterRole::Primary);
-    let cluster = primary.ok_or_else(|| invalid(name, "spec.clusters: one must have the role Primary".to_owned()))?;
+    let cluster = named_primary(name, spec)?;
     Ok((cluster, connect(hub, name, cluster).await?))
+}
+
+/// The cluster that the region's objects are written into.
+pub(crate) fn primary(spec: &FitnessRegionSpec) -> Option<&ClusterMember> {
+    spec.clusters
+        .iter()
+        .find(|cluster| cluster.role == ClusterRole::Primary)
+}
+
+/// [`primary`], which there must be.
+pub(crate) fn named_primary<'a>(region: &str, spec: &'a FitnessRegionSpec) -> Result<&'a ClusterMember, RegionError> {
+    primary(spec).ok_or_else(|| invalid(region, "spec.clusters: one must have the role Primary".to_owned()))
 }
 
 async fn connect(hub: &Hub, region: &str, cluster: &ClusterMember) -> Result<Arc<Member>, RegionError> {
@@ -337,15 +326,15 @@ async fn connect(hub: &Hub, region: &str, cluster: &ClusterMember) -> Result<Arc
     Ok(connected?)
 }
 
-fn decoded(value: &Value) -> Option<String> {
+pub(crate) fn decoded(value: &Value) -> Option<String> {
     use base64::Engine as _;
     let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str()?).ok()?;
     String::from_utf8(bytes).ok()
 }
 
 /// A node that says nothing does not contradict; one that names another country does.
-fn stands_where_declared(region: &str, cluster: &ClusterMember, member: &Member) -> Result<(), RegionError> {
-    for (key, node) in member.cache().of_kind(NODE) {
+pub(crate) fn stands_where_declared(region: &str, cluster: &ClusterMember, held: &Cache) -> Result<(), RegionError> {
+    for (key, node) in held.of_kind(NODE) {
         let label = node
             .metadata
             .labels

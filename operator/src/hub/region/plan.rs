@@ -1,19 +1,79 @@
 //! What a member is to hold of its region: the stack, and a placement for every tenant that concerns it.
 
-use meridian_policy::{RegionName, RegionPolicy};
+use std::collections::BTreeSet;
+
+use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName, RegionPolicy};
 use serde_json::{Value, json};
 
-use crate::apply::observed;
-use crate::hub::compiled::Compiled;
-use crate::hub::members::Member;
+use super::RegionError;
+use crate::apply::{Purpose, observed};
+use crate::hub::source;
 use crate::manifest::{
     MANAGED_BY, MANAGED_BY_LABEL, Manifest, NotAManifest, OWNER_UID_LABEL, ObjectKey, REGION_LABEL, REGION_STACK,
     TENANT_PLACEMENT,
 };
+use crate::watch::Cache;
+
+/// What a region's member must hold.
+pub(crate) struct RegionPlan {
+    /// Of the policy as it is written.
+    pub(crate) revision: u64,
+    /// The region's stack.
+    pub(crate) stack: Manifest,
+    /// Its tenants.
+    pub(crate) placements: Vec<Manifest>,
+    /// Placements that must go.
+    pub(crate) surplus: BTreeSet<ObjectKey>,
+}
+
+impl RegionPlan {
+    /// The plan of a region, from its FitnessRegion, the policy and what its member holds.
+    ///
+    /// # Errors
+    /// [`RegionError::Policy`] when the policy has no place for the region.
+    pub(crate) fn of(
+        region: &RegionName,
+        uid: &str,
+        object: &Value,
+        compiled: &CompiledPolicy,
+        held: &Cache,
+    ) -> Result<Self, RegionError> {
+        let existing = source::stack(held, region).unwrap_or(Value::Null);
+        let policy = compiled
+            .for_region(region, PolicyRevision::default())
+            .map_err(|denial| RegionError::Policy(denial.to_string()))?;
+        let revision = next_revision(&existing, &policy, object);
+        let policy = RegionPolicy {
+            revision: PolicyRevision::from(revision),
+            ..policy
+        };
+        let stack = stack(region, uid, object, &policy, revision)?;
+        // The namespace is the region role's to make: until it is there, no placement is planned and none is pruned either.
+        let (placements, surplus) = if existing["status"]["namespaceReady"].as_bool() == Some(true) {
+            let placements = placements(region, uid, compiled, &policy, held)?;
+            let surplus = surplus(uid, &placements, held);
+            (placements, surplus)
+        } else {
+            (Vec::new(), BTreeSet::new())
+        };
+        Ok(Self {
+            revision,
+            stack,
+            placements,
+            surplus,
+        })
+    }
+
+    /// Everything to apply, in order.
+    pub(crate) fn manifests(&self) -> impl Iterator<Item = (Purpose, &Manifest)> {
+        std::iter::once((Purpose::HubStack, &self.stack))
+            .chain(self.placements.iter().map(|manifest| (Purpose::HubPlacement, manifest)))
+    }
+}
 
 /// The revision that the stack is written with: the one that is there when nothing changed for this region, else one more
 /// than the highest that the member has seen.
-pub(super) fn next_revision(existing: &Value, policy: &RegionPolicy, region: &Value) -> u64 {
+fn next_revision(existing: &Value, policy: &RegionPolicy, region: &Value) -> u64 {
     let written = existing["spec"]["revision"].as_u64().unwrap_or_default();
     let applied = existing["status"]["appliedRevision"].as_u64().unwrap_or_default();
     let same =
@@ -26,7 +86,7 @@ pub(super) fn next_revision(existing: &Value, policy: &RegionPolicy, region: &Va
 }
 
 /// Annotation with the digest of everything that the revision stands for.
-const CONTENT_ANNOTATION: &str = "meridian.sh/content";
+pub(crate) const CONTENT_ANNOTATION: &str = "meridian.sh/content";
 
 fn content(policy: &RegionPolicy, region: &Value) -> String {
     format!(
@@ -43,7 +103,7 @@ fn labels(region: &RegionName, uid: &str) -> Value {
     })
 }
 
-pub(super) fn stack(
+fn stack(
     region: &RegionName,
     uid: &str,
     object: &Value,
@@ -76,19 +136,15 @@ pub(super) fn stack(
 }
 
 /// A placement for every tenant that has its home here or an edge that leads here.
-pub(super) fn placements(
+fn placements(
     region: &RegionName,
     uid: &str,
-    existing: &Value,
-    compiled: &Compiled,
+    compiled: &CompiledPolicy,
     policy: &RegionPolicy,
-    member: &Member,
+    held: &Cache,
 ) -> Result<Vec<Manifest>, NotAManifest> {
-    if existing["status"]["namespaceReady"].as_bool() != Some(true) {
-        return Ok(Vec::new());
-    }
     let namespace = format!("meridian-{region}");
-    let tenants = compiled.policy.source().tenants.iter();
+    let tenants = compiled.source().tenants.iter();
     let concerned = tenants.filter(|(tenant, facts)| {
         facts.spec.home.region == *region || policy.imports.iter().any(|edge| edge.tenant == **tenant)
     });
@@ -96,18 +152,14 @@ pub(super) fn placements(
     for (tenant, facts) in concerned {
         let edges: Vec<_> = policy.exports.iter().filter(|edge| edge.tenant == *tenant).collect();
         let key = ObjectKey::namespaced(TENANT_PLACEMENT, &namespace, tenant.as_str());
-        let held = member
-            .cache()
-            .get(&key)
-            .map(|object| observed(&object))
-            .unwrap_or(Value::Null);
+        let placed = held.get(&key).map(|object| observed(&object)).unwrap_or(Value::Null);
         let wanted = json!({
             "tenant": tenant, "organization": facts.spec.organization, "home": facts.spec.home.region,
             "epoch": facts.epoch, "edges": edges,
         });
         let digest = crate::apply::digest(&wanted);
-        let seen = held["spec"]["revision"].as_u64().unwrap_or_default();
-        let same = held["metadata"]["annotations"][CONTENT_ANNOTATION].as_str() == Some(digest.as_str());
+        let seen = placed["spec"]["revision"].as_u64().unwrap_or_default();
+        let same = placed["metadata"]["annotations"][CONTENT_ANNOTATION].as_str() == Some(digest.as_str());
         let mut spec = wanted;
         spec["revision"] = json!(if same { seen } else { seen + 1 });
         placements.push(Manifest::new(json!({
@@ -120,4 +172,12 @@ pub(super) fn placements(
         }))?);
     }
     Ok(placements)
+}
+
+/// The region's placements that are there and not planned.
+fn surplus(uid: &str, placements: &[Manifest], held: &Cache) -> BTreeSet<ObjectKey> {
+    let owned = held.owned_by(uid).into_iter().map(|(key, _)| key);
+    owned
+        .filter(|key| key.kind == TENANT_PLACEMENT && !placements.iter().any(|placement| placement.key() == key))
+        .collect()
 }

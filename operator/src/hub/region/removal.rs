@@ -8,11 +8,12 @@ use serde_json::Value;
 use super::{RegionError, place};
 use crate::apply::observed;
 use crate::hub::departure::{FINALIZER, Waiting};
-use crate::hub::members::{Health, Member};
+use crate::hub::members::Health;
 use crate::hub::{Hub, source};
 use crate::manifest::{
     INGEST_POOL, MANAGED_BY, MANAGED_BY_LABEL, ObjectKey, REGION_LABEL, REGION_STACK, TENANT_PLACEMENT,
 };
+use crate::watch::Cache;
 
 /// What a pass over a deleted region is to do.
 pub(super) enum Step {
@@ -31,13 +32,42 @@ pub(super) enum Step {
     Gone,
 }
 
+/// What is due of a deleted region's removal.
+pub(crate) enum Removal {
+    /// Nothing yet: it is still needed.
+    Stay(Waiting),
+    /// These go, in this order; without a UID when they are on their way already.
+    Due(Vec<(ObjectKey, Option<String>)>),
+    /// Nothing of it is left in its member.
+    Done,
+}
+
+impl Removal {
+    /// What is due, by the hub's resources and what the region's member holds. Pure.
+    pub(crate) fn of(region: &RegionName, hub: &Cache, held: &Cache) -> Self {
+        if let Some(home) = still_home(region.as_str(), hub) {
+            return Self::Stay(home);
+        }
+        let stack = source::stack(held, region).unwrap_or(Value::Null);
+        let remains = remains(held, region);
+        if let Some(open) = open(&stack, &remains) {
+            return Self::Stay(waiting("EdgesOpen", open));
+        }
+        if remains.is_empty() {
+            Self::Done
+        } else {
+            Self::Due(remains)
+        }
+    }
+}
+
 /// Tenants that a message names; the count is of all.
 const NAMED: usize = 5;
 
 pub(super) async fn step(hub: &Hub, name: &str, object: &Value) -> Result<Step, RegionError> {
-    let homed = source::homed_in(&hub.cache, name);
-    if !homed.is_empty() {
-        return Ok(Step::Stay(still_home(&homed)));
+    // Said also when nothing else can be: the member may not answer.
+    if let Some(home) = still_home(name, &hub.cache) {
+        return Ok(Step::Stay(home));
     }
     let (region, spec) = super::parse(name, object)?;
     let (cluster, member) = place(hub, name, &spec).await?;
@@ -48,7 +78,7 @@ pub(super) async fn step(hub: &Hub, name: &str, object: &Value) -> Result<Step, 
             cause,
         });
     }
-    let stack = source::stack(&member, &region).unwrap_or(Value::Null);
+    let stack = source::stack(member.cache(), &region).unwrap_or(Value::Null);
     if !member.is_known() {
         return Ok(Step::Removing {
             waiting: waiting(
@@ -59,13 +89,11 @@ pub(super) async fn step(hub: &Hub, name: &str, object: &Value) -> Result<Step, 
             wrote: false,
         });
     }
-    let remains = remains(&member, &region);
-    if let Some(open) = open(&stack, &remains) {
-        return Ok(Step::Stay(waiting("EdgesOpen", open)));
-    }
-    if remains.is_empty() {
-        return Ok(Step::Gone);
-    }
+    let remains = match Removal::of(&region, &hub.cache, member.cache()) {
+        Removal::Stay(waiting) => return Ok(Step::Stay(waiting)),
+        Removal::Done => return Ok(Step::Gone),
+        Removal::Due(remains) => remains,
+    };
     let mut wrote = false;
     for (key, uid) in remains.iter().filter_map(|(key, uid)| Some((key, uid.as_ref()?))) {
         member.applier.delete(key, Some(uid.clone())).await?;
@@ -97,7 +125,12 @@ fn waiting(reason: &'static str, message: String) -> Waiting {
     Waiting { reason, message }
 }
 
-fn still_home(homed: &[String]) -> Waiting {
+fn still_home(region: &str, hub: &Cache) -> Option<Waiting> {
+    let homed = source::homed_in(hub, region);
+    (!homed.is_empty()).then(|| homes(&homed))
+}
+
+fn homes(homed: &[String]) -> Waiting {
     let (count, named) = (homed.len(), homed.iter().take(NAMED).cloned().collect::<Vec<_>>());
     let (tenants, have) = if count == 1 {
         ("tenant", "has its")
@@ -115,9 +148,9 @@ fn still_home(homed: &[String]) -> Waiting {
 }
 
 /// Objects of the region in its member, in the order in which they go; without a UID when they are on their way already.
-fn remains(member: &Member, region: &RegionName) -> Vec<(ObjectKey, Option<String>)> {
+fn remains(held: &Cache, region: &RegionName) -> Vec<(ObjectKey, Option<String>)> {
     let kinds = [INGEST_POOL, TENANT_PLACEMENT, REGION_STACK].into_iter();
-    let objects = kinds.flat_map(|kind| member.cache().of_kind(kind));
+    let objects = kinds.flat_map(|kind| held.of_kind(kind));
     let ours = objects.filter(|(_, object)| {
         let label = |key: &str| object.metadata.labels.as_ref().and_then(|labels| labels.get(key));
         label(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY)
@@ -164,13 +197,13 @@ mod tests {
 
     #[test]
     fn tenants_at_home_are_counted_and_named() {
-        let few = still_home(&["stride-eu".to_owned()]);
+        let few = homes(&["stride-eu".to_owned()]);
         assert!(
             few.message.starts_with("1 tenant has its home here (stride-eu);"),
             "{few:?}"
         );
         let many: Vec<String> = (0..7).map(|n| format!("t{n}")).collect();
-        let many = still_home(&many);
+        let many = homes(&many);
         assert!(
             many.message
                 .starts_with("7 tenants have their home here (t0, t1, t2, t3, t4, …);"),

@@ -27,7 +27,7 @@ pub(super) fn status(
         // What was last seen stays said, beside the condition that says why nothing newer was.
         (Err(_), Ok(region)) => member
             .as_deref()
-            .and_then(|member| source::stack(member, &region))
+            .and_then(|member| source::stack(member.cache(), &region))
             .unwrap_or(Value::Null),
         (Err(_), Err(_)) => Value::Null,
     };

@@ -1,0 +1,199 @@
+//! `kubectl meridian`: what people ask a hub, and what it would do with what they are about to apply.
+//!
+//! It reads what the hub role itself reads (its resources, the kubeconfigs that it names, and in members the stacks,
+//! placements, pools, nodes and the policy lease), decides by the very functions of [`crate::hub`], and writes nothing.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`reach`] | the person's kubeconfig: clients for the hub and the members |
+//! | [`observe`] | what is there |
+//! | [`status`] | is everything as it should be |
+//! | [`explain`] | why an edge is allowed or refused |
+//! | [`plan`] | what files would change, cluster by cluster |
+//! | [`table`] | aligned columns |
+
+pub mod explain;
+pub mod observe;
+pub mod plan;
+pub mod reach;
+pub mod status;
+pub mod table;
+#[cfg(test)]
+mod world;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use explain::Asked;
+use reach::Reach;
+use status::Wanted;
+
+/// For whom an answer is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// For people: aligned tables.
+    #[default]
+    Table,
+    /// For machines: one JSON document.
+    Json,
+}
+
+/// What is printed, and the exit code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// With its last newline.
+    pub text: String,
+    /// See each verb.
+    pub code: u8,
+}
+
+/// The exit code of what is refused, not Ready or could not be found out.
+pub const REFUSED: u8 = 1;
+/// The exit code of a plan that changes something.
+pub const CHANGES: u8 = 2;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PluginError {
+    /// No kubeconfig.
+    #[error("the kubeconfig cannot be read: {0}; name one with --kubeconfig or KUBECONFIG")]
+    Kubeconfig(String),
+    /// The context is not in it.
+    #[error("there is no context '{context}' in the kubeconfig; there are: {}", listed(.known))]
+    NoContext {
+        /// The one asked for.
+        context: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// No context is chosen.
+    #[error("the kubeconfig has no current context; name one with --context: {}", listed(.known))]
+    NoCurrentContext {
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// The hub cannot be asked.
+    #[error("the hub (context {context}) does not answer: {cause}")]
+    Unreachable {
+        /// By which context.
+        context: String,
+        /// What came back.
+        cause: String,
+    },
+    /// The hub refuses to be read.
+    #[error("the hub (context {context}) does not let you list {kind}: {cause}")]
+    Forbidden {
+        /// By which context.
+        context: String,
+        /// Which kind.
+        kind: &'static str,
+        /// What came back.
+        cause: String,
+    },
+    /// It is no hub.
+    #[error(
+        "the custom resources {} are not installed in the cluster of context {context}: name the hub's context with --context, or install the chart there with role=hub",
+        listed(.kinds)
+    )]
+    NotInstalled {
+        /// By which context.
+        context: String,
+        /// Which kinds.
+        kinds: Vec<String>,
+    },
+    /// A word is not one of the vocabulary.
+    #[error("{0}")]
+    Word(String),
+    /// Something is not on the hub.
+    #[error("there is no {what} '{name}' on the hub; there are: {}", listed(.known))]
+    Unknown {
+        /// Of which kind.
+        what: &'static str,
+        /// The one asked for.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// A resource on the hub cannot be read.
+    #[error("{kind} {name} on the hub cannot be read: {cause}")]
+    Unreadable {
+        /// Its kind.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Which field, and why.
+        cause: String,
+    },
+    /// A file cannot be planned.
+    #[error(transparent)]
+    File(#[from] plan::FileError),
+    /// The answer cannot be written as JSON.
+    #[error("the answer cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// At most so many names are listed in a sentence.
+const LISTED: usize = 20;
+
+fn listed(names: &[String]) -> String {
+    match names.len() {
+        0 => "none".to_owned(),
+        all if all <= LISTED => names.join(", "),
+        all => format!("{} and {} more", names[..LISTED].join(", "), all - LISTED),
+    }
+}
+
+/// `kubectl meridian status`: 0 when everything is Ready, fresh and lawful, 1 otherwise.
+///
+/// # Errors
+/// When the hub cannot be read. A member that cannot be read is part of the answer.
+pub async fn status(reach: &Reach, wanted: Wanted, output: Output) -> Result<Answer, PluginError> {
+    let hub = observe::hub(reach).await?;
+    let members = if wanted.hub_only {
+        None
+    } else {
+        Some(observe::states(reach, &hub).await)
+    };
+    let report = status::report(&hub.cache, members.as_ref(), wanted, Timestamp::now());
+    let code = if report.well { 0 } else { REFUSED };
+    answer(&report, output, code)
+}
+
+/// `kubectl meridian explain`: 0 when every check passed, 1 otherwise.
+///
+/// # Errors
+/// When the hub cannot be read, or has no such tenant, class or region.
+pub async fn explain(reach: &Reach, asked: &Asked, output: Output) -> Result<Answer, PluginError> {
+    let asked = asked.parse()?;
+    let hub = observe::hub(reach).await?;
+    let report = explain::report(&hub.cache, &asked, Timestamp::now())?;
+    let code = if report.lawful { 0 } else { REFUSED };
+    answer(&report, output, code)
+}
+
+/// `kubectl meridian plan`: 0 when nothing would change, 2 when something would, 1 when something is refused or could not
+/// be found out. Nothing is written anywhere.
+///
+/// # Errors
+/// When a file or the hub cannot be read.
+pub async fn plan(reach: &Reach, files: &[PathBuf], output: Output) -> Result<Answer, PluginError> {
+    let files = plan::read(files)?;
+    let hub = observe::hub(reach).await?;
+    let now = Timestamp::now();
+    let admitted = plan::admit(&hub.cache, files, now);
+    let members = observe::members(reach, &hub, &admitted.hub).await;
+    let report = plan::report(&hub.cache, admitted, &members, now);
+    let code = report.verdict.code();
+    answer(&report, output, code)
+}
+
+fn answer(report: &(impl Serialize + fmt::Display), output: Output, code: u8) -> Result<Answer, PluginError> {
+    let text = match output {
+        Output::Table => report.to_string(),
+        Output::Json => format!("{}\n", serde_json::to_string_pretty(report)?),
+    };
+    Ok(Answer { text, code })
+}
