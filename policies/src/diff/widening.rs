@@ -1,5 +1,6 @@
 //! What a change will ever allow that was not allowed, now or later. A mechanism that begins next month widens nothing
-//! today, and nobody is asked again when it begins: so admission asks this, not the difference of one moment.
+//! today, and nobody is asked again when it begins: whoever has to approve what widens must ask this, not the difference of
+//! one moment. Admission does not ask for a second approver yet, so nothing outside of this crate asks it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
