@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::assess::{AskedEdge, framework_of};
+use crate::assess::{AskedEdge, Homes, framework_of};
 use crate::catalogue::{Catalogue, TransferableFields};
 use crate::edge::{CompiledEdge, EdgeId};
 use crate::names::TenantId;
@@ -18,6 +18,7 @@ use crate::vocabulary::DataClass;
 pub struct CompiledPolicy {
     pub(crate) source: PolicySource,
     pub(crate) fields: TransferableFields,
+    pub(crate) homes: Homes,
     edges: BTreeMap<EdgeId, CompiledEdge>,
     refusals: BTreeMap<EdgeId, Vec<Denial>>,
 }
@@ -35,6 +36,7 @@ pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Time
     let mut policy = CompiledPolicy {
         source: source.clone(),
         fields,
+        homes: Homes::of(source),
         edges: BTreeMap::new(),
         refusals: BTreeMap::new(),
     };
@@ -43,7 +45,7 @@ pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Time
         for (class, ask) in asks(tenant) {
             let edge_id = EdgeId::new(id, class, &ask.region);
             let outcome = compile_edge(
-                source,
+                (source, &policy.homes),
                 &policy.fields,
                 (id, tenant),
                 (class, ask),
@@ -65,7 +67,7 @@ pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Time
 
 /// One edge as it stands at `now`, or every refusal of it: at least one.
 pub(crate) fn compile_edge(
-    source: &PolicySource,
+    (source, homes): (&PolicySource, &Homes),
     fields: &TransferableFields,
     (id, tenant): (&TenantId, &TenantFacts),
     (class, ask): (DataClass, &ReplicateTo),
@@ -81,6 +83,7 @@ pub(crate) fn compile_edge(
     }
     let assessed = AskedEdge {
         source,
+        homes,
         fields,
         tenant,
         class,
@@ -158,7 +161,12 @@ impl CompiledPolicy {
     #[must_use]
     pub fn violations_of(&self, tenant: &TenantId, now: Timestamp) -> Vec<Violation> {
         self.source.tenants.get(tenant).map_or_else(Vec::new, |facts| {
-            crate::review::review_with(&facts.spec, facts.epoch, &self.source, &self.fields, now)
+            crate::review::review_with(
+                (&facts.spec, facts.epoch),
+                (&self.source, &self.homes),
+                &self.fields,
+                now,
+            )
         })
     }
 

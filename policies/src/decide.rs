@@ -195,6 +195,7 @@ impl CompiledPolicy {
         };
         let asked = AskedEdge {
             source: &self.source,
+            homes: &self.homes,
             fields: &self.fields,
             tenant: facts,
             class,

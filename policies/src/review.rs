@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::assess::AskedEdge;
+use crate::assess::{AskedEdge, Homes};
 use crate::catalogue::{Catalogue, TransferableFields};
 use crate::compile::{asked_twice, asks, duplicate};
 use crate::edge::EdgeId;
@@ -16,9 +16,8 @@ use crate::vocabulary::DataClass;
 #[must_use]
 pub fn review(spec: &TenantResidencySpec, source: &PolicySource, now: Timestamp) -> Vec<Violation> {
     review_with(
-        spec,
-        Epoch::default(),
-        source,
+        (spec, Epoch::default()),
+        (source, &Homes::of(source)),
         &Catalogue::embedded().transferable(),
         now,
     )
@@ -97,9 +96,8 @@ impl TenantResidencySpec {
 }
 
 pub(crate) fn review_with(
-    spec: &TenantResidencySpec,
-    epoch: Epoch,
-    source: &PolicySource,
+    (spec, epoch): (&TenantResidencySpec, Epoch),
+    (source, homes): (&PolicySource, &Homes),
     fields: &TransferableFields,
     now: Timestamp,
 ) -> Vec<Violation> {
@@ -124,6 +122,7 @@ pub(crate) fn review_with(
         }
         let assessed = AskedEdge {
             source,
+            homes,
             fields,
             tenant: &tenant,
             class,

@@ -143,6 +143,28 @@ fn a_new_offer_opens_what_was_asked_for_and_waits() {
 }
 
 #[test]
+fn an_offer_from_a_later_date_is_looked_at_when_it_is_in_force() {
+    let mut source = world();
+    source.eu().mechanisms.clear();
+    let from = at("2027-01-01T00:00:00Z");
+    let offered = "mechanismOffered: {from: eu, to: us, mechanism: SCC, instrument: SCC 2021/914 module 1, \
+                   classes: [workout-summary], effectiveFrom: '2027-01-01T00:00:00Z'}";
+    let answer = answered(&source, &format!("hypotheses: [{{{offered}}}]"));
+    assert_eq!((answer.before, answer.after), (from, from));
+    assert_eq!(answer.effect, Effect::Widens);
+    let [change] = &answer.diff.edges[..] else {
+        panic!("{answer}")
+    };
+    assert!(matches!(change.difference, EdgeDifference::Opened { .. }), "{answer}");
+
+    let too_soon = answered(
+        &source,
+        &format!("hypotheses: [{{{offered}}}, {{asOf: {{moment: '2026-12-31T00:00:00Z'}}}}]"),
+    );
+    assert!(too_soon.diff.edges.is_empty(), "{too_soon}");
+}
+
+#[test]
 fn hypotheses_hold_together() {
     let text = "
 hypotheses:

@@ -60,10 +60,39 @@ impl Inputs {
         Ok(self)
     }
 
+    /// Every file in a folder and below it, by name and content.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn folder(mut self, folder: &Path) -> Result<Self> {
+        let mut files = Vec::new();
+        files_below(folder, &mut files)?;
+        files.sort();
+        for file in &files {
+            let name = file.strip_prefix(folder).unwrap_or(file);
+            self = self.text("file", &name.display().to_string()).file(file)?;
+        }
+        Ok(self)
+    }
+
     /// The key of what these inputs make.
     pub fn key(self) -> Key {
         Key(hex(&self.0.finalize()))
     }
+}
+
+fn files_below(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry
+            .with_context(|| format!("cannot read {}", folder.display()))?
+            .path();
+        if path.is_dir() {
+            files_below(&path, files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
 }
 
 /// The folder of all entries.

@@ -3,9 +3,12 @@
 //! Compiling, explaining and admission all go through here, so that they cannot disagree.
 
 mod data;
+mod homes;
 mod mechanism;
 
 use jiff::Timestamp;
+
+pub(crate) use homes::Homes;
 
 use crate::catalogue::TransferableFields;
 use crate::decision::{Check, Ground};
@@ -86,6 +89,8 @@ struct Assessed {
 /// One edge that a tenant asks for.
 pub(crate) struct AskedEdge<'a> {
     pub(crate) source: &'a PolicySource,
+    /// Of the source.
+    pub(crate) homes: &'a Homes,
     pub(crate) fields: &'a TransferableFields,
     pub(crate) tenant: &'a TenantFacts,
     pub(crate) class: DataClass,
@@ -227,21 +232,12 @@ impl<'a> AskedEdge<'a> {
 
     fn importer_tenant(&self) -> Result<Found<TenantId>, Denial> {
         let spec = &self.tenant.spec;
-        // One that is filed under another tenant's name has no home there: see `cut`.
-        let filed_rightly = self
-            .source
-            .tenants
-            .iter()
-            .filter(|(id, other)| other.spec.tenant == **id);
-        let mut there = filed_rightly.map(|(_, other)| &other.spec).filter(|other| {
-            other.organization == spec.organization
-                && other.home.region == self.ask.region
-                && other.tenant != spec.tenant
-        });
+        let there = self.homes.of_organization_in(&spec.organization, &self.ask.region);
+        let mut there = there.iter().filter(|other| **other != spec.tenant);
         match (there.next(), there.next()) {
             (Some(one), None) => {
-                let sentence = format!("tenant {} of {} receives it", one.tenant, spec.organization);
-                Ok(found("importer", sentence, one.tenant.clone()))
+                let sentence = format!("tenant {one} of {} receives it", spec.organization);
+                Ok(found("importer", sentence, one.clone()))
             }
             (None, _) => {
                 let because = format!(
@@ -252,8 +248,8 @@ impl<'a> AskedEdge<'a> {
             }
             (Some(one), Some(other)) => {
                 let because = format!(
-                    "organization {} has two tenants in {} ({} and {}), so it is not clear which one receives it; keep one",
-                    spec.organization, self.ask.region, one.tenant, other.tenant
+                    "organization {} has two tenants in {} ({one} and {other}), so it is not clear which one receives it; keep one",
+                    spec.organization, self.ask.region
                 );
                 Err(self.deny(Rule::TenantUnknown, because))
             }

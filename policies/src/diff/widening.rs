@@ -1,5 +1,6 @@
 //! What a change will ever allow that was not allowed, now or later. A mechanism that begins next month widens nothing
-//! today, and nobody is asked again when it begins: so admission asks this, not the difference of one moment.
+//! today, and nobody is asked again when it begins: whoever has to approve what widens must ask this, not the difference of
+//! one moment. Admission does not ask for a second approver yet, so nothing outside of this crate asks it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,6 +9,7 @@ use serde::Serialize;
 
 use super::change::{EdgeChange, Effect};
 use super::edges;
+use crate::assess::Homes;
 use crate::catalogue::{Catalogue, TransferableFields};
 use crate::compile::{asked_twice, asks, compile_edge};
 use crate::edge::{CompiledEdge, EdgeId};
@@ -66,6 +68,7 @@ fn first_widening(was: &Asks<'_>, is: &Asks<'_>, id: &EdgeId, now: Timestamp) ->
 /// What the tenants of one source ask for, by edge.
 struct Asks<'a> {
     source: &'a PolicySource,
+    homes: Homes,
     fields: &'a TransferableFields,
     by_edge: BTreeMap<EdgeId, (&'a TenantId, &'a TenantFacts, DataClass, &'a ReplicateTo)>,
 }
@@ -80,6 +83,7 @@ impl<'a> Asks<'a> {
         }
         Self {
             source,
+            homes: Homes::of(source),
             fields,
             by_edge,
         }
@@ -91,7 +95,14 @@ impl<'a> Asks<'a> {
             return Err(Vec::new());
         };
         let twice = asked_twice(tenant).contains(edge);
-        compile_edge(self.source, self.fields, (id, tenant), (*class, ask), twice, moment)
+        compile_edge(
+            (self.source, &self.homes),
+            self.fields,
+            (id, tenant),
+            (*class, ask),
+            twice,
+            moment,
+        )
     }
 
     /// When the edge can begin or end: the moments of what it cites.

@@ -56,8 +56,8 @@ pub struct ImporterImpact {
 
 /// What would change in `source` if `asked` were so.
 ///
-/// Both are looked at as they stand at `now`, or at the end of an instrument that is supposed to expire later, so that only
-/// the hypothesis makes a difference. With `asOf` the policy of `now` is compared with what remains of it at that moment.
+/// Both are looked at as they stand at `now`, or, where a hypothesis comes true only later (an instrument that expires then,
+/// a mechanism in force from then on), at the last such moment, so that only the hypotheses make a difference. With `asOf` the policy of `now` is compared with what remains of it at that moment.
 ///
 /// # Errors
 /// [`WhatIfError`], when a hypothesis is out of bounds or strikes nothing in this policy.
@@ -97,14 +97,15 @@ fn moments(hypotheses: &[Hypothesis], now: Timestamp) -> (Timestamp, Timestamp) 
         Hypothesis::AsOf { moment } => Some(*moment),
         _ => None,
     });
-    let ends = hypotheses.iter().filter_map(|hypothesis| match hypothesis {
+    let later = hypotheses.iter().filter_map(|hypothesis| match hypothesis {
         Hypothesis::InstrumentExpires { on, .. } => Some(*on),
+        Hypothesis::MechanismOffered { effective_from, .. } => *effective_from,
         _ => None,
     });
     match as_of {
         Some(moment) => (now, moment),
         None => {
-            let then = ends.fold(now, Timestamp::max);
+            let then = later.fold(now, Timestamp::max);
             (then, then)
         }
     }

@@ -4,7 +4,7 @@ mod proved;
 mod release;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -85,13 +85,24 @@ pub fn deploy(paths: &Paths, cache: &Cache, clusters: &Clusters, programs: &Prog
     })?;
     let applied = apply_regions(paths, &kubectl)?;
     let parts = releases.iter().map(|release| release.inputs.short());
-    let demo = parts
-        .chain(clusters.containers.iter().map(String::as_str))
-        .fold(Inputs::new(), |all, part| all.text("part", part));
+    let parts = parts.chain(clusters.containers.iter().map(String::as_str));
     Ok(Deployed {
         changed: clusters.changed || applied || installed.into_iter().chain(given).any(|changed| changed),
-        demo: demo.key(),
+        demo: demo(parts, &region_folders(paths))?,
     })
+}
+
+/// Which demo this is: the parts that it is made of, and the policy that was applied to it. An `up` that was interrupted
+/// after it had applied another policy has proved nothing under it, though the next finds it unchanged.
+fn demo<'a>(parts: impl Iterator<Item = &'a str>, policy: &[PathBuf]) -> Result<Key> {
+    let parts = parts.fold(Inputs::new(), |all, part| all.text("part", part));
+    let all = policy.iter().try_fold(parts, |all, folder| all.folder(folder))?;
+    Ok(all.key())
+}
+
+/// What is applied to the hub, in this order.
+fn region_folders(paths: &Paths) -> [PathBuf; 2] {
+    ["regions/jurisdictions", "regions/local"].map(|folder| paths.project.join(folder))
 }
 
 /// Gives the hub a kubeconfig for a member: the address that the member's node has on the clusters' network, its CA, and
@@ -146,8 +157,8 @@ fn apply_regions(paths: &Paths, kubectl: &Path) -> Result<bool> {
     progress::step("applying regions/jurisdictions and regions/local", None, || {
         let mut apply = Command::new(kubectl);
         apply.args(["--context", "kind-hub", "apply"]);
-        for folder in ["regions/jurisdictions", "regions/local"] {
-            apply.arg("--filename").arg(paths.project.join(folder));
+        for folder in region_folders(paths) {
+            apply.arg("--filename").arg(folder);
         }
         progress::output(&mut apply).map(|said| changed_any(&said))
     })
@@ -289,6 +300,19 @@ mod tests {
         ));
         assert!(changed_any("party.meridian.sh/a created\n"));
         assert!(!changed_any(""));
+    }
+
+    #[test]
+    fn another_policy_is_another_demo() {
+        let folder = tempfile::tempdir().unwrap();
+        let tenants = folder.path().join("40-tenants.yaml");
+        let of = |container: &str| demo([container].into_iter(), &[folder.path().to_path_buf()]).unwrap();
+        std::fs::write(&tenants, "fields: [sport_type]").unwrap();
+        let before = of("a");
+        assert_eq!(of("a"), before);
+        assert_ne!(of("b"), before);
+        std::fs::write(&tenants, "fields: [sport_type, title]").unwrap();
+        assert_ne!(of("a"), before);
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! The chart's release in one cluster: whether it is there as it should be, and how it gets there.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::NAMESPACE;
 use crate::cache::{Inputs, Key};
@@ -156,31 +155,14 @@ impl<'a> Release<'a> {
 
 /// The hash of a chart's files and the values that it is given.
 fn inputs(chart: &Path, values: &[String]) -> Result<Key> {
-    let mut files = Vec::new();
-    list(chart, &mut files)?;
-    files.sort();
-    let mut all = Inputs::new();
-    for file in &files {
-        let name = file.strip_prefix(chart).unwrap_or(file);
-        all = all.text("file", &name.display().to_string()).file(file)?;
-    }
+    let all = Inputs::new().folder(chart)?;
     Ok(values.iter().fold(all, |all, value| all.text("value", value)).key())
-}
-
-fn list(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
-        let path = entry.with_context(|| format!("cannot read {}", dir.display()))?.path();
-        if path.is_dir() {
-            list(&path, files)?;
-        } else {
-            files.push(path);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
