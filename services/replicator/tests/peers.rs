@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use meridian_kit::SubjectId;
 use meridian_kit::client::{ClientError, ServiceClient};
 use meridian_kit::event::{Draft, Event, EventSource, Imported};
+use meridian_kit::policy_feed::AckRole;
 use meridian_kit::subject_keys::{KeyScope, SubjectKey};
 use meridian_kit::testing::{Database, catalogue};
 use meridian_policy::{DataClass, Epoch};
@@ -393,4 +394,35 @@ async fn catalogue_columns() {
 #[test]
 fn catalogue_event_fields() {
     catalogue::assert_event_fields("replicator", &[(PURGED, json!(Purged {}))]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_is_complete_only_where_the_importing_tenant_is_known() {
+    let world = World::without_edges().await;
+    world.eu.region.stop("replicator").await;
+    let rogue = world.eu_at_us("replicator");
+    let cut = json!({"edge": EDGE, "revision": 1, "rule": "no-edge"});
+    let answered = |complete: bool| {
+        let (rogue, cut) = (&rogue, &cut);
+        meridian_kit::testing::until(move || async move {
+            let answer: Value = rogue.post("/peer/v1/cuts").json(cut).fetch().await.ok()?;
+            (answer["complete"] == complete).then_some(answer)
+        })
+    };
+    // Nobody of the organization is at home: copies may lie under a tenant that cannot be looked at.
+    let homes = world.us.region.policy().homes;
+    world.us.region.change_policy(|policy| policy.homes.clear());
+    answered(false).await.expect("not complete");
+    assert!(world.us.region.acks().is_empty(), "nothing is acknowledged");
+
+    // It is, and has nothing of the edge: that is said, and the region operator hears of it too.
+    world.us.region.change_policy(|policy| policy.homes = homes);
+    let answer = answered(true).await.expect("complete");
+    assert_eq!(answer["sinks"], json!(["replicator"]));
+    let acks = world.us.region.acks();
+    assert!(
+        acks.iter()
+            .any(|ack| ack.edge.as_str() == EDGE && ack.role == AckRole::Importer && ack.purged == 0),
+        "{acks:?}"
+    );
 }

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use meridian_kit::db::TenantTx;
 use meridian_kit::event::Event;
 use meridian_kit::outbox;
+use meridian_kit::policy_feed::{Ack, AckRole, FeedError};
 use meridian_kit::problem::Problem;
 use meridian_kit::subject_keys::{KeyScope, SubjectKey};
-use meridian_policy::{CompiledEdge, RegionName, Rule};
+use meridian_policy::{CompiledEdge, EdgeId, RegionName, RegionPolicy, Rule};
 use serde_json::{Map, Value};
 
 use super::{Importer, TOPIC};
@@ -47,6 +48,9 @@ pub enum ReceiveError {
     /// The keyring.
     #[error(transparent)]
     Key(EdgeKeyError),
+    /// The region operator does not know yet.
+    #[error(transparent)]
+    Ack(#[from] FeedError),
 }
 
 impl From<meridian_kit::db::Error> for ReceiveError {
@@ -78,6 +82,7 @@ impl From<ReceiveError> for Problem {
             ReceiveError::Store(error) => error.into(),
             ReceiveError::Key(EdgeKeyError::Keyring(error)) => error.into(),
             ReceiveError::Key(error) => Self::internal(&error),
+            ReceiveError::Ack(error) => Self::unavailable("not-acknowledged", error.to_string()),
         }
     }
 }
@@ -217,12 +222,44 @@ impl Importer {
             self.begin_purge(&scope, &cut.edge, cut.rule, cut.revision).await?;
             return Ok(self.progress(&scope, &cut.edge).await?);
         }
-        // Never opened, so there is nothing to purge.
-        tracing::info!(edge = %cut.edge, rule = %Rule::NoEdge, "an edge was cut that never arrived here");
-        Ok(Purge {
+        self.never_arrived(sender, cut).await
+    }
+
+    /// The answer to a cut of an edge that is not on record with any tenant at home here. Records are only found under
+    /// their own tenant: where the importing one is unknown (not here yet, or gone from the policy), that none was found
+    /// says nothing, and the exporter has to ask again.
+    async fn never_arrived(&self, sender: &RegionName, cut: &Cut) -> Result<Purge, ReceiveError> {
+        let policy = self.shared.feed.current();
+        if !receives(&policy, sender, &cut.edge) {
+            tracing::warn!(edge = %cut.edge, "an edge was cut whose importing tenant is not at home here; its purge cannot be told");
+            return Ok(Purge {
+                complete: false,
+                purged: 0,
+                sinks: Vec::new(),
+            });
+        }
+        let purge = Purge {
             complete: true,
             purged: 0,
-            sinks: Vec::new(),
-        })
+            sinks: vec!["replicator".to_owned()],
+        };
+        // Whoever waits for the acknowledgement of this side waits for it here as well.
+        let ack = Ack {
+            edge: cut.edge.clone(),
+            role: AckRole::Importer,
+            revision: policy.revision,
+            purged: purge.purged,
+            sinks: purge.sinks.clone(),
+        };
+        self.shared.feed.acknowledge(&ack).await?;
+        tracing::info!(edge = %cut.edge, rule = %Rule::NoEdge, "an edge was cut that never arrived here");
+        Ok(purge)
     }
+}
+
+/// Whether the sender's tenant that the edge is of has one of its organization at home here.
+fn receives(policy: &RegionPolicy, sender: &RegionName, edge: &EdgeId) -> bool {
+    let tenants = policy.peer(sender).into_iter().flat_map(|peer| &peer.tenants);
+    let mut exporting = tenants.filter(|peer| edge.as_str().split('.').next() == Some(peer.tenant.as_str()));
+    exporting.any(|peer| policy.homes.iter().any(|home| home.organization == peer.organization))
 }
