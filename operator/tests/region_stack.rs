@@ -258,6 +258,27 @@ async fn a_new_image_runs_the_migrations_again_before_the_services_get_it() {
 }
 
 #[tokio::test]
+async fn a_paused_region_obeys_the_policy_and_changes_nothing_else() {
+    let bed = Bed::new().await;
+    bed.pass().await.unwrap();
+    let service = bed.key(SERVICE, "identity");
+    bed.api(&service)
+        .delete("identity", &DeleteParams::default())
+        .await
+        .unwrap();
+    bed.seen(&service).await;
+    let mut paused = region_stack(&bed.region, 2, 1);
+    paused["spec"]["paused"] = json!(true);
+    bed.put(paused).await;
+    bed.seen(&bed.key(REGION_STACK, &bed.region)).await;
+
+    bed.pass().await.unwrap();
+    assert_eq!(bed.stacks.feed.policy().unwrap().revision.0, 2);
+    assert_eq!(bed.status().await["appliedRevision"], 2);
+    assert!(bed.get(SERVICE, "identity").await.is_none());
+}
+
+#[tokio::test]
 async fn a_deleted_stack_leaves_what_it_laid_down() {
     let bed = Bed::new().await;
     bed.pass().await.unwrap();
@@ -287,6 +308,21 @@ async fn a_deleted_stack_whose_policy_says_delete_is_held_until_its_data_is_gone
         .delete(&bed.region, &DeleteParams::default())
         .await
         .unwrap();
+    bed.seen(&stack).await;
+    // Somebody deleted it while its tenants are at home: not the hub, which takes them out of the policy first.
+    assert_eq!(bed.pass().await.unwrap().outcome, Outcome::Refused);
+    assert_eq!(bed.condition("Stalled").await, "True");
+    let status = bed.status().await.to_string();
+    assert!(
+        status.contains("deleted while 1 tenants have their home here"),
+        "{status}"
+    );
+    assert!(bed.get(STATEFUL_SET, "postgres").await.is_some());
+
+    let mut left = region_stack(&bed.region, 2, 1);
+    left["spec"]["deletionPolicy"] = json!("Delete");
+    left["spec"]["policy"]["homes"] = json!([]);
+    bed.put(left).await;
     bed.seen(&stack).await;
     assert_eq!(bed.pass().await.unwrap().outcome, Outcome::Progressed);
     assert!(

@@ -222,22 +222,26 @@ impl Stacks {
         self.served.claim(&request.region)?;
         let cache = self.applier.cache();
         let (asked, region) = (request.policy.clone(), request.region.clone());
-        if request.paused {
-            return Ok(Done {
-                paused: true,
-                ..Done::default()
-            });
-        }
         let held = observe::held_policy(cache, &region);
         let (policy, refusals) = hold::decide(&region, held.as_ref(), &asked, &observe::placements(cache, &region));
         let policy =
             policy.ok_or_else(|| Invalid::NoPolicy(refusals.first().map(ToString::to_string).unwrap_or_default()))?;
         let counts = counts(&policy);
+        let paused = request.paused;
         let stack = Stack {
             node_ports: self.node_ports,
             ..request.with(policy, observe::ingest(cache, &region))
         };
         let mut written = self.policy_first(&stack).await?;
+        if paused {
+            return Ok(Done {
+                written,
+                refusals,
+                counts: Some(counts),
+                paused: true,
+                ..Done::default()
+            });
+        }
         let secrets = secrets::ensure(&self.applier, &stack, Timestamp::now()).await?;
         written += secrets.written;
         let plan = plan::plan(&stack, &secrets.material)?;

@@ -1,14 +1,18 @@
 //! The end of a RegionStack. What it laid down stays, since losing a custom resource must not lose data, unless its
-//! `deletionPolicy` says `Delete`: then the stack is held until the region's namespace is gone, and its data with it.
+//! `deletionPolicy` says `Delete`: then the stack is held until the region's namespace is gone, and its data with it. Not
+//! while tenants have their home here: the hub deletes no such stack, so somebody else has, or has deleted its definition.
 
 use super::Stacks;
 use super::validate::namespace;
 use crate::apply::ApplyError;
+use crate::conditions::{Standing, merge};
 use crate::finalizer;
 use crate::manifest::{MANAGED_BY, MANAGED_BY_LABEL, NAMESPACE, ObjectKey, REGION_LABEL, REGION_STACK};
 use crate::reconcile::{Outcome, Pass};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use meridian_policy::RegionName;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The finalizer of a stack whose data goes with it.
 pub const FINALIZER: &str = "meridian.sh/region-data";
@@ -29,12 +33,41 @@ impl Stacks {
             return Ok(None);
         }
         if held {
+            let homes = object["spec"]["policy"]["homes"].as_array().map_or(0, Vec::len);
+            if data_goes && homes > 0 {
+                return Ok(Some(self.refuse_to_remove(&key, object, homes).await?));
+            }
             if data_goes && let Some(pass) = self.remove_data(name).await? {
                 return Ok(Some(pass));
             }
             finalizer::release(&self.applier, &key, object, FINALIZER).await?;
         }
         Ok(Some(Pass::of(Outcome::Gone)))
+    }
+
+    async fn refuse_to_remove(&self, key: &ObjectKey, object: &Value, homes: usize) -> Result<Pass, ApplyError> {
+        let message = format!(
+            "deleted while {homes} tenants have their home here: their data is not removed; delete the FitnessRegion on the \
+             hub, or take the finalizer {FINALIZER} off by hand, which leaves the data where it is"
+        );
+        tracing::warn!(resource = %key, count = homes, "the removal of a region's data is refused");
+        let standing = Standing::Failed {
+            reason: "TenantsHomed",
+            message,
+        };
+        let previous: Vec<Condition> =
+            serde_json::from_value(object["status"]["conditions"].clone()).unwrap_or_default();
+        let mut seen = object["status"].clone();
+        if let Some(map) = seen.as_object_mut() {
+            // They have a writer of their own.
+            map.remove("acks");
+        }
+        let mut status = if seen.is_object() { seen.clone() } else { json!({}) };
+        let generation = object["metadata"]["generation"].as_i64();
+        status["observedGeneration"] = json!(generation);
+        status["conditions"] = json!(merge(&previous, &standing.observations(), generation, Timestamp::now()));
+        self.applier.apply_status(key, &seen, status).await?;
+        Ok(Pass::of(Outcome::Refused))
     }
 
     /// Nothing, when there is no data left.
