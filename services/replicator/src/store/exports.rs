@@ -195,20 +195,22 @@ pub async fn resume(tx: &mut TenantTx) -> Result<(), StoreError> {
 
 /// Edges that have deliveries due. While the policy is known to be `current`, what waits for nothing else is due as well.
 ///
+/// The word that these wait for is written out, here and in [`claim`]: a parameter could be another, so no plan that is made
+/// without it could use their index.
+///
 /// # Errors
 /// The database.
 pub async fn edges_due(tx: &mut TenantTx, current: bool) -> Result<Vec<EdgeId>, StoreError> {
-    let edges: Vec<String> =
-        sqlx::query_scalar("select distinct edge from delivery where next_attempt <= now() or ($1 and waits_for = $2)")
-            .bind(current)
-            .bind(Waiting::PolicyStale.as_str())
-            .fetch_all(tx.conn())
-            .await?;
+    let edges: Vec<String> = sqlx::query_scalar(EDGES_DUE).bind(current).fetch_all(tx.conn()).await?;
     edges
         .into_iter()
         .map(|edge| edge.parse().map_err(|_| wrong("edge")))
         .collect()
 }
+
+/// The statement of [`edges_due`]. Public so that the database can be asked how it goes about it.
+pub const EDGES_DUE: &str = "select edge from delivery where next_attempt <= now() \
+                         union select edge from delivery where $1 and waits_for = 'policy-stale'";
 
 /// Takes deliveries of an edge that are due (see [`edges_due`]), the oldest first, for `hold`: another exporter, or this one
 /// after a crash, takes them again only then.
@@ -223,21 +225,13 @@ pub async fn claim(
     hold: Duration,
 ) -> Result<Vec<Delivery>, StoreError> {
     type Row = (Uuid, Vec<u8>, SqlTimestamp, i32, Option<String>);
-    let rows: Vec<Row> = sqlx::query_as(
-        "with due as (select copy_id, waits_for from delivery \
-                      where edge = $1 and (next_attempt <= now() or ($4 and waits_for = $5)) \
-                      order by queued_at limit $2 for update skip locked) \
-         update delivery d set next_attempt = now() + make_interval(secs => $3), waits_for = null from due \
-         where d.copy_id = due.copy_id \
-         returning d.copy_id, d.event, d.queued_at, d.attempts, due.waits_for",
-    )
-    .bind(edge.as_str())
-    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-    .bind(hold.as_secs_f64())
-    .bind(current)
-    .bind(Waiting::PolicyStale.as_str())
-    .fetch_all(tx.conn())
-    .await?;
+    let rows: Vec<Row> = sqlx::query_as(CLAIM)
+        .bind(edge.as_str())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(hold.as_secs_f64())
+        .bind(current)
+        .fetch_all(tx.conn())
+        .await?;
     rows.into_iter()
         .map(|(copy_id, event, queued_at, attempts, waited_for)| {
             let event = Event::from_bytes(&event).map_err(|_| StoreError::Row {
@@ -255,6 +249,18 @@ pub async fn claim(
         })
         .collect()
 }
+
+/// The statement of [`claim`]. Each kind is locked where it is chosen, so that a delivery which another exporter took
+/// meanwhile is looked at again and left out; of both together the oldest are taken.
+pub const CLAIM: &str = "with due as (select copy_id, queued_at, waits_for from delivery where edge = $1 and next_attempt <= now() \
+                  order by queued_at limit $2 for update skip locked), \
+     stale as (select copy_id, queued_at, waits_for from delivery \
+               where $4 and edge = $1 and waits_for = 'policy-stale' and next_attempt > now() \
+               order by queued_at limit $2 for update skip locked), \
+     taken as (select * from due union all select * from stale order by queued_at limit $2) \
+     update delivery d set next_attempt = now() + make_interval(secs => $3), waits_for = null from taken \
+     where d.copy_id = taken.copy_id \
+     returning d.copy_id, d.event, d.queued_at, d.attempts, taken.waits_for";
 
 /// Lets a delivery wait: longer each time that it is for the same, anew when it is for something else.
 ///
@@ -288,4 +294,18 @@ pub async fn end(tx: &mut TenantTx, copies: &[Uuid]) -> Result<Vec<Uuid>, StoreE
             .fetch_all(tx.conn())
             .await?,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_the_policy_is_found_by_the_word_that_it_is_marked_with() {
+        let marked = format!("waits_for = '{}'", Waiting::PolicyStale.as_str());
+        let index = include_str!("../../migrations/101_delivery_waits_for.sql");
+        for text in [EDGES_DUE, CLAIM, index] {
+            assert!(text.contains(&marked), "{marked} is not in: {text}");
+        }
+    }
 }
