@@ -9,7 +9,7 @@
 
 mod bed;
 
-use bed::{install_custom_resources, until};
+use bed::{install_custom_resources, install_custom_resources_of_a_member, until};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -81,8 +81,9 @@ impl World {
         let turn = TURN.lock().await;
         let hub = bed::client().await;
         let member = client_of_the_member().await;
+        install_custom_resources(&hub).await;
+        install_custom_resources_of_a_member(&member).await;
         for client in [&hub, &member] {
-            install_custom_resources(client).await;
             namespace(client, SYSTEM).await;
         }
         let (admin, stop) = (free_address(), CancellationToken::new());

@@ -231,6 +231,14 @@ impl Members {
             );
             self.run(&member.stop, work);
         }
+        // The last listing may hold nothing, and then no change tells that the member is known now.
+        let (name, tell, cache) = (member.name.clone(), self.on_change.clone(), member.cache().clone());
+        let listed = async move {
+            cache.synced(OBSERVED).await;
+            tell(&name);
+            std::future::pending().await
+        };
+        self.run(&member.stop, Box::pin(listed));
         let probe = probe(
             member.name.clone(),
             client,

@@ -80,7 +80,14 @@ pub async fn install_custom_resources(client: &Client) {
     install(client, &super::custom_resources()).await;
 }
 
-pub async fn install(client: &Client, crds: &[CustomResourceDefinition]) {
+/// What a member has: it is no hub.
+pub async fn install_custom_resources_of_a_member(client: &Client) {
+    let mut crds = super::custom_resources();
+    crds.retain(|crd| ["RegionStack", "TenantPlacement", "IngestPool"].contains(&crd.spec.names.kind.as_str()));
+    install(client, &crds).await;
+}
+
+async fn install(client: &Client, crds: &[CustomResourceDefinition]) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in crds {
         let params = PatchParams::apply("test").force();

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::ServiceAccount;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use meridian_operator::hub::{HubArgs, run_with};
@@ -19,20 +18,14 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use crate::bed::{client, client_of, fresh_region, install, install_custom_resources, kubeconfig, until};
+use crate::bed::{
+    client, client_of, fresh_region, install_custom_resources, install_custom_resources_of_a_member, kubeconfig, until,
+};
 
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 const HUB: &str = "MERIDIAN_TEST_KUBECONFIG";
 pub const MEMBER: &str = "MERIDIAN_TEST_MEMBER_KUBECONFIG";
-
-/// What a member has: it is no hub.
-fn custom_resources_of_a_member() -> Vec<CustomResourceDefinition> {
-    let of_member = |crd: &CustomResourceDefinition| {
-        ["RegionStack", "TenantPlacement", "IngestPool"].contains(&crd.spec.names.kind.as_str())
-    };
-    crate::custom_resources().into_iter().filter(of_member).collect()
-}
 
 /// The rules of a role in the chart, whichever values it is rendered with.
 fn rules_in_the_chart(file: &str, name: &str) -> Value {
@@ -78,7 +71,7 @@ impl Bed {
         let alone = ALONE.lock().await;
         let (hub, member) = (client().await, client_of(&kubeconfig(MEMBER)).await);
         install_custom_resources(&hub).await;
-        install(&member, &custom_resources_of_a_member()).await;
+        install_custom_resources_of_a_member(&member).await;
         let name = fresh_region();
         let dir = std::env::temp_dir().join(format!("meridian-plugin-{name}"));
         std::fs::create_dir_all(&dir).unwrap();

@@ -91,10 +91,14 @@ async fn a_failed_sign_in_takes_as_long_without_an_account_as_with_one() {
     // noise goes away, and a difference of ours stays.
     let mut quickest = [std::time::Duration::MAX; 4];
     for sample in 1..=150 {
-        for (quickest, (tenant, email)) in quickest.iter_mut().zip(cases) {
+        for turn in 0..cases.len() {
+            // Each round begins with another case: what every other sign-in costs, such as memory that the one before gave
+            // back, is then in all of them.
+            let case = (turn + sample) % cases.len();
+            let (tenant, email) = cases[case];
             let begun = std::time::Instant::now();
             setting.sign_in(tenant, email, "wrong horse battery").await;
-            *quickest = (*quickest).min(begun.elapsed());
+            quickest[case] = quickest[case].min(begun.elapsed());
         }
         let (least, most) = (quickest.iter().min().unwrap(), quickest.iter().max().unwrap());
         if sample >= 15 && most.as_secs_f64() < least.as_secs_f64() * 1.15 {

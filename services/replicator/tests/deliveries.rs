@@ -103,7 +103,7 @@ async fn what_waits_for_the_policy_alone_is_due_only_while_it_is_current() {
     let stale = eu.queue(3, Some(Waiting::PolicyStale)).await;
     eu.queue(4, Some(Waiting::ConsentUnreachable)).await;
     assert_eq!(eu.due(false).await, []);
-    assert_eq!(eu.due(true).await, [eu.edge.clone()]);
+    assert_eq!(eu.due(true).await, std::slice::from_ref(&eu.edge));
 
     let mut tx = eu.begin().await;
     assert_eq!(eu.claim(&mut tx, false, 10).await, sorted([]));
