@@ -54,17 +54,8 @@ impl Paths {
         self.as_from_a_shell(patient)
     }
 
-    /// Without what `cargo run` tells this program about itself: build scripts that ask for such variables (ring's) would
-    /// run again, and all that depends on them with them, whenever cargo is called from here after a call by hand.
     fn as_from_a_shell(&self, mut command: Command) -> Command {
-        for (name, _) in env::vars_os() {
-            let told = name.to_str().is_some_and(|name| {
-                name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "CARGO_PRIMARY_PACKAGE"
-            });
-            if told {
-                command.env_remove(name);
-            }
-        }
+        forget_cargo_run(&mut command);
         command.current_dir(&self.project).env("CARGO_TARGET_DIR", &self.target);
         command
     }
@@ -92,6 +83,19 @@ impl Paths {
     /// The data files of the node image, the tools and the container images.
     pub fn kind(&self) -> PathBuf {
         self.project.join("tests/kind")
+    }
+}
+
+/// Takes out what `cargo run` tells this program about itself: build scripts that ask for such variables (ring's) would run
+/// again, and all that depends on them with them, whenever cargo is called from here after a call by hand.
+pub fn forget_cargo_run(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        let told = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "CARGO_PRIMARY_PACKAGE"
+        });
+        if told {
+            command.env_remove(name);
+        }
     }
 }
 

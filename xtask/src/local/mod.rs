@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::cache::{self, Cache};
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 use crate::preflight;
 use crate::progress;
 
@@ -119,6 +119,7 @@ pub fn run_with(paths: &Paths, cache: &Cache, wanted: &[Part], command: &[String
     let running = Running::start(paths, cache, wanted)?;
     let (program, arguments) = command.split_first().context("no command was given after `--`")?;
     let mut asked = Command::new(program);
+    paths::forget_cargo_run(&mut asked);
     asked
         .args(arguments)
         .envs(running.env().iter().map(|(name, value)| (*name, value.as_str())));
