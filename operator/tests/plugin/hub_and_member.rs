@@ -289,10 +289,15 @@ impl Bed {
             let status = json!({"status": {"appliedRevision": stack.data["spec"]["revision"], "namespaceReady": true,
                 "caBundle": format!("ca of {region}"), "jwks": {"keys": []}}});
             let stacks = api(&self.member, REGION_STACK, None);
-            stacks
+            match stacks
                 .patch_status(&region, &PatchParams::default(), &Patch::Merge(&status))
                 .await
-                .unwrap();
+            {
+                Ok(_) => {}
+                // The hub has deleted it since it was read.
+                Err(kube::Error::Api(refusal)) if refusal.code == 404 => both = false,
+                Err(error) => panic!("status of {region}: {error}"),
+            }
         }
         both
     }
