@@ -48,11 +48,12 @@ pub async fn prove(world: &World) -> Result<Outcome> {
 
 /// Removes the edge and follows the cut to its end. Gives how many copies the importer acknowledged.
 async fn without_edge(world: &World, reader: &Athlete, athlete: &Athlete) -> Result<u64> {
-    let revision = revision(&world.us).await?.max(revision(&world.eu).await?);
+    // Each region counts its own revisions.
+    let (at_eu, at_us) = (revision(&world.eu).await?, revision(&world.us).await?);
     let answer = world.hub.kubectl.apply(&tenant_without_edges()?).await?;
     ensure!(answer.accepted, "the edge's removal was refused: {}", answer.complaint);
 
-    acknowledged(&world.eu, "exporter", revision).await?;
+    acknowledged(&world.eu, "exporter", at_eu).await?;
     // From here on no delivery starts, also not of what is shared now.
     share(&world.eu, athlete).await?;
     consumed(&world.eu).await?;
@@ -60,7 +61,7 @@ async fn without_edge(world: &World, reader: &Athlete, athlete: &Athlete) -> Res
     let queue = world.eu.count("replicator", &queued).await?;
     ensure!(queue == 0, "{queue} deliveries wait for a cut edge");
 
-    let ack = acknowledged(&world.us, "importer", revision).await?;
+    let ack = acknowledged(&world.us, "importer", at_us).await?;
     let sinks: Vec<&str> = ack["sinks"]
         .as_array()
         .into_iter()
@@ -92,7 +93,7 @@ async fn without_edge(world: &World, reader: &Athlete, athlete: &Athlete) -> Res
         .context("the acknowledgement counts what was purged")?;
     // The exporter acknowledged the stop at first; now it acknowledges the purge that it was told of.
     until(CUT, "eu's acknowledgement of us's purge", || async {
-        let told = acknowledged(&world.eu, "exporter", revision).await?;
+        let told = acknowledged(&world.eu, "exporter", at_eu).await?;
         Ok((told["sinks"] == ack["sinks"] && told["purged"] == purged).then_some(()))
     })
     .await?;
