@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -43,18 +45,32 @@ pub enum Action {
     Make,
 }
 
+/// How long the engine may list a container that it is still making, or already removing, and not know it by its id.
+const CHANGING: Duration = Duration::from_secs(30);
+
 /// The cluster's container, when there is one.
 ///
 /// # Errors
 /// When the engine cannot be asked.
 pub fn find(spec: &Spec) -> Result<Option<Found>> {
-    let Some(id) = containers(spec)?.into_iter().next() else {
-        return Ok(None);
-    };
-    let text = output(&mut docker(["inspect", &id]))?;
-    read(&text)
-        .map(Some)
-        .with_context(|| format!("`docker inspect {id}` does not say what it is"))
+    let began = Instant::now();
+    loop {
+        let Some(id) = containers(spec)?.into_iter().next() else {
+            return Ok(None);
+        };
+        let text = match output(&mut docker(["inspect", &id])) {
+            Ok(text) => text,
+            // An interrupted run leaves the engine at work for a moment.
+            Err(_) if began.elapsed() < CHANGING => {
+                thread::sleep(Duration::from_millis(200));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        return read(&text)
+            .map(Some)
+            .with_context(|| format!("`docker inspect {id}` does not say what it is"));
+    }
 }
 
 /// The containers that carry the label of kind's cluster of this name.
