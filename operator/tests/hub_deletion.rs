@@ -11,6 +11,7 @@ mod bed;
 
 use bed::{install_custom_resources, install_custom_resources_of_a_member, until};
 use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -24,9 +25,10 @@ use meridian_operator::manifest::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Mutex as Turn, MutexGuard};
@@ -63,12 +65,13 @@ fn free_address() -> SocketAddr {
 /// The hub's resources are one world: one test at a time.
 static TURN: Turn<()> = Turn::const_new(());
 
-/// A hub role, and a member in which two regions obey it: they make their namespaces and apply what is written, unless they
-/// are told to be slow.
+/// A hub role, and a member in which two regions obey it: they make their namespaces, apply what is written, unless they
+/// are told to be slow, and acknowledge what they have purged, unless they are told to be mute.
 struct World {
     hub: Client,
     member: Client,
     slow: Arc<Mutex<BTreeSet<String>>>,
+    mute: Arc<Mutex<BTreeSet<String>>>,
     admin: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
@@ -95,11 +98,13 @@ impl World {
         };
         let running = tokio::spawn(run_with(hub.clone(), args, stop.clone()));
         let slow = Arc::new(Mutex::new(BTreeSet::new()));
-        let regions = tokio::spawn(regions(member.clone(), slow.clone()));
+        let mute = Arc::new(Mutex::new(BTreeSet::new()));
+        let regions = tokio::spawn(regions(member.clone(), slow.clone(), mute.clone()));
         let world = Self {
             hub,
             member,
             slow,
+            mute,
             admin,
             stop,
             running,
@@ -226,6 +231,22 @@ impl World {
         self.slow.lock().unwrap().insert(region.to_owned());
     }
 
+    /// Purges take their time there.
+    fn be_mute(&self, region: &str) {
+        self.mute.lock().unwrap().insert(region.to_owned());
+    }
+
+    fn speak(&self, region: &str) {
+        self.mute.lock().unwrap().remove(region);
+    }
+
+    async fn is_still_home(&self, tenant: &str) {
+        let held = self.get(TENANT_DATA_RESIDENCY, tenant).await.expect("it is held");
+        assert_eq!(held["status"]["phase"], "Closing");
+        let homes = self.held(REGION_STACK, "eu").await.unwrap()["spec"]["policy"]["homes"].clone();
+        assert_eq!(homes[0]["tenant"], tenant);
+    }
+
     fn catch_up(&self, region: &str) {
         self.slow.lock().unwrap().remove(region);
     }
@@ -248,6 +269,34 @@ impl World {
         self.running.await.unwrap().unwrap();
         self.regions.abort();
     }
+
+    /// A kubeconfig of the member with which nothing answers.
+    fn nowhere() -> String {
+        let kubeconfig = kubeconfig_of_the_member();
+        let parsed = serde_json::from_str::<Value>(&kubeconfig).unwrap();
+        let server = parsed["clusters"][0]["cluster"]["server"].as_str().unwrap();
+        kubeconfig.replace(server, &format!("https://{}", free_address()))
+    }
+
+    async fn regions_are_laid_down(&self) {
+        self.apply(FITNESS_REGION, "local/30-regions.yaml").await;
+        until("the region is laid down", || async {
+            self.held(REGION_STACK, "us").await.is_some()
+        })
+        .await;
+    }
+
+    async fn merge(&self, kind: Kind, name: &str, patch: &Value) -> kube::Result<DynamicObject> {
+        let params = PatchParams::default();
+        self.asked(kind).patch(name, &params, &Patch::Merge(patch)).await
+    }
+
+    async fn is_held(&self, kind: Kind, name: &str) -> bool {
+        let object = self.get(kind, name).await.unwrap_or_default();
+        object["metadata"]["finalizers"]
+            .as_array()
+            .is_some_and(|finalizers| finalizers.iter().any(|finalizer| finalizer == FINALIZER))
+    }
 }
 
 fn count(list: &Value) -> usize {
@@ -260,9 +309,10 @@ async fn namespace(client: &Client, name: &str) {
     let _ = api.create(&PostParams::default(), &namespace).await;
 }
 
-/// In the place of the regions' own operators.
-async fn regions(member: Client, slow: Arc<Mutex<BTreeSet<String>>>) {
+/// In the place of the regions' own operators and replicators.
+async fn regions(member: Client, slow: Arc<Mutex<BTreeSet<String>>>, mute: Arc<Mutex<BTreeSet<String>>>) {
     let stacks: Api<DynamicObject> = Api::all_with(member.clone(), &REGION_STACK.resource());
+    let mut cuts = Cuts::default();
     loop {
         for stack in stacks
             .list(&ListParams::default())
@@ -270,19 +320,67 @@ async fn regions(member: Client, slow: Arc<Mutex<BTreeSet<String>>>) {
             .unwrap_or_else(|error| panic!("{error}"))
         {
             let name = stack.name_any();
-            let revision = &stack.data["spec"]["revision"];
-            let applied = &stack.data["status"]["appliedRevision"];
-            if slow.lock().unwrap().contains(&name) || revision == applied {
+            if slow.lock().unwrap().contains(&name) {
+                continue;
+            }
+            let silent: BTreeSet<String> = slow.lock().unwrap().union(&mute.lock().unwrap()).cloned().collect();
+            let wanted = json!({
+                "namespaceReady": true, "appliedRevision": stack.data["spec"]["revision"],
+                "acks": cuts.acknowledged(&name, &stack.data["spec"], &silent),
+            });
+            let unchanged = |field: &str| stack.data["status"][field] == wanted[field];
+            if ["appliedRevision", "acks"].into_iter().all(unchanged) {
                 continue;
             }
             namespace(&member, &format!("meridian-{name}")).await;
-            let status = json!({"status": {"namespaceReady": true, "appliedRevision": revision}});
             // It may be gone meanwhile.
             let _ = stacks
-                .patch_status(&name, &PatchParams::default(), &Patch::Merge(&status))
+                .patch_status(
+                    &name,
+                    &PatchParams::default(),
+                    &Patch::Merge(&json!({"status": wanted})),
+                )
                 .await;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What the regions' replicators know of edges: by region, edge and role, the region at the other end and the
+/// acknowledgement, once the edge is cut.
+#[derive(Default)]
+struct Cuts(BTreeMap<(String, String, &'static str), (String, Option<Value>)>);
+
+impl Cuts {
+    /// A silent importer acknowledges nothing, and its exporter only that no delivery starts any more.
+    fn acknowledged(&mut self, region: &str, spec: &Value, silent: &BTreeSet<String>) -> Value {
+        let mut open = BTreeSet::new();
+        for (role, way, end) in [("exporter", "exports", "to"), ("importer", "imports", "from")] {
+            for edge in spec["policy"][way].as_array().unwrap() {
+                let (id, other) = (edge["id"].as_str().unwrap(), edge[end].as_str().unwrap());
+                let key = (region.to_owned(), id.to_owned(), role);
+                self.0.insert(key.clone(), (other.to_owned(), None));
+                open.insert(key);
+            }
+        }
+        let mut acks = Vec::new();
+        for ((of, edge, role), (other, ack)) in &mut self.0 {
+            if of != region {
+                continue;
+            }
+            let importer = if *role == "importer" { region } else { other.as_str() };
+            let purged = !silent.contains(importer);
+            let is_open = open.contains(&(of.clone(), edge.clone(), *role));
+            let is_final = |ack: &Value| count(&ack["sinks"]) > 0;
+            if !is_open && (purged || *role == "exporter") && !ack.as_ref().is_some_and(is_final) {
+                let sinks = if purged { json!(["replicator"]) } else { json!([]) };
+                *ack = Some(json!({
+                    "edge": edge, "role": role, "revision": spec["revision"], "purged": u64::from(purged), "sinks": sinks,
+                }));
+            }
+            acks.extend(ack.clone());
+        }
+        json!(acks)
     }
 }
 
@@ -303,12 +401,24 @@ async fn a_tenant_goes_only_after_its_edges_are_closed_at_both_ends() {
     let imports = world.held(REGION_STACK, "us").await.unwrap()["spec"]["policy"]["imports"].clone();
     assert_eq!(count(&imports), 0);
     // The importer has not applied that: the tenant stays at home, so that both ends can purge.
-    let held = world.get(TENANT_DATA_RESIDENCY, "stride-eu").await.expect("it is held");
-    assert_eq!(held["status"]["phase"], "Closing");
-    let homes = world.held(REGION_STACK, "eu").await.unwrap()["spec"]["policy"]["homes"].clone();
-    assert_eq!(homes[0]["tenant"], "stride-eu");
+    world.is_still_home("stride-eu").await;
 
+    // It applies it, and its purge goes on: nobody has acknowledged it yet.
+    world.be_mute("us");
     world.catch_up("us");
+    until("the importer applies that the edge is closed", || async {
+        let stack = world.held(REGION_STACK, "us").await.unwrap();
+        stack["status"]["appliedRevision"] == stack["spec"]["revision"]
+    })
+    .await;
+    until("the acknowledgement is waited for", || async {
+        let message = world.held_for(TENANT_DATA_RESIDENCY, "stride-eu", "EdgesOpen").await;
+        message.contains("has not acknowledged yet that edge stride-eu.")
+    })
+    .await;
+    world.is_still_home("stride-eu").await;
+
+    world.speak("us");
     world.is_gone(TENANT_DATA_RESIDENCY, "stride-eu").await;
     assert!(world.placement("eu", "stride-eu").await.is_none());
     let homes = world.held(REGION_STACK, "eu").await.unwrap()["spec"]["policy"]["homes"].clone();
@@ -341,8 +451,25 @@ async fn a_region_is_held_by_its_tenants_and_then_taken_out_of_its_member_withou
     }
     assert!(world.metrics().await.contains("member=\"us\""));
 
-    world.delete(TENANT_DATA_RESIDENCY, "stride-us").await;
-    world.is_gone(TENANT_DATA_RESIDENCY, "stride-us").await;
+    // Nobody moves in any more.
+    let late = json!({
+        "apiVersion": TENANT_DATA_RESIDENCY.api_version(), "kind": TENANT_DATA_RESIDENCY.kind, "metadata": {"name": "late-us"},
+        "spec": {"tenant": "late-us", "organization": "late", "home": {"region": "us"}, "classes": []},
+    });
+    let params = PatchParams::apply("somebody").force();
+    let tenants = world.asked(TENANT_DATA_RESIDENCY);
+    tenants.patch("late-us", &params, &Patch::Apply(&late)).await.unwrap();
+    until("the tenant waits", || async {
+        let late = world.get(TENANT_DATA_RESIDENCY, "late-us").await.unwrap();
+        late["status"]["phase"] == "Pending"
+    })
+    .await;
+    assert!(world.placement("us", "late-us").await.is_none());
+
+    for tenant in ["late-us", "stride-us"] {
+        world.delete(TENANT_DATA_RESIDENCY, tenant).await;
+        world.is_gone(TENANT_DATA_RESIDENCY, tenant).await;
+    }
     world.is_gone(FITNESS_REGION, "us").await;
     for (kind, name) in [(REGION_STACK, "us"), (INGEST_POOL, "us-telemetry")] {
         assert!(world.held(kind, name).await.is_none(), "{name} is taken out");
@@ -372,18 +499,8 @@ async fn a_region_is_held_by_its_tenants_and_then_taken_out_of_its_member_withou
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_does_not_answer_holds_the_deletion_and_says_so() {
     let world = World::new().await;
-    world.apply(FITNESS_REGION, "local/30-regions.yaml").await;
-    until("the region is laid down", || async {
-        world.held(REGION_STACK, "us").await.is_some()
-    })
-    .await;
-    let address = kubeconfig_of_the_member();
-    let server = serde_json::from_str::<Value>(&address).unwrap()["clusters"][0]["cluster"]["server"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let nowhere = address.replace(&server, &format!("https://{}", free_address()));
-    world.give_kubeconfig("us", &nowhere).await;
+    world.regions_are_laid_down().await;
+    world.give_kubeconfig("us", &World::nowhere()).await;
     world.delete(FITNESS_REGION, "us").await;
 
     let message = world.held_for(FITNESS_REGION, "us", "MemberUnreachable").await;
@@ -395,6 +512,121 @@ async fn a_member_that_does_not_answer_holds_the_deletion_and_says_so() {
     assert!(world.held(REGION_STACK, "us").await.is_some());
 
     world.give_kubeconfig("us", &kubeconfig_of_the_member()).await;
+    world.is_gone(FITNESS_REGION, "us").await;
+    assert!(world.held(REGION_STACK, "us").await.is_none());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_never_reached_its_member_goes_at_once() {
+    let world = World::new().await;
+    world.give_kubeconfig("us", &World::nowhere()).await;
+    world.apply(FITNESS_REGION, "local/30-regions.yaml").await;
+    until("its member is found not to answer", || async {
+        let region = world.get(FITNESS_REGION, "us").await.unwrap();
+        let conditions = region["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions
+            .iter()
+            .any(|condition| condition["type"] == "ClustersReachable" && condition["status"] == "False")
+    })
+    .await;
+    assert!(!world.is_held(FITNESS_REGION, "us").await);
+    world.delete(FITNESS_REGION, "us").await;
+    world.is_gone(FITNESS_REGION, "us").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_deletion_policy_that_holds_is_the_one_that_was_written_last() {
+    let world = World::new().await;
+    world.regions_are_laid_down().await;
+    // Its operator may hold it like this for a while.
+    let stacks: Api<DynamicObject> = Api::all_with(world.member.clone(), &REGION_STACK.resource());
+    let finalizers = |finalizers: Value| Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+    let params = PatchParams::default();
+    stacks
+        .patch("us", &params, &finalizers(json!(["test.meridian.sh/looked-at"])))
+        .await
+        .unwrap();
+
+    world.give_kubeconfig("us", &World::nowhere()).await;
+    until("its member is gone", || async {
+        let region = world.get(FITNESS_REGION, "us").await.unwrap();
+        region["status"]["clustersReachable"] == "0/1"
+    })
+    .await;
+    world
+        .merge(FITNESS_REGION, "us", &json!({"spec": {"deletionPolicy": "Delete"}}))
+        .await
+        .unwrap();
+    world.delete(FITNESS_REGION, "us").await;
+    world.held_for(FITNESS_REGION, "us", "MemberUnreachable").await;
+    world.give_kubeconfig("us", &kubeconfig_of_the_member()).await;
+    until("the stack is deleted", || async {
+        let stack = world.held(REGION_STACK, "us").await.unwrap();
+        !stack["metadata"]["deletionTimestamp"].is_null()
+    })
+    .await;
+    let stack = world.held(REGION_STACK, "us").await.unwrap();
+    assert_eq!(stack["spec"]["deletionPolicy"], "Delete");
+    assert_eq!(stack["status"]["appliedRevision"], stack["spec"]["revision"]);
+    stacks.patch("us", &params, &finalizers(Value::Null)).await.unwrap();
+    world.is_gone(FITNESS_REGION, "us").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_that_is_gone_keeps_no_finalizer_from_being_written() {
+    let world = World::new().await;
+    world.regions_are_laid_down().await;
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/meridian/templates/hub/webhook.yaml");
+    let chart = std::fs::read_to_string(chart).unwrap();
+    let expression = chart.lines().find_map(|line| line.trim().strip_prefix("expression: "));
+    let configuration: ValidatingWebhookConfiguration = serde_json::from_value(json!({
+        "metadata": {"name": SYSTEM},
+        "webhooks": [{
+            "name": "policy.meridian.sh", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "failurePolicy": "Fail", "timeoutSeconds": 1, "clientConfig": {"url": format!("https://{}", free_address())},
+            "rules": [{"apiGroups": ["meridian.sh"], "apiVersions": ["v1alpha1"], "operations": ["CREATE", "UPDATE"],
+                "resources": ["fitnessregions"], "scope": "Cluster"}],
+            "matchConditions": [{"name": "spec-changes", "expression": expression.expect("the chart has one")}],
+        }],
+    }))
+    .unwrap();
+    let configurations: Api<ValidatingWebhookConfiguration> = Api::all(world.hub.clone());
+    configurations
+        .create(&PostParams::default(), &configuration)
+        .await
+        .unwrap();
+    // Another one each time: the API server may not ask yet.
+    let paused = AtomicBool::new(true);
+    until("a changed spec is refused, as nobody can review it", || async {
+        let patch = json!({"spec": {"paused": paused.fetch_not(Ordering::Relaxed)}});
+        world.merge(FITNESS_REGION, "us", &patch).await.is_err()
+    })
+    .await;
+    world
+        .merge(FITNESS_REGION, "us", &json!({"metadata": {"finalizers": null}}))
+        .await
+        .unwrap();
+    until("the finalizer is back", || world.is_held(FITNESS_REGION, "us")).await;
+    world.delete(FITNESS_REGION, "us").await;
+    world.is_gone(FITNESS_REGION, "us").await;
+    configurations.delete(SYSTEM, &DeleteParams::default()).await.unwrap();
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_goes_also_when_its_law_was_deleted_with_it() {
+    let world = World::with_tenants().await;
+    world.delete(JURISDICTION, "us").await;
+    world.delete(FITNESS_REGION, "us").await;
+    for tenant in ["stride-us", "stride-eu"] {
+        world.delete(TENANT_DATA_RESIDENCY, tenant).await;
+    }
+    for tenant in ["stride-us", "stride-eu"] {
+        world.is_gone(TENANT_DATA_RESIDENCY, tenant).await;
+    }
     world.is_gone(FITNESS_REGION, "us").await;
     assert!(world.held(REGION_STACK, "us").await.is_none());
     world.end().await;

@@ -7,12 +7,14 @@
 //! | [`region`] | FitnessRegion → RegionStack and TenantPlacements in its member |
 //! | [`residency`] | TenantDataResidency → status |
 //! | [`departure`] | what a deleted tenant still waits for |
+//! | [`closing`] | the edges that this closes, and who has acknowledged it |
 //! | [`pool`] | IngestPool → its copy in the member, and status back |
 //! | [`lease`] | the lease that lets a member transfer |
 //! | [`members`] | the member clusters |
 //! | [`admission`], [`webhook`] | the policy's answer at `kubectl apply` |
 
 pub mod admission;
+pub mod closing;
 pub mod compiled;
 pub mod departure;
 pub mod lease;
@@ -46,6 +48,7 @@ use crate::reconcile::{self, Bounds, Queue};
 use crate::tasks::{RunError, Tasks, cancel_on_signal};
 use crate::watch::{Cache, OnChange, Selection, follow, list};
 
+use closing::Stacks;
 use compiled::Newest;
 use lease::Ledger;
 use members::Members;
@@ -93,6 +96,11 @@ impl Hub {
     /// Members that no region names any more are forgotten.
     fn forget_unnamed_members(&self) {
         self.members.retain(&source::member_names(&self.cache));
+    }
+
+    /// Every region's stack, as far as its member was listed.
+    fn stacks(&self) -> Stacks {
+        closing::stacks(&self.cache, |member| self.members.seen(member).known().cloned())
     }
 
     /// What the caches hold; nothing before the first listing.

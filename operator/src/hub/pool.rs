@@ -69,7 +69,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, PoolError> {
 fn member_of(hub: &Hub, region: &str) -> Option<Arc<Member>> {
     let name: RegionName = region.parse().ok()?;
     let regions = source::regions(&hub.cache);
-    hub.members.get(&regions.get(&name)?.clusters.first()?.name)
+    hub.members.get(&regions.get(&name)?.primary()?.name)
 }
 
 pub(crate) fn copy(name: &str, region: &str, uid: &str, object: &Value) -> Result<Manifest, NotAManifest> {

@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use meridian_policy::{CompiledPolicy, EdgeId, Rule, TenantFacts, TenantResidencySpec};
+use meridian_crds::ClosingEdge;
+use meridian_policy::{CompiledEdge, CompiledPolicy, EdgeId, Rule, TenantFacts, TenantResidencySpec};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Hub;
+use super::closing::{self, Ends};
 use super::departure::{self, CLOSING, Departure, FINALIZER, LEAVING, View, Waiting};
 use super::source::{self, Departing};
 use crate::apply::{Applied, ApplyError, observed};
@@ -36,8 +38,10 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
     if finalizer::is_deleting(&object) {
         return leave(&hub, &key, &object).await;
     }
-    finalizer::hold(&hub.applier, &key, &object, FINALIZER).await?;
+    // Told in status as ever when it cannot be written; the pass fails all the same, and is repeated.
+    let held = finalizer::hold(&hub.applier, &key, &object, FINALIZER).await;
     let Some(compiled) = hub.newest.get() else {
+        held?;
         return Ok(Pass::of(Outcome::Waiting));
     };
     let asked = Departing::of(&hub.cache).asked(&object);
@@ -52,6 +56,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
         .collect();
     status["conditions"] = json!(hub.conditions(&object, &observations));
     let written = hub.applier.apply_status(&key, &object["status"], status).await?;
+    held?;
     Ok(Pass::of(match (written, verdict.standing) {
         (Applied::Unchanged, Standing::Current) => Outcome::Steady,
         (Applied::Unchanged, Standing::InProgress(_)) => Outcome::Waiting,
@@ -66,7 +71,15 @@ async fn leave(hub: &Hub, key: &ObjectKey, object: &Value) -> Result<Pass, Apply
         return Ok(Pass::of(Outcome::Gone));
     }
     let left = object["status"]["phase"] == LEAVING;
-    let (phase, waiting) = match look(hub, &key.name, object, left) {
+    let closing = to_close(hub, &key.name, object);
+    let looked = match &closing {
+        Some(closing) => look(hub, &key.name, object, left, closing),
+        None => Departure::Closing(Waiting {
+            reason: "MembersUnknown",
+            message: "the members have not been listed yet, so that its edges are not known".to_owned(),
+        }),
+    };
+    let (phase, waiting) = match looked {
         Departure::Closing(waiting) => (CLOSING, waiting),
         Departure::Leaving(waiting) => (LEAVING, waiting),
         Departure::Done => {
@@ -82,6 +95,9 @@ async fn leave(hub: &Hub, key: &ObjectKey, object: &Value) -> Result<Pass, Apply
         "observedGeneration": object["metadata"]["generation"],
         "conditions": hub.conditions(object, &observations),
     });
+    if let Some(closing) = closing {
+        status["closing"] = json!(closing);
+    }
     // It only grows, also while the tenant goes.
     if !object["status"]["epoch"].is_null() {
         status["epoch"] = object["status"]["epoch"].clone();
@@ -93,7 +109,24 @@ async fn leave(hub: &Hub, key: &ObjectKey, object: &Value) -> Result<Pass, Apply
     }))
 }
 
-fn look(hub: &Hub, tenant: &str, object: &Value, left: bool) -> Departure {
+/// The edges from and to the tenant that are to be closed: nothing while they cannot be known.
+fn to_close(hub: &Hub, tenant: &str, object: &Value) -> Option<Vec<ClosingEdge>> {
+    let recorded = closing::recorded(object);
+    if object["status"]["phase"] == LEAVING {
+        return Some(recorded.unwrap_or_default());
+    }
+    // The first compile waits until every member that can be asked is listed.
+    hub.newest.get()?;
+    let ours = |ends: Ends<'_>| ends.tenant == tenant || ends.importer == tenant;
+    Some(closing::seen(recorded, &hub.stacks(), ours))
+}
+
+fn look(hub: &Hub, tenant: &str, object: &Value, left: bool, closing: &[ClosingEdge]) -> Departure {
+    let missing = if left {
+        Vec::new()
+    } else {
+        closing::missing(closing, &hub.stacks(), Timestamp::now())
+    };
     let spec = &object["spec"];
     let home = spec["home"]["region"].as_str().unwrap_or_default();
     let asked = spec["classes"].as_array().into_iter().flatten();
@@ -106,8 +139,8 @@ fn look(hub: &Hub, tenant: &str, object: &Value, left: bool) -> Departure {
     let views: Vec<View> = source::regions(&hub.cache)
         .iter()
         .map(|(region, spec)| {
-            let member = spec.clusters.first().and_then(|cluster| hub.members.get(&cluster.name));
-            View::of(region, member.as_deref(), tenant)
+            let member = spec.primary().and_then(|cluster| hub.members.get(&cluster.name));
+            View::of(region, member.as_deref(), tenant, &missing)
         })
         .collect();
     match departure::of_tenant(left, home, &named, &views) {
@@ -118,8 +151,20 @@ fn look(hub: &Hub, tenant: &str, object: &Value, left: bool) -> Departure {
                 message: "its edges are closed; it is leaving the policy".to_owned(),
             })
         }
+        // And may name edges that no member has yet.
+        Departure::Leaving(_) if !left && hub.newest.get().is_none_or(|newest| names(&newest.policy, tenant)) => {
+            Departure::Closing(Waiting {
+                reason: "EdgesOpen",
+                message: "its edges are being taken out of the policy".to_owned(),
+            })
+        }
         departure => departure,
     }
+}
+
+fn names(policy: &CompiledPolicy, tenant: &str) -> bool {
+    let ours = |edge: &CompiledEdge| edge.tenant.as_str() == tenant || edge.importer_tenant.as_str() == tenant;
+    policy.edges().any(ours)
 }
 
 fn has(policy: &CompiledPolicy, tenant: &str) -> bool {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::admission::named;
+use super::closing;
 use super::departure::{FINALIZER, LEAVING};
 use super::members::OBSERVED;
 use crate::apply::observed;
@@ -31,7 +32,7 @@ pub struct Seen {
 
 impl Seen {
     /// What it holds, if everything that the hub reads there has been listed.
-    fn known(&self) -> Option<&Cache> {
+    pub(crate) fn known(&self) -> Option<&Cache> {
         self.held.as_ref().filter(|held| held.is_synced(OBSERVED))
     }
 }
@@ -44,7 +45,7 @@ pub fn gather(hub: &Cache, seen: impl Fn(&str) -> Seen) -> Option<PolicySource> 
     let placed: BTreeMap<RegionName, Seen> = regions
         .iter()
         .map(|(name, spec)| {
-            let seen = spec.clusters.first().map(|cluster| seen(&cluster.name));
+            let seen = spec.primary().map(|cluster| seen(&cluster.name));
             (name.clone(), seen.unwrap_or_default())
         })
         .collect();
@@ -70,7 +71,15 @@ pub fn gather(hub: &Cache, seen: impl Fn(&str) -> Seen) -> Option<PolicySource> 
 }
 
 /// What the webhook judges by: the same, without what only members know, and as it is written. No edge is compiled from it.
+/// A region that is being deleted is none that anything new could name.
 pub(crate) fn for_review(hub: &Cache) -> PolicySource {
+    let mut written = as_written(hub);
+    written.regions.retain(|region, _| !is_deleted(hub, region));
+    written
+}
+
+/// As it is written on the hub, whoever is being deleted.
+pub(crate) fn as_written(hub: &Cache) -> PolicySource {
     written(hub, |object| TenantResidencySpec::deserialize(&object["spec"]).ok())
 }
 
@@ -159,7 +168,8 @@ fn trust(region: &RegionName, held: Option<&Cache>, known: &[&Cache]) -> Option<
     })
 }
 
-/// Who is being deleted: nothing new is sent to them, so that they can purge while they are still there.
+/// Who is being deleted: nothing new is sent to them, so that they can purge while they are still there. Only from when
+/// their edges are written down: what nobody remembers, nobody waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Departing {
     /// Regions without tenants of their own.
@@ -171,7 +181,9 @@ pub(crate) struct Departing {
 impl Departing {
     pub(crate) fn of(hub: &Cache) -> Self {
         let objects = |kind| hub.of_kind(kind).into_iter().map(|(_, object)| object);
-        let deleted = |kind| objects(kind).filter(|object| object.metadata.deletion_timestamp.is_some());
+        let deleted = |kind| {
+            objects(kind).filter(|object| object.metadata.deletion_timestamp.is_some() && is_closing(&observed(object)))
+        };
         let regions = deleted(FITNESS_REGION)
             .filter_map(|object| object.metadata.name.clone())
             .filter(|name| homed_in(hub, name).is_empty())
@@ -188,10 +200,11 @@ impl Departing {
     /// The residency that the policy is compiled from: what the TenantDataResidency says, without edges from or to whoever
     /// is being deleted. Nothing, when it cannot be read or the tenant has left.
     pub(crate) fn asked(&self, object: &Value) -> Option<TenantResidencySpec> {
-        let deleting = finalizer::is_deleting(object);
-        if deleting && (object["status"]["phase"] == LEAVING || !finalizer::is_held(object, FINALIZER)) {
+        let gone = object["status"]["phase"] == LEAVING || !finalizer::is_held(object, FINALIZER);
+        if finalizer::is_deleting(object) && gone {
             return None;
         }
+        let deleting = is_closing(object);
         let mut spec = TenantResidencySpec::deserialize(&object["spec"]).ok()?;
         let organization = spec.organization.clone();
         for class in &mut spec.classes {
@@ -206,6 +219,15 @@ impl Departing {
     pub(crate) fn receives_nothing(&self, organization: &OrganizationName, region: &RegionName) -> bool {
         self.regions.contains(region) || self.tenants.contains(&(organization.clone(), region.clone()))
     }
+}
+
+fn is_deleted(hub: &Cache, region: &RegionName) -> bool {
+    let found = hub.get(&ObjectKey::cluster(FITNESS_REGION, region.as_str()));
+    found.is_some_and(|object| object.metadata.deletion_timestamp.is_some())
+}
+
+fn is_closing(object: &Value) -> bool {
+    finalizer::is_deleting(object) && closing::recorded(object).is_some()
 }
 
 /// The tenants that have their home in a region, by what is written down: whether or not it can be read as a policy.
@@ -264,7 +286,8 @@ fn tenants(hub: &Cache, placed: &BTreeMap<RegionName, Seen>, known: &[&Cache]) -
             let home_is_known = placed.get(&spec.home.region).is_some_and(|seen| seen.known().is_some());
             let epoch = match recorded.max(placements) {
                 Some(epoch) => epoch.max(1),
-                None if home_is_known => 1,
+                // Nobody moves in where everybody is to move out.
+                None if home_is_known && !is_deleted(hub, &spec.home.region) => 1,
                 None => return None,
             };
             Some((

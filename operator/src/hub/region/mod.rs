@@ -8,7 +8,7 @@ mod status;
 
 use std::sync::Arc;
 
-use meridian_crds::{ClusterMember, ClusterRole, FitnessRegionSpec};
+use meridian_crds::{ClusterMember, FitnessRegionSpec};
 use meridian_policy::RegionName;
 use serde_json::Value;
 
@@ -129,12 +129,15 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     };
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let object = observed(&object);
+    let mut closing = None;
     let (result, held) = if finalizer::is_deleting(&object) {
         if !finalizer::is_held(&object, FINALIZER) {
             hub.ledger.forget(&name);
             return Ok(Pass::of(Outcome::Gone));
         }
-        match removal::step(&hub, &name, &object).await {
+        let stacks = hub.stacks();
+        closing = removal::to_close(&hub, &name, &object, &stacks);
+        match removal::step(&hub, &name, &object, &stacks).await {
             Ok(removal::Step::Gone) => {
                 hub.ledger.forget(&name);
                 finalizer::release(&hub.applier, &key, &object, FINALIZER).await?;
@@ -152,13 +155,16 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
             }
         }
     } else {
-        finalizer::hold(&hub.applier, &key, &object, FINALIZER).await?;
         (lay_down(&hub, &name, &uid, &object).await, None)
     };
     if result.is_err() {
         hub.ledger.forget(&name);
     }
-    let status = status::status(&hub, &name, &object, &result, held.as_ref());
+    let held = held.map(|held| removal::also_failed(held, result.as_ref().err()));
+    let mut status = status::status(&hub, &name, &object, &result, held.as_ref());
+    if let Some(closing) = closing {
+        status["closing"] = serde_json::json!(closing);
+    }
     let told = hub.applier.apply_status(&key, &object["status"], status).await;
     match result {
         Ok(done) => {
@@ -215,13 +221,6 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
     let (region, spec) = parse(name, object)?;
     let (cluster, member) = place(hub, name, &spec).await?;
     // validate
-    if let Health::Unreachable(cause) = member.health() {
-        return Err(RegionError::Unreachable {
-            region: name.to_owned(),
-            cluster: cluster.name.clone(),
-            cause,
-        });
-    }
     stands_where_declared(name, cluster, member.cache())?;
     let Some(compiled) = hub.newest.get().filter(|_| member.is_known()) else {
         // The first compile waits for every member; it triggers this region again.
@@ -235,6 +234,9 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
     // plan
     let plan = RegionPlan::of(&region, uid, object, &compiled.policy, member.cache())?;
     // apply
+    // From here on the member holds something of the region: not before, so that one that never reached it can go.
+    let key = ObjectKey::cluster(FITNESS_REGION, name);
+    finalizer::hold(&hub.applier, &key, object, FINALIZER).await?;
     let mut wrote = false;
     for (purpose, manifest) in plan.manifests() {
         wrote |= member.applier.apply(purpose, manifest).await? != Applied::Unchanged;
@@ -279,26 +281,28 @@ pub(crate) fn parse(name: &str, object: &Value) -> Result<(RegionName, FitnessRe
     Ok((region, spec))
 }
 
-/// The region's primary cluster, connected.
+/// The region's primary cluster, connected and answering as far as is known.
 async fn place<'a>(
     hub: &Hub,
     name: &str,
     spec: &'a FitnessRegionSpec,
 ) -> Result<(&'a ClusterMember, Arc<Member>), RegionError> {
     let cluster = named_primary(name, spec)?;
-    Ok((cluster, connect(hub, name, cluster).await?))
+    let member = connect(hub, name, cluster).await?;
+    if let Health::Unreachable(cause) = member.health() {
+        return Err(RegionError::Unreachable {
+            region: name.to_owned(),
+            cluster: cluster.name.clone(),
+            cause,
+        });
+    }
+    Ok((cluster, member))
 }
 
-/// The cluster that the region's objects are written into.
-pub(crate) fn primary(spec: &FitnessRegionSpec) -> Option<&ClusterMember> {
-    spec.clusters
-        .iter()
-        .find(|cluster| cluster.role == ClusterRole::Primary)
-}
-
-/// [`primary`], which there must be.
+/// The cluster that the region's objects are written into, which there must be.
 pub(crate) fn named_primary<'a>(region: &str, spec: &'a FitnessRegionSpec) -> Result<&'a ClusterMember, RegionError> {
-    primary(spec).ok_or_else(|| invalid(region, "spec.clusters: one must have the role Primary".to_owned()))
+    spec.primary()
+        .ok_or_else(|| invalid(region, "spec.clusters: one must have the role Primary".to_owned()))
 }
 
 async fn connect(hub: &Hub, region: &str, cluster: &ClusterMember) -> Result<Arc<Member>, RegionError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName, RegionPolicy};
 use serde_json::{Value, json};
 
-use super::RegionError;
+use super::{RegionError, removal};
 use crate::apply::{Purpose, observed};
 use crate::hub::source;
 use crate::manifest::{
@@ -39,9 +39,11 @@ impl RegionPlan {
         held: &Cache,
     ) -> Result<Self, RegionError> {
         let existing = source::stack(held, region).unwrap_or(Value::Null);
-        let policy = compiled
-            .for_region(region, PolicyRevision::default())
-            .map_err(|denial| RegionError::Policy(denial.to_string()))?;
+        let policy = match compiled.for_region(region, PolicyRevision::default()) {
+            Ok(policy) => policy,
+            Err(denial) => removal::without_law(object, &existing, compiled)
+                .ok_or_else(|| RegionError::Policy(denial.to_string()))?,
+        };
         let revision = next_revision(&existing, &policy, object);
         let policy = RegionPolicy {
             revision: PolicyRevision::from(revision),
