@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::assess::{AskedEdge, Homes, framework_of};
 use crate::catalogue::{Catalogue, TransferableFields};
 use crate::edge::{CompiledEdge, EdgeId};
-use crate::names::TenantId;
+use crate::names::{RegionName, TenantId};
 use crate::rule::{Denial, Rule, Violation};
 use crate::source::{PolicySource, TenantFacts};
 use crate::spec::ReplicateTo;
@@ -21,6 +21,8 @@ pub struct CompiledPolicy {
     pub(crate) homes: Homes,
     edges: BTreeMap<EdgeId, CompiledEdge>,
     refusals: BTreeMap<EdgeId, Vec<Denial>>,
+    exports: BTreeMap<RegionName, Vec<EdgeId>>,
+    imports: BTreeMap<RegionName, Vec<EdgeId>>,
 }
 
 /// Compiles the policy as it stands at `now`, with the catalogue that is part of the product. What is wrong with one tenant
@@ -39,6 +41,8 @@ pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Time
         homes: Homes::of(source),
         edges: BTreeMap::new(),
         refusals: BTreeMap::new(),
+        exports: BTreeMap::new(),
+        imports: BTreeMap::new(),
     };
     for (id, tenant) in &source.tenants {
         let twice = asked_twice(tenant);
@@ -61,6 +65,10 @@ pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Time
                 }
             }
         }
+    }
+    for (id, edge) in &policy.edges {
+        policy.exports.entry(edge.from.clone()).or_default().push(id.clone());
+        policy.imports.entry(edge.to.clone()).or_default().push(id.clone());
     }
     policy
 }
@@ -138,6 +146,18 @@ impl CompiledPolicy {
     /// The edges that may carry data.
     pub fn edges(&self) -> impl Iterator<Item = &CompiledEdge> {
         self.edges.values()
+    }
+
+    /// The edges that leave from a region.
+    pub fn exports_of(&self, region: &RegionName) -> impl Iterator<Item = &CompiledEdge> {
+        let ids = self.exports.get(region).into_iter().flatten();
+        ids.filter_map(|id| self.edges.get(id))
+    }
+
+    /// The edges that arrive in a region.
+    pub fn imports_of(&self, region: &RegionName) -> impl Iterator<Item = &CompiledEdge> {
+        let ids = self.imports.get(region).into_iter().flatten();
+        ids.filter_map(|id| self.edges.get(id))
     }
 
     /// The edge of that name, if it may carry data.
