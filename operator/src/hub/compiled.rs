@@ -8,6 +8,8 @@ use meridian_policy::{CompiledPolicy, PolicySource, compile};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::changed::{Concerned, concerned};
+
 /// Changes that come together are compiled together: `kubectl apply -f` of a folder is one change.
 const GATHER: Duration = Duration::from_millis(30);
 /// The longest sleep while nothing is due; a clock that was set back is noticed within it.
@@ -58,15 +60,17 @@ impl Newest {
     }
 }
 
-/// Compiles until shutdown. `gather` gives the source, or nothing while not everything that must be known is known;
-/// `announce` hears of every new policy.
+/// Compiles until shutdown. `gather` gives the source, or nothing while not everything that must be known is known.
+/// `expect` hears of every new policy's serial number and whom it concerns before anybody can see it, `announce` whom it
+/// concerns after that.
 ///
 /// # Errors
 /// None: what is wrong with a source is part of the compiled policy.
 pub async fn keep(
     newest: Newest,
     gather: impl Fn() -> Option<PolicySource> + Send + 'static,
-    announce: impl Fn() + Send + 'static,
+    expect: impl Fn(u64, &Concerned) + Send + 'static,
+    announce: impl Fn(&Concerned) + Send + 'static,
     shutdown: CancellationToken,
 ) -> Result<(), std::convert::Infallible> {
     let mut due = LONGEST;
@@ -81,14 +85,18 @@ pub async fn keep(
         let previous = newest.get();
         if previous.as_ref().is_none_or(|known| is_due(known, &source, now)) {
             let serial = newest.serial() + 1;
+            let concerned = previous.map_or(Concerned::Everybody, |known| {
+                concerned(&known.policy, known.at, &source, now)
+            });
             let policy = compile(&source, now);
+            expect(serial, &concerned);
             tracing::info!(revision = serial, "policy compiled");
             newest.current.send_replace(Some(Arc::new(Compiled {
                 serial,
                 at: now,
                 policy,
             })));
-            announce();
+            announce(&concerned);
         }
         due = newest
             .get()

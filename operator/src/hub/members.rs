@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::source::Seen;
 use crate::apply::Applier;
 use crate::election::Leadership;
-use crate::manifest::{INGEST_POOL, Kind, NODE, REGION_STACK, TENANT_PLACEMENT};
+use crate::manifest::{INGEST_POOL, Kind, NODE, ObjectKey, REGION_LABEL, REGION_STACK, TENANT_PLACEMENT};
 use crate::member::{MemberError, connect};
 use crate::metrics::Metrics;
 use crate::watch::{Cache, OnChange, Selection, follow};
@@ -28,6 +28,10 @@ const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// What the hub reads in a member.
 pub const OBSERVED: &[Kind] = &[REGION_STACK, TENANT_PLACEMENT, INGEST_POOL, NODE];
+
+/// Hears the name of a member in which something that the hub reads has changed, and which object it is; none, when the
+/// member as a whole is seen otherwise than before.
+pub type OnMemberChange = Arc<dyn Fn(&str, Option<&ObjectKey>) + Send + Sync>;
 
 /// Whether a member answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +82,7 @@ pub struct Members {
     refused: Arc<Mutex<BTreeSet<String>>>,
     leadership: Leadership,
     metrics: Metrics,
-    on_change: Arc<dyn Fn(&str) + Send + Sync>,
+    on_change: OnMemberChange,
     spawn: mpsc::UnboundedSender<MemberTask>,
 }
 
@@ -89,13 +93,12 @@ pub struct MemberTask {
 }
 
 impl Members {
-    /// `on_change` hears the name of a member in which something that the hub reads has changed. The receiver goes to
-    /// [`run_tasks`].
+    /// The receiver goes to [`run_tasks`].
     #[must_use]
     pub fn new(
         leadership: Leadership,
         metrics: Metrics,
-        on_change: Arc<dyn Fn(&str) + Send + Sync>,
+        on_change: OnMemberChange,
     ) -> (Self, mpsc::UnboundedReceiver<MemberTask>) {
         // Bounded by the number of members times the few kinds of OBSERVED: a task is sent only on a new connection.
         let (spawn, tasks) = mpsc::unbounded_channel();
@@ -122,12 +125,25 @@ impl Members {
             .cloned()
     }
 
-    /// The member, connected by this kubeconfig: a new connection only if the kubeconfig has changed.
+    /// The member, connected by this kubeconfig: a new connection only if the kubeconfig has changed, or other regions
+    /// lie there than before. Of `regions` alone it is read what the hub has written.
     ///
     /// # Errors
     /// When the kubeconfig is refused or no client can be made of it.
-    pub async fn ensure(&self, name: &str, kubeconfig: &str) -> Result<Arc<Member>, MemberError> {
-        let fingerprint: [u8; 32] = Sha256::digest(kubeconfig.as_bytes()).into();
+    pub async fn ensure(
+        &self,
+        name: &str,
+        kubeconfig: &str,
+        regions: &BTreeSet<String>,
+    ) -> Result<Arc<Member>, MemberError> {
+        let regions: Vec<&str> = regions.iter().map(String::as_str).collect();
+        let labels = format!("{REGION_LABEL} in ({})", regions.join(","));
+        let fingerprint: [u8; 32] = Sha256::new()
+            .chain_update(&labels)
+            .chain_update([0])
+            .chain_update(kubeconfig)
+            .finalize()
+            .into();
         if let Some(known) = self.get(name).filter(|member| member.fingerprint == fingerprint) {
             return Ok(known);
         }
@@ -144,7 +160,7 @@ impl Members {
             health: Arc::new(Mutex::new(Health::Unknown)),
             stop: CancellationToken::new(),
         });
-        self.begin(&member, client);
+        self.begin(&member, client, &labels);
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         let replaced = self
             .connected
@@ -219,23 +235,27 @@ impl Members {
         }
     }
 
-    fn begin(&self, member: &Arc<Member>, client: Client) {
+    fn begin(&self, member: &Arc<Member>, client: Client, labels: &str) {
         let (name, tell) = (member.name.clone(), self.on_change.clone());
-        let on_change: OnChange = Arc::new(move |_, _| tell(&name));
+        let on_change: OnChange = Arc::new(move |key, _| tell(&name, Some(key)));
         for kind in OBSERVED {
-            let work = follow(
-                client.clone(),
-                Selection::all(*kind),
-                member.cache().clone(),
-                on_change.clone(),
-            );
+            let selection = Selection {
+                // A node belongs to no region; everything else was written by a hub, with its region's label.
+                labels: if *kind == NODE {
+                    String::new()
+                } else {
+                    labels.to_owned()
+                },
+                ..Selection::all(*kind)
+            };
+            let work = follow(client.clone(), selection, member.cache().clone(), on_change.clone());
             self.run(&member.stop, work);
         }
         // The last listing may hold nothing, and then no change tells that the member is known now.
         let (name, tell, cache) = (member.name.clone(), self.on_change.clone(), member.cache().clone());
         let listed = async move {
             cache.synced(OBSERVED).await;
-            tell(&name);
+            tell(&name, None);
             std::future::pending().await
         };
         self.run(&member.stop, Box::pin(listed));
@@ -283,13 +303,7 @@ pub async fn run_tasks(
     }
 }
 
-async fn probe(
-    name: String,
-    client: Client,
-    health: Arc<Mutex<Health>>,
-    metrics: Metrics,
-    on_change: Arc<dyn Fn(&str) + Send + Sync>,
-) {
+async fn probe(name: String, client: Client, health: Arc<Mutex<Health>>, metrics: Metrics, on_change: OnMemberChange) {
     loop {
         let seen = match tokio::time::timeout(PROBE_LIMIT, client.apiserver_version()).await {
             Ok(Ok(_)) => Health::Reachable,
@@ -304,7 +318,7 @@ async fn probe(
             changed
         };
         if changed {
-            on_change(&name);
+            on_change(&name, None);
         }
         tokio::time::sleep(PROBE_EVERY).await;
     }

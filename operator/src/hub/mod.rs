@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`source`] | what the policy is compiled from |
 //! | [`compiled`] | compiling it anew when that changes, or when something in it begins or ends |
+//! | [`changed`] | whom a newly compiled policy concerns |
 //! | [`region`] | FitnessRegion → RegionStack and TenantPlacements in its member |
 //! | [`residency`] | TenantDataResidency → status |
 //! | [`departure`] | what a deleted tenant still waits for |
@@ -14,6 +15,7 @@
 //! | [`admission`], [`webhook`] | the policy's answer at `kubectl apply` |
 
 pub mod admission;
+pub mod changed;
 pub mod closing;
 pub mod compiled;
 pub mod departure;
@@ -41,17 +43,19 @@ use crate::apply::Applier;
 use crate::conditions::{self, Observation};
 use crate::election::{Election, Leadership, Timing};
 use crate::manifest::{
-    FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, ObjectKey, PARTY, SECRET, TENANT_DATA_RESIDENCY,
+    FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, SECRET, TENANT_DATA_RESIDENCY,
+    TENANT_PLACEMENT,
 };
 use crate::metrics::Metrics;
 use crate::reconcile::{self, Bounds, Queue};
 use crate::tasks::{RunError, Tasks, cancel_on_signal};
 use crate::watch::{Cache, OnChange, Selection, follow, list};
 
+use changed::Concerned;
 use closing::Stacks;
 use compiled::Newest;
 use lease::Ledger;
-use members::Members;
+use members::{Members, OnMemberChange};
 
 /// The kinds that people write on the hub.
 pub(crate) const RESOURCES: &[Kind] = &[JURISDICTION, PARTY, FITNESS_REGION, TENANT_DATA_RESIDENCY, INGEST_POOL];
@@ -139,6 +143,17 @@ impl Queues {
         }
     }
 
+    /// A new policy: a pass over whom it concerns.
+    fn policy_changed(&self, cache: &Cache, concerned: &Concerned) {
+        match concerned {
+            Concerned::Everybody => self.everything(cache),
+            Concerned::Only { regions, tenants } => {
+                regions.iter().for_each(|region| self.regions.now(region.to_string()));
+                tenants.iter().for_each(|tenant| self.tenants.now(tenant.to_string()));
+            }
+        }
+    }
+
     fn resource_changed(&self, key: &ObjectKey, cache: &Cache) {
         match key.kind {
             FITNESS_REGION => {
@@ -159,12 +174,40 @@ impl Queues {
         }
     }
 
-    /// Something in a member has changed.
-    fn member_changed(&self, cache: &Cache) {
-        for (kind, queue) in [(FITNESS_REGION, &self.regions), (INGEST_POOL, &self.pools)] {
-            cache.of_kind(kind).into_iter().for_each(|(key, _)| queue.now(key.name));
+    /// Something in a member has changed: only what reads it gets a pass, and what is being deleted, which waits for all of
+    /// them. A hundred members change all the time, and a pass over each of them for each change of one would leave no time
+    /// for that one.
+    fn member_changed(&self, cache: &Cache, member: &str, key: Option<&ObjectKey>) {
+        match key.map(|key| (key.kind, key)) {
+            Some((REGION_STACK, key)) => self.regions.now(key.name.clone()),
+            Some((TENANT_PLACEMENT, key)) => {
+                let region = key
+                    .namespace
+                    .as_deref()
+                    .and_then(|space| space.strip_prefix("meridian-"));
+                region
+                    .into_iter()
+                    .for_each(|region| self.regions.now(region.to_owned()));
+            }
+            Some((INGEST_POOL, key)) => self.pools.now(key.name.clone()),
+            // A node, or the member as a whole.
+            _ => self.whole_member_changed(cache, member),
         }
+        self.deleted(cache, FITNESS_REGION, &self.regions);
         self.deleted(cache, TENANT_DATA_RESIDENCY, &self.tenants);
+    }
+
+    fn whole_member_changed(&self, cache: &Cache, member: &str) {
+        let concerned = source::regions_in(cache, member);
+        for (key, pool) in cache.of_kind(INGEST_POOL) {
+            if pool.data["spec"]["region"]
+                .as_str()
+                .is_some_and(|region| concerned.contains(region))
+            {
+                self.pools.now(key.name);
+            }
+        }
+        concerned.into_iter().for_each(|region| self.regions.now(region));
     }
 
     /// What is being deleted waits for others to go.
@@ -218,10 +261,10 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
     let cache = Cache::default();
     let newest = Newest::default();
     let told = (queues.clone(), cache.clone(), newest.clone());
-    let member_changed = Arc::new(move |_: &str| {
+    let member_changed: OnMemberChange = Arc::new(move |member, key| {
         let (queues, cache, newest) = &told;
         newest.source_changed();
-        queues.member_changed(cache);
+        queues.member_changed(cache, member, key);
     });
     let (members, member_tasks) = Members::new(leadership.clone(), metrics.clone(), member_changed);
     let hub = Arc::new(Hub {
@@ -300,7 +343,7 @@ fn lead(
     args: HubArgs,
     shutdown: CancellationToken,
 ) {
-    let (gathered, announced) = (hub.clone(), (hub.clone(), queues.clone()));
+    let (gathered, expected, announced) = (hub.clone(), hub.ledger.clone(), (hub.clone(), queues.clone()));
     tasks.spawn(
         "compile",
         compiled::keep(
@@ -311,17 +354,16 @@ fn lead(
                     .then(|| source::gather(&gathered.cache, |name| gathered.members.seen(name)))
                     .flatten()
             },
-            move || announced.1.everything(&announced.0.cache),
+            move |serial, concerned| expected.expect(serial, concerned),
+            move |concerned| announced.1.policy_changed(&announced.0.cache, concerned),
             shutdown.clone(),
         ),
     );
-    let serial = hub.newest.clone();
     tasks.spawn(
         "lease",
         lease::renew(
             hub.members.clone(),
             hub.ledger.clone(),
-            move || serial.serial(),
             args.namespace,
             args.identity,
             shutdown.clone(),

@@ -31,10 +31,10 @@ const TOLD: usize = 50;
 /// When the status could not be written.
 pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> {
     let key = ObjectKey::cluster(TENANT_DATA_RESIDENCY, &name);
-    let Some(object) = hub.cache.get(&key) else {
+    let Some(live) = hub.cache.get(&key) else {
         return Ok(Pass::of(Outcome::Gone));
     };
-    let object = observed(&object);
+    let object = observed(&live);
     if finalizer::is_deleting(&object) {
         return leave(&hub, &key, &object).await;
     }
@@ -44,8 +44,11 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
         held?;
         return Ok(Pass::of(Outcome::Waiting));
     };
-    let asked = Departing::of(&hub.cache).asked(&object);
-    let verdict = judge(&object, asked.as_ref(), &compiled.policy, compiled.at);
+    let asked = || Departing::of(&hub.cache).asked(&live);
+    let Some(verdict) = judge(&object, asked, &compiled.policy, compiled.at) else {
+        held?;
+        return Ok(Pass::of(Outcome::Waiting));
+    };
     let mut status = verdict.status;
     status["observedGeneration"] = object["metadata"]["generation"].clone();
     let observations: Vec<Observation> = verdict
@@ -177,8 +180,15 @@ struct Verdict {
     residency: Option<Observation>,
 }
 
-/// `asked` is what the policy is compiled from of the object.
-fn judge(object: &Value, asked: Option<&TenantResidencySpec>, policy: &CompiledPolicy, now: Timestamp) -> Verdict {
+/// Nothing, while the policy is of an older spec than the object's: the compile that is on its way triggers this tenant
+/// again, and until then the status stands for the generation that it names. `asked` is what the policy is to be compiled
+/// from of the object, where that is not its spec: it looks at everybody who is being deleted.
+fn judge(
+    object: &Value,
+    asked: impl FnOnce() -> Option<TenantResidencySpec>,
+    policy: &CompiledPolicy,
+    now: Timestamp,
+) -> Option<Verdict> {
     let unreadable = |message: String| Verdict {
         status: json!({"phase": "Refused"}),
         standing: Standing::Failed {
@@ -189,17 +199,19 @@ fn judge(object: &Value, asked: Option<&TenantResidencySpec>, policy: &CompiledP
     };
     let spec = match TenantResidencySpec::deserialize(&object["spec"]) {
         Ok(spec) => spec,
-        Err(error) => return unreadable(format!("spec cannot be read: {error}")),
+        Err(error) => return Some(unreadable(format!("spec cannot be read: {error}"))),
     };
-    match policy.source().tenants.get(&spec.tenant) {
-        // Compiled from an older spec: the next compile is on its way and triggers this tenant again.
-        Some(facts) if Some(&facts.spec) == asked => decided(&spec, facts, policy, now),
-        _ => Verdict {
+    Some(match policy.source().tenants.get(&spec.tenant) {
+        Some(facts) if facts.spec == spec || asked().as_ref() == Some(&facts.spec) => {
+            decided(&spec, facts, policy, now)
+        }
+        Some(_) => return None,
+        None => Verdict {
             status: json!({"phase": "Pending"}),
             standing: Standing::InProgress("its home cannot be asked for the epoch yet".to_owned()),
             residency: None,
         },
-    }
+    })
 }
 
 fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, policy: &CompiledPolicy, now: Timestamp) -> Verdict {

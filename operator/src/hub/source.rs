@@ -1,10 +1,14 @@
 //! What the policy is compiled from, read off the hub's and the members' caches.
 
+use std::cell::LazyCell;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use kube::ResourceExt;
+use kube::api::DynamicObject;
 use meridian_crds::FitnessRegionSpec;
 use meridian_policy::{
-    Epoch, OrganizationName, PolicySource, RegionFacts, RegionName, RegionPolicy, RegionTrust, TenantFacts, TenantId,
+    Epoch, OrganizationName, PolicySource, RegionFacts, RegionName, RegionTrust, TenantFacts, TenantId,
     TenantResidencySpec,
 };
 use serde::Deserialize;
@@ -15,7 +19,6 @@ use super::closing;
 use super::departure::{FINALIZER, LEAVING};
 use super::members::OBSERVED;
 use crate::apply::observed;
-use crate::finalizer;
 use crate::manifest::{
     FITNESS_REGION, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
 };
@@ -53,12 +56,13 @@ pub fn gather(hub: &Cache, seen: impl Fn(&str) -> Seen) -> Option<PolicySource> 
         return None;
     }
     let known: Vec<&Cache> = placed.values().filter_map(Seen::known).collect();
+    let told = LazyCell::new(|| told(&known));
     let regions = regions
         .into_iter()
         .map(|(name, spec)| {
             let held = placed.get(&name).and_then(|seen| seen.held.as_ref());
-            let trust = trust(&name, held, &known);
-            let facts = facts(&name, &spec, trust);
+            let own = held.and_then(|held| own_trust(&name, held));
+            let facts = facts(&name, &spec, own.or_else(|| told.get(&name).cloned()));
             (name, facts)
         })
         .collect();
@@ -80,7 +84,7 @@ pub(crate) fn for_review(hub: &Cache) -> PolicySource {
 
 /// As it is written on the hub, whoever is being deleted.
 pub(crate) fn as_written(hub: &Cache) -> PolicySource {
-    written(hub, |object| TenantResidencySpec::deserialize(&object["spec"]).ok())
+    written(hub, |object| TenantResidencySpec::deserialize(&object.data["spec"]).ok())
 }
 
 /// What the hub alone tells of the policy: its edges and their ends as [`gather`] would have them, but no epochs and no keys.
@@ -89,12 +93,12 @@ pub(crate) fn of_hub(hub: &Cache) -> PolicySource {
     written(hub, |object| departing.asked(object))
 }
 
-fn written(hub: &Cache, asked: impl Fn(&Value) -> Option<TenantResidencySpec>) -> PolicySource {
+fn written(hub: &Cache, asked: impl Fn(&DynamicObject) -> Option<TenantResidencySpec>) -> PolicySource {
     let tenants = hub
         .of_kind(TENANT_DATA_RESIDENCY)
         .into_iter()
         .filter_map(|(_, object)| {
-            let spec = asked(&observed(&object))?;
+            let spec = asked(&object)?;
             Some((
                 spec.tenant.clone(),
                 TenantFacts {
@@ -126,6 +130,19 @@ pub(crate) fn regions(hub: &Cache) -> BTreeMap<RegionName, FitnessRegionSpec> {
     named(specs(hub, FITNESS_REGION))
 }
 
+/// Names of the regions that have this cluster.
+pub(super) fn regions_in(hub: &Cache, cluster: &str) -> BTreeSet<String> {
+    let regions = hub.of_kind(FITNESS_REGION).into_iter();
+    let has = |clusters: &Value| {
+        let mut clusters = clusters.as_array().into_iter().flatten();
+        clusters.any(|known| known["name"] == cluster)
+    };
+    regions
+        .filter(|(_, region)| has(&region.data["spec"]["clusters"]))
+        .map(|(key, _)| key.name)
+        .collect()
+}
+
 /// What the policy needs of a region, from its unparsed spec.
 ///
 /// # Errors
@@ -148,24 +165,32 @@ fn facts(name: &RegionName, spec: &FitnessRegionSpec, trust: Option<RegionTrust>
     }
 }
 
-/// What a region is verified by: what its member says, or, while that cannot be asked, what the others were told last.
-fn trust(region: &RegionName, held: Option<&Cache>, known: &[&Cache]) -> Option<RegionTrust> {
-    let own = held.and_then(|held| {
-        let stack = stack(held, region)?;
-        let status = &stack["status"];
-        let ca_pem = status["caBundle"].as_str().filter(|pem| !pem.is_empty())?.to_owned();
-        let jwks = status.get("jwks").filter(|jwks| !jwks.is_null())?.clone();
-        Some(RegionTrust { ca_pem, jwks })
-    });
-    own.or_else(|| {
-        known.iter().flat_map(|other| policies(other)).find_map(|policy| {
-            let peer = policy.peer(region)?;
-            Some(RegionTrust {
-                ca_pem: peer.ca_pem.clone(),
-                jwks: peer.jwks.clone(),
-            })
-        })
-    })
+/// What a region is verified by, as its member says.
+fn own_trust(region: &RegionName, held: &Cache) -> Option<RegionTrust> {
+    let stack = held.get(&ObjectKey::cluster(REGION_STACK, region.as_str()))?;
+    let status = &stack.data["status"];
+    let ca_pem = status["caBundle"].as_str().filter(|pem| !pem.is_empty())?.to_owned();
+    let jwks = status.get("jwks").filter(|jwks| !jwks.is_null())?.clone();
+    Some(RegionTrust { ca_pem, jwks })
+}
+
+/// What the others were told last about each region: it counts while the region itself cannot be asked.
+fn told(known: &[&Cache]) -> BTreeMap<RegionName, RegionTrust> {
+    let mut told = BTreeMap::new();
+    for (_, object) in known.iter().flat_map(|held| held.of_kind(REGION_STACK)) {
+        for peer in object.data["spec"]["policy"]["peers"].as_array().into_iter().flatten() {
+            let Ok(region) = RegionName::deserialize(&peer["region"]) else {
+                continue;
+            };
+            if let (Entry::Vacant(unheard), Some(ca_pem)) = (told.entry(region), peer["ca_pem"].as_str()) {
+                unheard.insert(RegionTrust {
+                    ca_pem: ca_pem.to_owned(),
+                    jwks: peer["jwks"].clone(),
+                });
+            }
+        }
+    }
+    told
 }
 
 /// Who is being deleted: nothing new is sent to them, so that they can purge while they are still there. Only from when
@@ -181,9 +206,7 @@ pub(crate) struct Departing {
 impl Departing {
     pub(crate) fn of(hub: &Cache) -> Self {
         let objects = |kind| hub.of_kind(kind).into_iter().map(|(_, object)| object);
-        let deleted = |kind| {
-            objects(kind).filter(|object| object.metadata.deletion_timestamp.is_some() && is_closing(&observed(object)))
-        };
+        let deleted = |kind| objects(kind).filter(|object| is_closing(object));
         let regions = deleted(FITNESS_REGION)
             .filter_map(|object| object.metadata.name.clone())
             .filter(|name| homed_in(hub, name).is_empty())
@@ -199,18 +222,19 @@ impl Departing {
 
     /// The residency that the policy is compiled from: what the TenantDataResidency says, without edges from or to whoever
     /// is being deleted. Nothing, when it cannot be read or the tenant has left.
-    pub(crate) fn asked(&self, object: &Value) -> Option<TenantResidencySpec> {
-        let gone = object["status"]["phase"] == LEAVING || !finalizer::is_held(object, FINALIZER);
-        if finalizer::is_deleting(object) && gone {
+    pub(crate) fn asked(&self, object: &DynamicObject) -> Option<TenantResidencySpec> {
+        let deleting = object.metadata.deletion_timestamp.is_some();
+        let held = || object.finalizers().iter().any(|name| name == FINALIZER);
+        if deleting && (object.data["status"]["phase"] == LEAVING || !held()) {
             return None;
         }
-        let deleting = is_closing(object);
-        let mut spec = TenantResidencySpec::deserialize(&object["spec"]).ok()?;
+        let closing = is_closing(object);
+        let mut spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
         let organization = spec.organization.clone();
         for class in &mut spec.classes {
             class
                 .replicate_to
-                .retain(|to| !deleting && !self.receives_nothing(&organization, &to.region));
+                .retain(|to| !closing && !self.receives_nothing(&organization, &to.region));
         }
         Some(spec)
     }
@@ -226,8 +250,8 @@ fn is_deleted(hub: &Cache, region: &RegionName) -> bool {
     found.is_some_and(|object| object.metadata.deletion_timestamp.is_some())
 }
 
-fn is_closing(object: &Value) -> bool {
-    finalizer::is_deleting(object) && closing::recorded(object).is_some()
+fn is_closing(object: &DynamicObject) -> bool {
+    object.metadata.deletion_timestamp.is_some() && closing::recorded(&object.data).is_some()
 }
 
 /// The tenants that have their home in a region, by what is written down: whether or not it can be read as a policy.
@@ -264,25 +288,17 @@ pub(crate) fn stack(held: &Cache, region: &RegionName) -> Option<Value> {
     held.get(&key).map(|object| observed(&object))
 }
 
-fn policies(held: &Cache) -> Vec<RegionPolicy> {
-    let parse = |object: &kube::api::DynamicObject| RegionPolicy::deserialize(&object.data["spec"]["policy"]).ok();
-    held.of_kind(REGION_STACK)
-        .iter()
-        .filter_map(|(_, object)| parse(object))
-        .collect()
-}
-
 /// Tenants with the epoch of their home: the highest that any member or the tenant's own status has seen. A tenant that was
 /// never placed gets the first epoch only while its home can be asked whether it holds a higher one.
 fn tenants(hub: &Cache, placed: &BTreeMap<RegionName, Seen>, known: &[&Cache]) -> BTreeMap<TenantId, TenantFacts> {
-    let departing = Departing::of(hub);
+    let (placed_epochs, departing) = (placed_epochs(known), Departing::of(hub));
     let parsed = hub
         .of_kind(TENANT_DATA_RESIDENCY)
         .into_iter()
         .filter_map(|(_, object)| {
-            let spec = departing.asked(&observed(&object))?;
+            let spec = departing.asked(&object)?;
             let recorded = object.data["status"]["epoch"].as_u64();
-            let placements = known.iter().filter_map(|held| placed_epoch(held, &spec.tenant)).max();
+            let placements = placed_epochs.get(spec.tenant.as_str()).copied();
             let home_is_known = placed.get(&spec.home.region).is_some_and(|seen| seen.known().is_some());
             let epoch = match recorded.max(placements) {
                 Some(epoch) => epoch.max(1),
@@ -301,11 +317,15 @@ fn tenants(hub: &Cache, placed: &BTreeMap<RegionName, Seen>, known: &[&Cache]) -
     parsed.collect()
 }
 
-fn placed_epoch(held: &Cache, tenant: &TenantId) -> Option<u64> {
-    let placements = held.of_kind(TENANT_PLACEMENT);
-    placements
-        .iter()
-        .filter(|(key, _)| key.name == tenant.as_str())
-        .filter_map(|(_, object)| object.data["spec"]["epoch"].as_u64())
-        .max()
+/// The highest epoch that any member's placements hold, by tenant. Gathered once for all tenants: a look through every
+/// member for each of them grows with the square of the fleet.
+fn placed_epochs(known: &[&Cache]) -> BTreeMap<String, u64> {
+    let mut highest = BTreeMap::new();
+    for (key, object) in known.iter().flat_map(|held| held.of_kind(TENANT_PLACEMENT)) {
+        if let Some(epoch) = object.data["spec"]["epoch"].as_u64() {
+            let known = highest.entry(key.name).or_insert(epoch);
+            *known = epoch.max(*known);
+        }
+    }
+    highest
 }

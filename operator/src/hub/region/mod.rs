@@ -322,7 +322,8 @@ async fn connect(hub: &Hub, region: &str, cluster: &ClusterMember) -> Result<Arc
             cluster: cluster.name.clone(),
         });
     };
-    let connected = hub.members.ensure(&cluster.name, &text).await;
+    let lying_there = source::regions_in(&hub.cache, &cluster.name);
+    let connected = hub.members.ensure(&cluster.name, &text, &lying_there).await;
     if connected.is_err() {
         hub.members.refuse(&cluster.name);
         hub.newest.source_changed();

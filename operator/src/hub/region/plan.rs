@@ -44,12 +44,13 @@ impl RegionPlan {
             Err(denial) => removal::without_law(object, &existing, compiled)
                 .ok_or_else(|| RegionError::Policy(denial.to_string()))?,
         };
-        let revision = next_revision(&existing, &policy, object);
+        let content = content(&policy, object);
+        let revision = next_revision(&existing, &content);
         let policy = RegionPolicy {
             revision: PolicyRevision::from(revision),
             ..policy
         };
-        let stack = stack(region, uid, object, &policy, revision)?;
+        let stack = stack(region, uid, object, &policy, &content)?;
         // The namespace is the region role's to make: until it is there, no placement is planned and none is pruned either.
         let (placements, surplus) = if existing["status"]["namespaceReady"].as_bool() == Some(true) {
             let placements = placements(region, uid, compiled, &policy, held)?;
@@ -75,11 +76,10 @@ impl RegionPlan {
 
 /// The revision that the stack is written with: the one that is there when nothing changed for this region, else one more
 /// than the highest that the member has seen.
-fn next_revision(existing: &Value, policy: &RegionPolicy, region: &Value) -> u64 {
+fn next_revision(existing: &Value, content: &str) -> u64 {
     let written = existing["spec"]["revision"].as_u64().unwrap_or_default();
     let applied = existing["status"]["appliedRevision"].as_u64().unwrap_or_default();
-    let same =
-        existing["metadata"]["annotations"][CONTENT_ANNOTATION].as_str() == Some(content(policy, region).as_str());
+    let same = existing["metadata"]["annotations"][CONTENT_ANNOTATION].as_str() == Some(content);
     if same && written >= applied {
         written
     } else {
@@ -110,11 +110,11 @@ fn stack(
     uid: &str,
     object: &Value,
     policy: &RegionPolicy,
-    revision: u64,
+    content: &str,
 ) -> Result<Manifest, NotAManifest> {
     let wanted = &object["spec"];
     let mut spec = json!({
-        "region": region, "jurisdiction": policy.jurisdiction, "revision": revision,
+        "region": region, "jurisdiction": policy.jurisdiction, "revision": policy.revision,
         "publicHost": wanted["gateway"]["host"], "publicUrl": policy.public_url, "peerUrl": wanted["gateway"]["peerUrl"],
         "countriesServed": policy.countries_served, "policy": policy,
     });
@@ -131,7 +131,7 @@ fn stack(
         "apiVersion": REGION_STACK.api_version(), "kind": REGION_STACK.kind,
         "metadata": {
             "name": region, "labels": labels(region, uid),
-            "annotations": { CONTENT_ANNOTATION: content(policy, object) },
+            "annotations": { CONTENT_ANNOTATION: content },
         },
         "spec": spec,
     }))
@@ -147,9 +147,8 @@ fn placements(
 ) -> Result<Vec<Manifest>, NotAManifest> {
     let namespace = format!("meridian-{region}");
     let tenants = compiled.source().tenants.iter();
-    let concerned = tenants.filter(|(tenant, facts)| {
-        facts.spec.home.region == *region || policy.imports.iter().any(|edge| edge.tenant == **tenant)
-    });
+    let importing: BTreeSet<_> = policy.imports.iter().map(|edge| &edge.tenant).collect();
+    let concerned = tenants.filter(|(tenant, facts)| facts.spec.home.region == *region || importing.contains(tenant));
     let mut placements = Vec::new();
     for (tenant, facts) in concerned {
         let edges: Vec<_> = policy.exports.iter().filter(|edge| edge.tenant == *tenant).collect();
