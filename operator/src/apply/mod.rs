@@ -147,6 +147,8 @@ pub struct Applier {
     metrics: Metrics,
     /// Per object: digest of the status told, and what the API server kept of it.
     told: Arc<Mutex<BTreeMap<ObjectKey, (String, Value)>>>,
+    /// Per object: digest of the plan that it was last found to be as, and the observation that it was found in.
+    as_planned: Arc<Mutex<BTreeMap<ObjectKey, (String, Arc<DynamicObject>)>>>,
 }
 
 impl Applier {
@@ -159,6 +161,7 @@ impl Applier {
             leadership,
             metrics,
             told: Arc::default(),
+            as_planned: Arc::default(),
         }
     }
 
@@ -180,17 +183,21 @@ impl Applier {
     /// See [`ApplyError`].
     pub async fn apply(&self, purpose: Purpose, manifest: &Manifest) -> Result<Applied, ApplyError> {
         let key = manifest.key();
-        let digest = digest(manifest.body());
+        let digest = manifest.digest();
         let live = match self.cache.get(key) {
+            Some(live) if self.is_as_planned(manifest, &live) => return Ok(Applied::Unchanged),
             Some(live) => Some(live),
             // Ours are all in the cache (it watches by label): what is not there is new, or somebody else's.
             None => self.read(key).await?.map(Arc::new),
         };
         let outcome = foresee(live.as_deref(), manifest)?;
         if outcome == Applied::Unchanged {
+            if let Some(live) = &live {
+                self.found_as_planned(manifest, live);
+            }
             return Ok(outcome);
         }
-        let body = manifest.clone().with_annotation(APPLIED_ANNOTATION, &digest);
+        let body = manifest.clone().with_annotation(APPLIED_ANNOTATION, digest);
         let params = PatchParams::apply(purpose.manager()).force();
         let patch = Patch::Apply(body.body());
         let written = self
@@ -199,6 +206,31 @@ impl Applier {
         self.cache.put(key.clone(), written);
         tracing::info!(resource = %key, role = purpose.manager(), state = ?outcome, "applied");
         Ok(outcome)
+    }
+
+    /// Whether applying this would surely change nothing, as far as can be told without comparing: it was compared, and
+    /// neither the plan nor what is observed is another since.
+    #[must_use]
+    pub fn is_settled(&self, manifest: &Manifest) -> bool {
+        let live = self.cache.get(manifest.key());
+        live.is_some_and(|live| self.is_as_planned(manifest, &live))
+    }
+
+    /// Whether nothing has changed since the last comparison: neither the plan nor what is observed. It is the same
+    /// observation, not an equal one, so that this costs next to nothing; whatever comes in by a watch is compared.
+    fn is_as_planned(&self, manifest: &Manifest, live: &Arc<DynamicObject>) -> bool {
+        let found = self.as_planned.lock().unwrap_or_else(PoisonError::into_inner);
+        found
+            .get(manifest.key())
+            .is_some_and(|(digest, seen)| digest == manifest.digest() && Arc::ptr_eq(seen, live))
+    }
+
+    fn found_as_planned(&self, manifest: &Manifest, live: &Arc<DynamicObject>) {
+        let found = (manifest.digest().to_owned(), live.clone());
+        self.as_planned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(manifest.key().clone(), found);
     }
 
     /// Writes the status subresource as its one field manager; no request when it says the same already.
@@ -307,6 +339,10 @@ impl Applier {
             resource_version: None,
         });
         let api = self.api(key);
+        self.as_planned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
         match self.write("delete", key, api.delete(&key.name, &params)).await {
             Ok(_) => {
                 tracing::info!(resource = %key, state = "deleted", "removed");
@@ -391,7 +427,7 @@ pub fn foresee(live: Option<&DynamicObject>, manifest: &Manifest) -> Result<Appl
         });
     }
     let applied = live.annotations().get(APPLIED_ANNOTATION);
-    if applied == Some(&digest(manifest.body())) && difference(manifest.body(), &observed(live)).is_none() {
+    if applied.is_some_and(|applied| applied == manifest.digest()) && difference(manifest.body(), &observed(live)).is_none() {
         Ok(Applied::Unchanged)
     } else {
         Ok(Applied::Changed)
