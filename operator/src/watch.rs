@@ -4,6 +4,7 @@
 //! depends on it into a [`crate::reconcile::Queue`]; so drift is seen in the time of a watch event.
 
 use crate::manifest::{Kind, MANAGED_BY, MANAGED_BY_LABEL, OWNER_UID_LABEL, ObjectKey};
+use crate::packed::Packed;
 use futures::{StreamExt, TryStreamExt, future::BoxFuture};
 use kube::api::{Api, DynamicObject, ListParams, TypeMeta};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -15,8 +16,88 @@ use tokio::sync::watch;
 /// Observed objects by key. Cheap to clone; all clones see the same objects.
 #[derive(Clone)]
 pub struct Cache {
-    objects: Arc<Mutex<BTreeMap<ObjectKey, Arc<DynamicObject>>>>,
+    objects: Arc<Mutex<Objects>>,
     synced: Arc<watch::Sender<BTreeSet<Kind>>>,
+    packs: &'static [Kind],
+}
+
+#[derive(Clone, Default)]
+struct Objects {
+    all: BTreeMap<ObjectKey, Stored>,
+    /// Those of `all` that are being deleted: few, and asked for at every change of a member.
+    deleting: BTreeSet<ObjectKey>,
+}
+
+impl Objects {
+    fn insert(&mut self, key: ObjectKey, stored: Stored) {
+        if stored.identity.deleting {
+            self.deleting.insert(key.clone());
+        } else {
+            self.deleting.remove(&key);
+        }
+        self.all.insert(key, stored);
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        self.deleting.remove(key);
+        self.all.remove(key);
+    }
+}
+
+/// An object as it is kept, and what is asked of many objects at once.
+#[derive(Clone)]
+struct Stored {
+    content: Content,
+    identity: Identity,
+    /// UID of the owner that our labels name.
+    owner: Option<String>,
+}
+
+#[derive(Clone)]
+enum Content {
+    Whole(Arc<DynamicObject>),
+    Packed(Packed),
+}
+
+/// Which observation of which object something is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Of the object.
+    pub uid: Option<String>,
+    /// Of the observation.
+    pub version: Option<String>,
+    /// Whether the object is being deleted.
+    pub deleting: bool,
+}
+
+impl Stored {
+    fn new(object: DynamicObject, packs: bool) -> Self {
+        let label = |key: &str| object.labels().get(key).map(String::as_str);
+        let ours = label(MANAGED_BY_LABEL) == Some(MANAGED_BY);
+        let owner = label(OWNER_UID_LABEL).filter(|_| ours).map(ToOwned::to_owned);
+        let identity = Identity {
+            uid: object.metadata.uid.clone(),
+            version: object.metadata.resource_version.clone(),
+            deleting: object.metadata.deletion_timestamp.is_some(),
+        };
+        let packed = packs.then(|| Packed::of(&object)).flatten();
+        Self {
+            content: packed.map_or_else(|| Content::Whole(Arc::new(object)), Content::Packed),
+            identity,
+            owner,
+        }
+    }
+
+    fn object(&self, kind: Kind) -> Option<Arc<DynamicObject>> {
+        match &self.content {
+            Content::Whole(object) => Some(object.clone()),
+            Content::Packed(packed) => packed.unpack(types(kind)).map(Arc::new),
+        }
+    }
+
+    fn version(&self) -> Option<u128> {
+        version(self.identity.version.as_deref())
+    }
 }
 
 impl Default for Cache {
@@ -24,20 +105,36 @@ impl Default for Cache {
         Self {
             objects: Arc::default(),
             synced: Arc::new(watch::Sender::new(BTreeSet::new())),
+            packs: &[],
         }
     }
 }
 
 impl Cache {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, Arc<DynamicObject>>> {
-        // A panic while holding the lock cannot leave the map half changed: every change is one call.
+    /// A cache that keeps objects of these kinds packed: those that are many or large, and looked at seldom.
+    #[must_use]
+    pub fn packing(kinds: &'static [Kind]) -> Self {
+        Self {
+            packs: kinds,
+            ..Self::default()
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Objects> {
+        // A panic while holding the lock cannot leave half a change: neither map calls anything that panics.
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One object as last observed.
     #[must_use]
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<DynamicObject>> {
-        self.lock().get(key).cloned()
+        self.lock().all.get(key)?.object(key.kind)
+    }
+
+    /// Which observation of it is the last one.
+    #[must_use]
+    pub fn identity(&self, key: &ObjectKey) -> Option<Identity> {
+        self.lock().all.get(key).map(|stored| stored.identity.clone())
     }
 
     /// One object, parsed into its type; `None` when it is not there or does not parse.
@@ -50,23 +147,40 @@ impl Cache {
     #[must_use]
     pub fn of_kind(&self, kind: Kind) -> Vec<(ObjectKey, Arc<DynamicObject>)> {
         self.lock()
+            .all
             .iter()
             .filter(|(k, _)| k.kind == kind)
-            .map(|(k, o)| (k.clone(), o.clone()))
+            .filter_map(|(k, stored)| Some((k.clone(), stored.object(kind)?)))
+            .collect()
+    }
+
+    /// Keys of all objects of a kind, in order of namespace and name.
+    #[must_use]
+    pub fn keys_of(&self, kind: Kind) -> Vec<ObjectKey> {
+        let objects = self.lock();
+        objects.all.keys().filter(|key| key.kind == kind).cloned().collect()
+    }
+
+    /// Keys of the objects of a kind that somebody has deleted and that are still there.
+    #[must_use]
+    pub fn deleting(&self, kind: Kind) -> Vec<ObjectKey> {
+        let objects = self.lock();
+        objects
+            .deleting
+            .iter()
+            .filter(|key| key.kind == kind)
+            .cloned()
             .collect()
     }
 
     /// All objects labelled as managed by Meridian for the owner with this UID.
     #[must_use]
-    pub fn owned_by(&self, uid: &str) -> Vec<(ObjectKey, Arc<DynamicObject>)> {
-        let owned = |o: &DynamicObject| {
-            let label = |key: &str| o.labels().get(key).map(String::as_str);
-            !uid.is_empty() && label(OWNER_UID_LABEL) == Some(uid) && label(MANAGED_BY_LABEL) == Some(MANAGED_BY)
-        };
+    pub fn owned_by(&self, uid: &str) -> Vec<(ObjectKey, Identity)> {
         self.lock()
+            .all
             .iter()
-            .filter(|(_, o)| owned(o))
-            .map(|(k, o)| (k.clone(), o.clone()))
+            .filter(|(_, stored)| !uid.is_empty() && stored.owner.as_deref() == Some(uid))
+            .map(|(k, stored)| (k.clone(), stored.identity.clone()))
             .collect()
     }
 
@@ -74,20 +188,19 @@ impl Cache {
     pub fn put(&self, key: ObjectKey, mut object: DynamicObject) {
         object.metadata.managed_fields = None;
         // Items of a list come without their type; a plan names it.
-        object.types = Some(TypeMeta {
-            api_version: key.kind.api_version(),
-            kind: key.kind.kind.to_owned(),
-        });
+        object.types = Some(types(key.kind));
+        let stored = Stored::new(object, self.packs.contains(&key.kind));
         let mut objects = self.lock();
         // Since Kubernetes 1.35 resource versions of one resource are comparable numbers; anything else is taken as newer.
         let older = objects
+            .all
             .get(&key)
-            .is_some_and(|known| match (version(known), version(&object)) {
+            .is_some_and(|known| match (known.version(), stored.version()) {
                 (Some(known), Some(new)) => known > new,
                 _ => false,
             });
         if !older {
-            objects.insert(key, Arc::new(object));
+            objects.insert(key, stored);
         }
     }
 
@@ -95,8 +208,9 @@ impl Cache {
         let mut objects = self.lock();
         // A delete event that comes after the object was made anew must not hide the new one.
         if objects
+            .all
             .get(key)
-            .is_some_and(|known| uid.is_none() || known.metadata.uid.as_deref() == uid)
+            .is_some_and(|known| uid.is_none() || known.identity.uid.as_deref() == uid)
         {
             objects.remove(key);
         }
@@ -119,6 +233,7 @@ impl Cache {
         Self {
             objects: Arc::new(Mutex::new(self.lock().clone())),
             synced: Arc::new(watch::Sender::new(self.synced.borrow().clone())),
+            packs: self.packs,
         }
     }
 
@@ -142,8 +257,15 @@ impl Cache {
     }
 }
 
-fn version(object: &DynamicObject) -> Option<u128> {
-    object.metadata.resource_version.as_ref()?.parse().ok()
+fn version(text: Option<&str>) -> Option<u128> {
+    text?.parse().ok()
+}
+
+fn types(kind: Kind) -> TypeMeta {
+    TypeMeta {
+        api_version: kind.api_version(),
+        kind: kind.kind.to_owned(),
+    }
 }
 
 /// What to watch of a kind.
@@ -243,9 +365,8 @@ fn absorb(
         }
         watcher::Event::InitDone => {
             let gone: Vec<_> = cache
-                .of_kind(kind)
+                .keys_of(kind)
                 .into_iter()
-                .map(|(key, _)| key)
                 .filter(|key| {
                     !listed.contains(key) && (selection.namespace.is_none() || key.namespace == selection.namespace)
                 })
@@ -290,6 +411,20 @@ mod tests {
             cache.get(&key("a")).unwrap().metadata.resource_version.as_deref(),
             Some("10")
         );
+    }
+
+    #[test]
+    fn a_packed_cache_gives_what_a_whole_one_gives() {
+        let (whole, packed) = (Cache::default(), Cache::packing(&[CONFIG_MAP]));
+        for cache in [&whole, &packed] {
+            cache.put(key("a"), config("a", "u", "10"));
+            cache.put(key("a"), config("a", "u", "9"));
+        }
+        assert_eq!(packed.get(&key("a")), whole.get(&key("a")));
+        assert_eq!(packed.of_kind(CONFIG_MAP), whole.of_kind(CONFIG_MAP));
+        assert_eq!(packed.keys_of(CONFIG_MAP), [key("a")]);
+        assert_eq!(packed.owned_by("owner"), whole.owned_by("owner"));
+        assert_eq!(packed.identity(&key("a")).unwrap().version.as_deref(), Some("10"));
     }
 
     #[test]

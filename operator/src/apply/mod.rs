@@ -17,7 +17,7 @@ use crate::manifest::{
     REGION_LABEL,
 };
 use crate::metrics::{Metrics, Write};
-use crate::watch::Cache;
+use crate::watch::{Cache, Identity};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
@@ -148,7 +148,7 @@ pub struct Applier {
     /// Per object: digest of the status told, and what the API server kept of it.
     told: Arc<Mutex<BTreeMap<ObjectKey, (String, Value)>>>,
     /// Per object: digest of the plan that it was last found to be as, and the observation that it was found in.
-    as_planned: Arc<Mutex<BTreeMap<ObjectKey, (String, Arc<DynamicObject>)>>>,
+    as_planned: Arc<Mutex<BTreeMap<ObjectKey, (String, Identity)>>>,
 }
 
 impl Applier {
@@ -184,8 +184,10 @@ impl Applier {
     pub async fn apply(&self, purpose: Purpose, manifest: &Manifest) -> Result<Applied, ApplyError> {
         let key = manifest.key();
         let digest = manifest.digest();
+        if self.is_settled(manifest) {
+            return Ok(Applied::Unchanged);
+        }
         let live = match self.cache.get(key) {
-            Some(live) if self.is_as_planned(manifest, &live) => return Ok(Applied::Unchanged),
             Some(live) => Some(live),
             // Ours are all in the cache (it watches by label): what is not there is new, or somebody else's.
             None => self.read(key).await?.map(Arc::new),
@@ -209,28 +211,30 @@ impl Applier {
     }
 
     /// Whether applying this would surely change nothing, as far as can be told without comparing: it was compared, and
-    /// neither the plan nor what is observed is another since.
+    /// since then neither the plan nor what is observed is another.
     #[must_use]
     pub fn is_settled(&self, manifest: &Manifest) -> bool {
-        let live = self.cache.get(manifest.key());
-        live.is_some_and(|live| self.is_as_planned(manifest, &live))
-    }
-
-    /// Whether nothing has changed since the last comparison: neither the plan nor what is observed. It is the same
-    /// observation, not an equal one, so that this costs next to nothing; whatever comes in by a watch is compared.
-    fn is_as_planned(&self, manifest: &Manifest, live: &Arc<DynamicObject>) -> bool {
+        let Some(seen) = self.cache.identity(manifest.key()) else {
+            return false;
+        };
         let found = self.as_planned.lock().unwrap_or_else(PoisonError::into_inner);
-        found
-            .get(manifest.key())
-            .is_some_and(|(digest, seen)| digest == manifest.digest() && Arc::ptr_eq(seen, live))
+        // An object without a version cannot be told from another observation of it.
+        seen.version.is_some()
+            && found
+                .get(manifest.key())
+                .is_some_and(|(digest, found)| digest == manifest.digest() && *found == seen)
     }
 
-    fn found_as_planned(&self, manifest: &Manifest, live: &Arc<DynamicObject>) {
-        let found = (manifest.digest().to_owned(), live.clone());
+    fn found_as_planned(&self, manifest: &Manifest, live: &DynamicObject) {
+        let identity = Identity {
+            uid: live.uid(),
+            version: live.resource_version(),
+            deleting: live.metadata.deletion_timestamp.is_some(),
+        };
         self.as_planned
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(manifest.key().clone(), found);
+            .insert(manifest.key().clone(), (manifest.digest().to_owned(), identity));
     }
 
     /// Writes the status subresource as its one field manager; no request when it says the same already.
@@ -317,11 +321,11 @@ impl Applier {
         keep: impl Fn(&ObjectKey) -> bool,
     ) -> Result<Vec<ObjectKey>, ApplyError> {
         let (mut removed, mut failed) = (Vec::new(), None);
-        for (key, object) in self.cache.owned_by(owner_uid) {
-            if keep(&key) || object.metadata.deletion_timestamp.is_some() {
+        for (key, owned) in self.cache.owned_by(owner_uid) {
+            if keep(&key) || owned.deleting {
                 continue;
             }
-            match self.delete(&key, object.uid()).await {
+            match self.delete(&key, owned.uid).await {
                 Ok(()) => removed.push(key),
                 Err(error) => failed = failed.or(Some(error)),
             }

@@ -152,7 +152,7 @@ impl Members {
             name: name.to_owned(),
             applier: Applier::new(
                 client.clone(),
-                Cache::default(),
+                Cache::packing(&[REGION_STACK, TENANT_PLACEMENT]),
                 self.leadership.clone(),
                 self.metrics.clone(),
             ),

@@ -137,7 +137,7 @@ impl Queues {
             (TENANT_DATA_RESIDENCY, &self.tenants),
             (INGEST_POOL, &self.pools),
         ] {
-            for (key, _) in cache.of_kind(kind) {
+            for key in cache.keys_of(kind) {
                 queue.now(key.name);
             }
         }
@@ -167,9 +167,9 @@ impl Queues {
             INGEST_POOL => self.pools.now(key.name.clone()),
             // A kubeconfig may have come, changed or gone.
             SECRET => cache
-                .of_kind(FITNESS_REGION)
+                .keys_of(FITNESS_REGION)
                 .into_iter()
-                .for_each(|(key, _)| self.regions.now(key.name)),
+                .for_each(|key| self.regions.now(key.name)),
             _ => {}
         }
     }
@@ -212,10 +212,7 @@ impl Queues {
 
     /// What is being deleted waits for others to go.
     fn deleted(&self, cache: &Cache, kind: Kind, queue: &Queue<String>) {
-        let objects = cache.of_kind(kind).into_iter();
-        objects
-            .filter(|(_, object)| object.metadata.deletion_timestamp.is_some())
-            .for_each(|(key, _)| queue.now(key.name));
+        cache.deleting(kind).into_iter().for_each(|key| queue.now(key.name));
     }
 }
 
@@ -258,7 +255,7 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
         pools: Queue::new("pool"),
     };
 
-    let cache = Cache::default();
+    let cache = Cache::packing(&[TENANT_DATA_RESIDENCY]);
     let newest = Newest::default();
     let told = (queues.clone(), cache.clone(), newest.clone());
     let member_changed: OnMemberChange = Arc::new(move |member, key| {

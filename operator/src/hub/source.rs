@@ -205,8 +205,8 @@ pub(crate) struct Departing {
 
 impl Departing {
     pub(crate) fn of(hub: &Cache) -> Self {
-        let objects = |kind| hub.of_kind(kind).into_iter().map(|(_, object)| object);
-        let deleted = |kind| objects(kind).filter(|object| is_closing(object));
+        let deleted = |kind| hub.deleting(kind).into_iter().filter_map(|key| hub.get(&key));
+        let deleted = |kind| deleted(kind).filter(|object| is_closing(object));
         let regions = deleted(FITNESS_REGION)
             .filter_map(|object| object.metadata.name.clone())
             .filter(|name| homed_in(hub, name).is_empty())
@@ -246,8 +246,8 @@ impl Departing {
 }
 
 fn is_deleted(hub: &Cache, region: &RegionName) -> bool {
-    let found = hub.get(&ObjectKey::cluster(FITNESS_REGION, region.as_str()));
-    found.is_some_and(|object| object.metadata.deletion_timestamp.is_some())
+    let found = hub.identity(&ObjectKey::cluster(FITNESS_REGION, region.as_str()));
+    found.is_some_and(|region| region.deleting)
 }
 
 fn is_closing(object: &DynamicObject) -> bool {
