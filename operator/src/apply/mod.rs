@@ -431,7 +431,9 @@ pub fn foresee(live: Option<&DynamicObject>, manifest: &Manifest) -> Result<Appl
         });
     }
     let applied = live.annotations().get(APPLIED_ANNOTATION);
-    if applied.is_some_and(|applied| applied == manifest.digest()) && difference(manifest.body(), &observed(live)).is_none() {
+    if applied.is_some_and(|applied| applied == manifest.digest())
+        && difference(manifest.body(), &observed(live)).is_none()
+    {
         Ok(Applied::Unchanged)
     } else {
         Ok(Applied::Changed)

@@ -84,7 +84,9 @@ pub(crate) fn for_review(hub: &Cache) -> PolicySource {
 
 /// As it is written on the hub, whoever is being deleted.
 pub(crate) fn as_written(hub: &Cache) -> PolicySource {
-    written(hub, |object| TenantResidencySpec::deserialize(&object.data["spec"]).ok())
+    written(hub, |object| {
+        TenantResidencySpec::deserialize(&object.data["spec"]).ok()
+    })
 }
 
 /// What the hub alone tells of the policy: its edges and their ends as [`gather`] would have them, but no epochs and no keys.
