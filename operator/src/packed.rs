@@ -10,7 +10,6 @@ const COMPRESSED_FROM: usize = 512;
 const LEVEL: i32 = 1;
 
 /// A packed object.
-#[derive(Clone)]
 pub struct Packed {
     bytes: Box<[u8]>,
     /// Length of the text, when `bytes` is compressed.

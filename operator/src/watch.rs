@@ -56,7 +56,16 @@ struct Stored {
 #[derive(Clone)]
 enum Content {
     Whole(Arc<DynamicObject>),
-    Packed(Packed),
+    Packed(Arc<Packed>),
+}
+
+impl Content {
+    fn object(self, kind: Kind) -> Option<Arc<DynamicObject>> {
+        match self {
+            Self::Whole(object) => Some(object),
+            Self::Packed(packed) => packed.unpack(types(kind)).map(Arc::new),
+        }
+    }
 }
 
 /// Which observation of which object something is.
@@ -82,16 +91,12 @@ impl Stored {
         };
         let packed = packs.then(|| Packed::of(&object)).flatten();
         Self {
-            content: packed.map_or_else(|| Content::Whole(Arc::new(object)), Content::Packed),
+            content: packed.map_or_else(
+                || Content::Whole(Arc::new(object)),
+                |packed| Content::Packed(Arc::new(packed)),
+            ),
             identity,
             owner,
-        }
-    }
-
-    fn object(&self, kind: Kind) -> Option<Arc<DynamicObject>> {
-        match &self.content {
-            Content::Whole(object) => Some(object.clone()),
-            Content::Packed(packed) => packed.unpack(types(kind)).map(Arc::new),
         }
     }
 
@@ -128,7 +133,8 @@ impl Cache {
     /// One object as last observed.
     #[must_use]
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<DynamicObject>> {
-        self.lock().all.get(key)?.object(key.kind)
+        let content = self.lock().all.get(key)?.content.clone();
+        content.object(key.kind)
     }
 
     /// Which observation of it is the last one.
@@ -146,11 +152,26 @@ impl Cache {
     /// All objects of a kind, in order of namespace and name.
     #[must_use]
     pub fn of_kind(&self, kind: Kind) -> Vec<(ObjectKey, Arc<DynamicObject>)> {
-        self.lock()
-            .all
-            .iter()
-            .filter(|(k, _)| k.kind == kind)
-            .filter_map(|(k, stored)| Some((k.clone(), stored.object(kind)?)))
+        // Unpacked after the lock: others must not wait for that.
+        let kept: Vec<_> = {
+            let objects = self.lock();
+            let of_kind = objects.all.iter().filter(|(key, _)| key.kind == kind);
+            of_kind
+                .map(|(key, stored)| (key.clone(), stored.content.clone()))
+                .collect()
+        };
+        kept.into_iter()
+            .filter_map(|(key, content)| Some((key, content.object(kind)?)))
+            .collect()
+    }
+
+    /// Which observation of each object of a kind is the last one, in order of namespace and name.
+    #[must_use]
+    pub fn identities_of(&self, kind: Kind) -> Vec<(ObjectKey, Identity)> {
+        let objects = self.lock();
+        let of_kind = objects.all.iter().filter(|(key, _)| key.kind == kind);
+        of_kind
+            .map(|(key, stored)| (key.clone(), stored.identity.clone()))
             .collect()
     }
 

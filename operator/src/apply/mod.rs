@@ -462,6 +462,22 @@ pub(crate) fn observed(object: &DynamicObject) -> Value {
     serde_json::to_value(object).unwrap_or(Value::Null)
 }
 
+/// The same without a copy where nobody else looks at the object: one that was kept packed is large and the caller's alone.
+pub(crate) fn into_observed(object: Arc<DynamicObject>) -> Value {
+    let object = match Arc::try_unwrap(object) {
+        Ok(object) if object.data.is_object() => object,
+        Ok(other) => return observed(&other),
+        Err(shared) => return observed(&shared),
+    };
+    let (mut body, metadata) = (object.data, serde_json::to_value(object.metadata));
+    body["metadata"] = metadata.unwrap_or(Value::Null);
+    if let Some(types) = object.types {
+        body["apiVersion"] = Value::String(types.api_version);
+        body["kind"] = Value::String(types.kind);
+    }
+    body
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -68,7 +68,7 @@ impl Newest {
 /// None: what is wrong with a source is part of the compiled policy.
 pub async fn keep(
     newest: Newest,
-    gather: impl Fn() -> Option<PolicySource> + Send + 'static,
+    mut gather: impl FnMut() -> Option<PolicySource> + Send + 'static,
     expect: impl Fn(u64, &Concerned) + Send + 'static,
     announce: impl Fn(&Concerned) + Send + 'static,
     shutdown: CancellationToken,

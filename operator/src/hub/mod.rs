@@ -3,6 +3,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`source`] | what the policy is compiled from |
+//! | [`gathered`] | gathering that, again and again |
 //! | [`compiled`] | compiling it anew when that changes, or when something in it begins or ends |
 //! | [`changed`] | whom a newly compiled policy concerns |
 //! | [`region`] | FitnessRegion → RegionStack and TenantPlacements in its member |
@@ -19,6 +20,7 @@ pub mod changed;
 pub mod closing;
 pub mod compiled;
 pub mod departure;
+pub mod gathered;
 pub mod lease;
 pub mod members;
 pub mod pool;
@@ -54,6 +56,7 @@ use crate::watch::{Cache, OnChange, Selection, follow, list};
 use changed::Concerned;
 use closing::Stacks;
 use compiled::Newest;
+use gathered::Gatherer;
 use lease::Ledger;
 use members::{Members, OnMemberChange};
 
@@ -341,6 +344,7 @@ fn lead(
     shutdown: CancellationToken,
 ) {
     let (gathered, expected, announced) = (hub.clone(), hub.ledger.clone(), (hub.clone(), queues.clone()));
+    let mut gatherer = Gatherer::default();
     tasks.spawn(
         "compile",
         compiled::keep(
@@ -348,7 +352,7 @@ fn lead(
             move || {
                 let ready = gathered.cache.is_synced(RESOURCES) && gathered.cache.is_synced(&[SECRET]);
                 ready
-                    .then(|| source::gather(&gathered.cache, |name| gathered.members.seen(name)))
+                    .then(|| gatherer.gather(&gathered.cache, |name| gathered.members.seen(name)))
                     .flatten()
             },
             move |serial, concerned| expected.expect(serial, concerned),
@@ -370,6 +374,11 @@ fn lead(
         timeout: Duration::from_secs(30),
         ..Bounds::default()
     };
+    // A pass over a region mostly waits for its member's API server.
+    let of_members = Bounds {
+        concurrency: 16,
+        ..bounds
+    };
     queues.everything(&hub.cache);
     let (of_regions, of_tenants, of_pools) = (hub.clone(), hub.clone(), hub);
     let region = move |name| region::reconcile(of_regions.clone(), name);
@@ -377,7 +386,7 @@ fn lead(
     let pool = move |name| pool::reconcile(of_pools.clone(), name);
     tasks.spawn(
         "region",
-        reconcile::run(queues.regions, bounds, metrics.clone(), shutdown.clone(), region),
+        reconcile::run(queues.regions, of_members, metrics.clone(), shutdown.clone(), region),
     );
     tasks.spawn(
         "residency",

@@ -1,6 +1,5 @@
 //! What the policy is compiled from, read off the hub's and the members' caches.
 
-use std::cell::LazyCell;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +7,7 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use meridian_crds::FitnessRegionSpec;
 use meridian_policy::{
-    Epoch, OrganizationName, PolicySource, RegionFacts, RegionName, RegionTrust, TenantFacts, TenantId,
-    TenantResidencySpec,
+    Epoch, OrganizationName, PolicySource, RegionFacts, RegionName, RegionTrust, TenantFacts, TenantResidencySpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,11 +15,10 @@ use serde_json::Value;
 use super::admission::named;
 use super::closing;
 use super::departure::{FINALIZER, LEAVING};
+use super::gathered::Gatherer;
 use super::members::OBSERVED;
-use crate::apply::observed;
-use crate::manifest::{
-    FITNESS_REGION, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
-};
+use crate::apply::into_observed;
+use crate::manifest::{FITNESS_REGION, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY};
 use crate::watch::Cache;
 
 /// What is known of one member.
@@ -40,38 +37,10 @@ impl Seen {
     }
 }
 
-/// Everything, or nothing while a member that could be asked has not been listed yet: a policy compiled from half of what
-/// there is would cut edges that are lawful. `seen` tells what is known of the member with that name.
+/// [`Gatherer::gather`] of somebody who asks once.
 #[must_use]
 pub fn gather(hub: &Cache, seen: impl Fn(&str) -> Seen) -> Option<PolicySource> {
-    let regions = regions(hub);
-    let placed: BTreeMap<RegionName, Seen> = regions
-        .iter()
-        .map(|(name, spec)| {
-            let seen = spec.primary().map(|cluster| seen(&cluster.name));
-            (name.clone(), seen.unwrap_or_default())
-        })
-        .collect();
-    if placed.values().any(|seen| seen.awaited) {
-        return None;
-    }
-    let known: Vec<&Cache> = placed.values().filter_map(Seen::known).collect();
-    let told = LazyCell::new(|| told(&known));
-    let regions = regions
-        .into_iter()
-        .map(|(name, spec)| {
-            let held = placed.get(&name).and_then(|seen| seen.held.as_ref());
-            let own = held.and_then(|held| own_trust(&name, held));
-            let facts = facts(&name, &spec, own.or_else(|| told.get(&name).cloned()));
-            (name, facts)
-        })
-        .collect();
-    Some(PolicySource {
-        jurisdictions: named(specs(hub, JURISDICTION)),
-        parties: named(specs(hub, PARTY)),
-        tenants: tenants(hub, &placed, &known),
-        regions,
-    })
+    Gatherer::default().gather(hub, seen)
 }
 
 /// What the webhook judges by: the same, without what only members know, and as it is written. No edge is compiled from it.
@@ -120,7 +89,7 @@ fn written(hub: &Cache, asked: impl Fn(&DynamicObject) -> Option<TenantResidency
     }
 }
 
-fn specs(cache: &Cache, kind: Kind) -> impl Iterator<Item = (String, Value)> {
+pub(super) fn specs(cache: &Cache, kind: Kind) -> impl Iterator<Item = (String, Value)> {
     cache
         .of_kind(kind)
         .into_iter()
@@ -155,7 +124,7 @@ pub(super) fn region_facts(name: &str, spec: &Value, trust: Option<RegionTrust>)
     Ok(facts(&name, &spec, trust))
 }
 
-fn facts(name: &RegionName, spec: &FitnessRegionSpec, trust: Option<RegionTrust>) -> RegionFacts {
+pub(super) fn facts(name: &RegionName, spec: &FitnessRegionSpec, trust: Option<RegionTrust>) -> RegionFacts {
     RegionFacts {
         name: name.clone(),
         jurisdiction: spec.jurisdiction.clone(),
@@ -167,9 +136,8 @@ fn facts(name: &RegionName, spec: &FitnessRegionSpec, trust: Option<RegionTrust>
     }
 }
 
-/// What a region is verified by, as its member says.
-fn own_trust(region: &RegionName, held: &Cache) -> Option<RegionTrust> {
-    let stack = held.get(&ObjectKey::cluster(REGION_STACK, region.as_str()))?;
+/// What a region is verified by, as its stack in its member says.
+pub(super) fn own_trust(stack: &DynamicObject) -> Option<RegionTrust> {
     let status = &stack.data["status"];
     let ca_pem = status["caBundle"].as_str().filter(|pem| !pem.is_empty())?.to_owned();
     let jwks = status.get("jwks").filter(|jwks| !jwks.is_null())?.clone();
@@ -177,7 +145,7 @@ fn own_trust(region: &RegionName, held: &Cache) -> Option<RegionTrust> {
 }
 
 /// What the others were told last about each region: it counts while the region itself cannot be asked.
-fn told(known: &[&Cache]) -> BTreeMap<RegionName, RegionTrust> {
+pub(super) fn told(known: &[&Cache]) -> BTreeMap<RegionName, RegionTrust> {
     let mut told = BTreeMap::new();
     for (_, object) in known.iter().flat_map(|held| held.of_kind(REGION_STACK)) {
         for peer in object.data["spec"]["policy"]["peers"].as_array().into_iter().flatten() {
@@ -193,6 +161,32 @@ fn told(known: &[&Cache]) -> BTreeMap<RegionName, RegionTrust> {
         }
     }
     told
+}
+
+/// How far a tenant's deletion has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Course {
+    /// It is not deleted, or nobody has written down yet which edges that closes.
+    Stays,
+    /// Its edges are being closed.
+    Closes,
+    /// It has left the policy.
+    Gone,
+}
+
+impl Course {
+    pub(super) fn of(object: &DynamicObject) -> Self {
+        let held = || object.finalizers().iter().any(|name| name == FINALIZER);
+        if object.metadata.deletion_timestamp.is_none() {
+            Self::Stays
+        } else if object.data["status"]["phase"] == LEAVING || !held() {
+            Self::Gone
+        } else if is_closing(object) {
+            Self::Closes
+        } else {
+            Self::Stays
+        }
+    }
 }
 
 /// Who is being deleted: nothing new is sent to them, so that they can purge while they are still there. Only from when
@@ -225,18 +219,20 @@ impl Departing {
     /// The residency that the policy is compiled from: what the TenantDataResidency says, without edges from or to whoever
     /// is being deleted. Nothing, when it cannot be read or the tenant has left.
     pub(crate) fn asked(&self, object: &DynamicObject) -> Option<TenantResidencySpec> {
-        let deleting = object.metadata.deletion_timestamp.is_some();
-        let held = || object.finalizers().iter().any(|name| name == FINALIZER);
-        if deleting && (object.data["status"]["phase"] == LEAVING || !held()) {
+        let spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
+        self.left_of(spec, Course::of(object))
+    }
+
+    /// The same of a residency that has been read already.
+    pub(super) fn left_of(&self, mut spec: TenantResidencySpec, course: Course) -> Option<TenantResidencySpec> {
+        if course == Course::Gone {
             return None;
         }
-        let closing = is_closing(object);
-        let mut spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
         let organization = spec.organization.clone();
         for class in &mut spec.classes {
             class
                 .replicate_to
-                .retain(|to| !closing && !self.receives_nothing(&organization, &to.region));
+                .retain(|to| course == Course::Stays && !self.receives_nothing(&organization, &to.region));
         }
         Some(spec)
     }
@@ -247,7 +243,7 @@ impl Departing {
     }
 }
 
-fn is_deleted(hub: &Cache, region: &RegionName) -> bool {
+pub(super) fn is_deleted(hub: &Cache, region: &RegionName) -> bool {
     let found = hub.identity(&ObjectKey::cluster(FITNESS_REGION, region.as_str()));
     found.is_some_and(|region| region.deleting)
 }
@@ -287,47 +283,5 @@ pub(super) fn settled(stack: &Value) -> bool {
 /// The region's stack as its member holds it.
 pub(crate) fn stack(held: &Cache, region: &RegionName) -> Option<Value> {
     let key = ObjectKey::cluster(REGION_STACK, region.as_str());
-    held.get(&key).map(|object| observed(&object))
-}
-
-/// Tenants with the epoch of their home: the highest that any member or the tenant's own status has seen. A tenant that was
-/// never placed gets the first epoch only while its home can be asked whether it holds a higher one.
-fn tenants(hub: &Cache, placed: &BTreeMap<RegionName, Seen>, known: &[&Cache]) -> BTreeMap<TenantId, TenantFacts> {
-    let (placed_epochs, departing) = (placed_epochs(known), Departing::of(hub));
-    let parsed = hub
-        .of_kind(TENANT_DATA_RESIDENCY)
-        .into_iter()
-        .filter_map(|(_, object)| {
-            let spec = departing.asked(&object)?;
-            let recorded = object.data["status"]["epoch"].as_u64();
-            let placements = placed_epochs.get(spec.tenant.as_str()).copied();
-            let home_is_known = placed.get(&spec.home.region).is_some_and(|seen| seen.known().is_some());
-            let epoch = match recorded.max(placements) {
-                Some(epoch) => epoch.max(1),
-                // Nobody moves in where everybody is to move out.
-                None if home_is_known && !is_deleted(hub, &spec.home.region) => 1,
-                None => return None,
-            };
-            Some((
-                spec.tenant.clone(),
-                TenantFacts {
-                    spec,
-                    epoch: Epoch::from(epoch),
-                },
-            ))
-        });
-    parsed.collect()
-}
-
-/// The highest epoch that any member's placements hold, by tenant. Gathered once for all tenants: a look through every
-/// member for each of them grows with the square of the fleet.
-fn placed_epochs(known: &[&Cache]) -> BTreeMap<String, u64> {
-    let mut highest = BTreeMap::new();
-    for (key, object) in known.iter().flat_map(|held| held.of_kind(TENANT_PLACEMENT)) {
-        if let Some(epoch) = object.data["spec"]["epoch"].as_u64() {
-            let known = highest.entry(key.name).or_insert(epoch);
-            *known = epoch.max(*known);
-        }
-    }
-    highest
+    held.get(&key).map(into_observed)
 }

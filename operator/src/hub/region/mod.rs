@@ -8,6 +8,7 @@ mod status;
 
 use std::sync::Arc;
 
+use futures::{StreamExt, TryStreamExt};
 use meridian_crds::{ClusterMember, FitnessRegionSpec};
 use meridian_policy::RegionName;
 use serde_json::Value;
@@ -16,7 +17,7 @@ use super::departure::FINALIZER;
 use super::lease::Settled;
 use super::members::{Health, Member};
 use super::{Hub, source};
-use crate::apply::{Applied, ApplyError, observed};
+use crate::apply::{Applied, ApplyError, Purpose, observed};
 use crate::finalizer;
 use crate::manifest::{FITNESS_REGION, NODE, NotAManifest, ObjectKey, SECRET};
 use crate::member::MemberError;
@@ -26,6 +27,8 @@ use crate::watch::Cache;
 pub(crate) use plan::{CONTENT_ANNOTATION, RegionPlan};
 pub(crate) use removal::Removal;
 
+/// Placements of a region that are written at the same time.
+const PLACEMENTS_AT_ONCE: usize = 8;
 /// Node label by which a cluster's nodes say in which country they stand.
 const COUNTRY_LABEL: &str = "meridian.sh/country";
 
@@ -238,8 +241,12 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
     let key = ObjectKey::cluster(FITNESS_REGION, name);
     finalizer::hold(&hub.applier, &key, object, FINALIZER).await?;
     let mut wrote = false;
-    for (purpose, manifest) in plan.manifests() {
-        wrote |= member.applier.apply(purpose, manifest).await? != Applied::Unchanged;
+    wrote |= member.applier.apply(Purpose::HubStack, &plan.stack).await? != Applied::Unchanged;
+    let place = |placement| member.applier.apply(Purpose::HubPlacement, placement);
+    let placements: Vec<_> = plan.placements.iter().map(place).collect();
+    let mut applied = futures::stream::iter(placements).buffer_unordered(PLACEMENTS_AT_ONCE);
+    while let Some(applied) = applied.try_next().await? {
+        wrote |= applied != Applied::Unchanged;
     }
     if !plan.surplus.is_empty() {
         let kept = |key: &ObjectKey| !plan.surplus.contains(key);

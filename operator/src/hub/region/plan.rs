@@ -6,7 +6,7 @@ use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName, RegionPolicy};
 use serde_json::{Value, json};
 
 use super::{RegionError, removal};
-use crate::apply::{Purpose, observed};
+use crate::apply::observed;
 use crate::hub::source;
 use crate::manifest::{
     MANAGED_BY, MANAGED_BY_LABEL, Manifest, NotAManifest, OWNER_UID_LABEL, ObjectKey, REGION_LABEL, REGION_STACK,
@@ -68,9 +68,8 @@ impl RegionPlan {
     }
 
     /// Everything to apply, in order.
-    pub(crate) fn manifests(&self) -> impl Iterator<Item = (Purpose, &Manifest)> {
-        std::iter::once((Purpose::HubStack, &self.stack))
-            .chain(self.placements.iter().map(|manifest| (Purpose::HubPlacement, manifest)))
+    pub(crate) fn manifests(&self) -> impl Iterator<Item = &Manifest> {
+        std::iter::once(&self.stack).chain(&self.placements)
     }
 }
 

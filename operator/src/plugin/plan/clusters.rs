@@ -194,7 +194,7 @@ fn copies(
 ) -> Result<(Vec<CopyRow>, Vec<String>), RegionError> {
     let plan = RegionPlan::of(region, uid, object, policy, held)?;
     let mut rows = Vec::new();
-    for (_, manifest) in plan.manifests() {
+    for manifest in plan.manifests() {
         rows.extend(copy(manifest, held)?);
     }
     rows.extend(plan.surplus.iter().map(|key| removed(key, held)));
