@@ -10,6 +10,7 @@
 //! | [`residency`] | TenantDataResidency → status |
 //! | [`departure`] | what a deleted tenant still waits for |
 //! | [`closing`] | the edges that this closes, and who has acknowledged it |
+//! | [`reports`] | what there is to tell of all these, as Events |
 //! | [`pool`] | IngestPool → its copy in the member, and status back |
 //! | [`lease`] | the lease that lets a member transfer |
 //! | [`members`] | the member clusters |
@@ -25,6 +26,7 @@ pub mod lease;
 pub mod members;
 pub mod pool;
 pub mod region;
+pub mod reports;
 pub mod residency;
 pub mod source;
 pub mod webhook;
@@ -41,9 +43,10 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
-use crate::apply::Applier;
+use crate::apply::{Applier, ApplyError};
 use crate::conditions::{self, Observation};
 use crate::election::{Election, Leadership, Timing};
+use crate::events::Events;
 use crate::manifest::{
     FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, SECRET, TENANT_DATA_RESIDENCY,
     TENANT_PLACEMENT,
@@ -59,6 +62,7 @@ use compiled::Newest;
 use gathered::Gatherer;
 use lease::Ledger;
 use members::{Members, OnMemberChange};
+use reports::{News, Reports};
 
 /// The kinds that people write on the hub.
 pub(crate) const RESOURCES: &[Kind] = &[JURISDICTION, PARTY, FITNESS_REGION, TENANT_DATA_RESIDENCY, INGEST_POOL];
@@ -86,6 +90,8 @@ pub struct Hub {
     ledger: Ledger,
     leadership: Leadership,
     readiness: Readiness,
+    metrics: Metrics,
+    reports: Reports,
 }
 
 impl Hub {
@@ -98,6 +104,18 @@ impl Hub {
             object["metadata"]["generation"].as_i64(),
             Timestamp::now(),
         )
+    }
+
+    /// Tells of an object what is new: that a write failed, or what the status that it has now says.
+    async fn tell(&self, key: &ObjectKey, object: &Value, status: &Value, failed: Option<&ApplyError>) -> bool {
+        let news = match failed {
+            Some(error) => News::of_error(error),
+            None => News::of_status(status),
+        };
+        match news {
+            Some(news) => self.reports.tell(key, object, news).await,
+            None => false,
+        }
     }
 
     /// Members that no region names any more are forgotten.
@@ -276,6 +294,13 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
         ledger: Ledger::default(),
         leadership,
         readiness: readiness.clone(),
+        metrics: metrics.clone(),
+        reports: Reports::new(Events::new(
+            client.clone(),
+            "meridian-hub",
+            &args.identity,
+            metrics.clone(),
+        )),
     });
 
     let mut tasks = Tasks::new(shutdown.clone());

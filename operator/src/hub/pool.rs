@@ -33,6 +33,7 @@ pub enum PoolError {
 pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, PoolError> {
     let key = ObjectKey::cluster(INGEST_POOL, &name);
     let Some(object) = hub.cache.get(&key) else {
+        hub.reports.forget(&key);
         return Ok(Pass::of(Outcome::Gone));
     };
     let uid = object.metadata.uid.clone().unwrap_or_default();
@@ -59,7 +60,10 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, PoolError> {
         .map(|held| observed(&held))
         .unwrap_or(Value::Null);
     let status = status(&hub, &region, &object, &held, member.as_deref(), &copied);
-    hub.applier.apply_status(&key, &object["status"], status).await?;
+    hub.applier
+        .apply_status(&key, &object["status"], status.clone())
+        .await?;
+    hub.tell(&key, &object, &status, copied.as_ref().err()).await;
     Ok(Pass::of(match copied? {
         Applied::Unchanged => Outcome::Steady,
         Applied::Created | Applied::Changed => Outcome::Progressed,

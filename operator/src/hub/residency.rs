@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::closing::{self, Ends};
 use super::departure::{self, CLOSING, Departure, FINALIZER, LEAVING, View, Waiting};
+use super::reports::newly_refused;
 use super::source::{self, Departing};
 use crate::apply::{Applied, ApplyError, observed};
 use crate::conditions::{Observation, Standing};
@@ -32,6 +33,7 @@ const TOLD: usize = 50;
 pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> {
     let key = ObjectKey::cluster(TENANT_DATA_RESIDENCY, &name);
     let Some(live) = hub.cache.get(&key) else {
+        hub.reports.forget(&key);
         return Ok(Pass::of(Outcome::Gone));
     };
     let object = observed(&live);
@@ -58,8 +60,15 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
         .chain(verdict.residency)
         .collect();
     status["conditions"] = json!(hub.conditions(&object, &observations));
-    let written = hub.applier.apply_status(&key, &object["status"], status).await?;
+    let written = hub
+        .applier
+        .apply_status(&key, &object["status"], status.clone())
+        .await?;
     held?;
+    for rule in newly_refused(&object["status"], &status) {
+        hub.metrics.refused(rule);
+    }
+    hub.tell(&key, &object, &status, None).await;
     Ok(Pass::of(match (written, verdict.standing) {
         (Applied::Unchanged, Standing::Current) => Outcome::Steady,
         (Applied::Unchanged, Standing::InProgress(_)) => Outcome::Waiting,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use meridian_crds::{ClusterMember, FitnessRegionSpec};
-use meridian_policy::RegionName;
+use meridian_policy::{Denial, RegionName};
 use serde_json::Value;
 
 use super::departure::FINALIZER;
@@ -84,7 +84,7 @@ pub enum RegionError {
     },
     /// The policy has no place for the region.
     #[error("{0}")]
-    Policy(String),
+    Policy(Box<Denial>),
     /// A write failed.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -128,6 +128,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     hub.forget_unnamed_members();
     let Some(object) = hub.cache.get(&key) else {
         hub.ledger.forget(&name);
+        hub.reports.forget(&key);
         return Ok(Pass::of(Outcome::Gone));
     };
     let uid = object.metadata.uid.clone().unwrap_or_default();
@@ -168,7 +169,8 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     if let Some(closing) = closing {
         status["closing"] = serde_json::json!(closing);
     }
-    let told = hub.applier.apply_status(&key, &object["status"], status).await;
+    let told = hub.applier.apply_status(&key, &object["status"], status.clone()).await;
+    tell(&hub, &key, &object, &status, &result).await;
     match result {
         Ok(done) => {
             told?;
@@ -184,6 +186,21 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
             Ok(Pass::of(Outcome::Refused))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Tells what is new of a region, and counts it when it is a refusal of the policy.
+async fn tell(hub: &Hub, key: &ObjectKey, object: &Value, status: &Value, result: &Result<Done, RegionError>) {
+    hub.reports.tell_of_member(key, object, status).await;
+    let failed = match result {
+        Err(RegionError::Apply(error)) => Some(error),
+        _ => None,
+    };
+    let told = hub.tell(key, object, status, failed).await;
+    if let Err(RegionError::Policy(denial)) = result
+        && told
+    {
+        hub.metrics.refused(&denial.rule.to_string());
     }
 }
 

@@ -42,7 +42,7 @@ impl RegionPlan {
         let policy = match compiled.for_region(region, PolicyRevision::default()) {
             Ok(policy) => policy,
             Err(denial) => removal::without_law(object, &existing, compiled)
-                .ok_or_else(|| RegionError::Policy(denial.to_string()))?,
+                .ok_or_else(|| RegionError::Policy(Box::new(denial)))?,
         };
         let content = content(&policy, object);
         let revision = next_revision(&existing, &content);
