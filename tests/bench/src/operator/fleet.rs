@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use meridian_operator::manifest::{
     FITNESS_REGION, JURISDICTION, PARTY, REGION_STACK, SECRET, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
 };
@@ -86,7 +86,9 @@ impl<'a> Fleet<'a> {
     /// # Errors
     /// When something cannot be removed.
     pub async fn empty(&self) -> Result<()> {
-        remove_all(&self.servers.hub, TENANT_DATA_RESIDENCY, "").await?;
+        let hub = &self.servers.hub;
+        release_all(hub, TENANT_DATA_RESIDENCY).await?;
+        remove_all(hub, TENANT_DATA_RESIDENCY, "").await?;
         for server in &self.servers.members {
             remove_all(server, REGION_STACK, "").await?;
         }
@@ -104,6 +106,24 @@ impl<'a> Fleet<'a> {
             .await?;
         Ok(())
     }
+}
+
+/// Takes all finalizers off: no hub runs that would, and none of its members may be asked for it.
+async fn release_all(server: &Server, kind: meridian_operator::manifest::Kind) -> Result<()> {
+    let api = server.api(kind, "");
+    let listed = api.list_metadata(&ListParams::default()).await;
+    let listed = listed.with_context(|| format!("{}s cannot be listed", kind.kind))?;
+    let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    let (api, free) = (&api, &free);
+    let released = listed.items.into_iter().map(|held| async move {
+        let name = held.metadata.name.unwrap_or_default();
+        let patched = api.patch(&name, &PatchParams::default(), free).await;
+        patched.with_context(|| format!("the finalizers of {} {name} cannot be removed", kind.kind))
+    });
+    futures::stream::iter(released)
+        .buffer_unordered(16)
+        .try_for_each(|_| async { Ok(()) })
+        .await
 }
 
 async fn remove_all(server: &Server, kind: meridian_operator::manifest::Kind, namespace: &str) -> Result<()> {
