@@ -35,41 +35,11 @@ pub fn compile(source: &PolicySource, now: Timestamp) -> CompiledPolicy {
 /// Like [`compile`], with another catalogue's fields.
 #[must_use]
 pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Timestamp) -> CompiledPolicy {
-    let mut policy = CompiledPolicy {
-        source: source.clone(),
-        fields,
-        homes: Homes::of(source),
-        edges: BTreeMap::new(),
-        refusals: BTreeMap::new(),
-        exports: BTreeMap::new(),
-        imports: BTreeMap::new(),
-    };
+    let mut policy = CompiledPolicy::empty(source, fields);
     for (id, tenant) in &source.tenants {
-        let twice = asked_twice(tenant);
-        for (class, ask) in asks(tenant) {
-            let edge_id = EdgeId::new(id, class, &ask.region);
-            let outcome = compile_edge(
-                (source, &policy.homes),
-                &policy.fields,
-                (id, tenant),
-                (class, ask),
-                twice.contains(&edge_id),
-                now,
-            );
-            match outcome {
-                Ok(edge) => {
-                    policy.edges.insert(edge_id, edge);
-                }
-                Err(denials) => {
-                    policy.refusals.insert(edge_id, denials);
-                }
-            }
-        }
+        policy.assess(id, tenant, now);
     }
-    for (id, edge) in &policy.edges {
-        policy.exports.entry(edge.from.clone()).or_default().push(id.clone());
-        policy.imports.entry(edge.to.clone()).or_default().push(id.clone());
-    }
+    policy.index_edges();
     policy
 }
 
@@ -143,6 +113,76 @@ pub(crate) fn asked_twice(tenant: &TenantFacts) -> BTreeSet<EdgeId> {
 }
 
 impl CompiledPolicy {
+    fn empty(source: &PolicySource, fields: TransferableFields) -> Self {
+        Self {
+            source: source.clone(),
+            fields,
+            homes: Homes::of(source),
+            edges: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            exports: BTreeMap::new(),
+            imports: BTreeMap::new(),
+        }
+    }
+
+    /// The policy of `source` at `now`, as [`compile`] would make it, where it differs from what this one was compiled from
+    /// in `tenants` alone, nothing begins or ends in between, and `tenants` are whole organizations: an edge looks at no
+    /// other. The edges of everybody else are taken over.
+    #[must_use]
+    pub fn recompile(&self, source: &PolicySource, tenants: &BTreeSet<TenantId>, now: Timestamp) -> Self {
+        let mut policy = Self::empty(source, self.fields.clone());
+        for (id, tenant) in &source.tenants {
+            if tenants.contains(id) {
+                policy.assess(id, tenant, now);
+            } else {
+                policy.take_over(self, id, tenant);
+            }
+        }
+        policy.index_edges();
+        policy
+    }
+
+    fn assess(&mut self, id: &TenantId, tenant: &TenantFacts, now: Timestamp) {
+        let twice = asked_twice(tenant);
+        for (class, ask) in asks(tenant) {
+            let edge_id = EdgeId::new(id, class, &ask.region);
+            let outcome = compile_edge(
+                (&self.source, &self.homes),
+                &self.fields,
+                (id, tenant),
+                (class, ask),
+                twice.contains(&edge_id),
+                now,
+            );
+            match outcome {
+                Ok(edge) => {
+                    self.edges.insert(edge_id, edge);
+                }
+                Err(denials) => {
+                    self.refusals.insert(edge_id, denials);
+                }
+            }
+        }
+    }
+
+    fn take_over(&mut self, earlier: &Self, id: &TenantId, tenant: &TenantFacts) {
+        for (class, ask) in asks(tenant) {
+            let edge_id = EdgeId::new(id, class, &ask.region);
+            if let Some(edge) = earlier.edges.get(&edge_id) {
+                self.edges.insert(edge_id, edge.clone());
+            } else if let Some(denials) = earlier.refusals.get(&edge_id) {
+                self.refusals.insert(edge_id, denials.clone());
+            }
+        }
+    }
+
+    fn index_edges(&mut self) {
+        for (id, edge) in &self.edges {
+            self.exports.entry(edge.from.clone()).or_default().push(id.clone());
+            self.imports.entry(edge.to.clone()).or_default().push(id.clone());
+        }
+    }
+
     /// The edges that may carry data.
     pub fn edges(&self) -> impl Iterator<Item = &CompiledEdge> {
         self.edges.values()

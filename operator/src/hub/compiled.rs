@@ -85,10 +85,13 @@ pub async fn keep(
         let previous = newest.get();
         if previous.as_ref().is_none_or(|known| is_due(known, &source, now)) {
             let serial = newest.serial() + 1;
-            let concerned = previous.map_or(Concerned::Everybody, |known| {
+            let concerned = previous.as_ref().map_or(Concerned::Everybody, |known| {
                 concerned(&known.policy, known.at, &source, now)
             });
-            let policy = compile(&source, now);
+            let policy = match (&previous, &concerned) {
+                (Some(known), Concerned::Only { tenants, .. }) => known.policy.recompile(&source, tenants, now),
+                _ => compile(&source, now),
+            };
             expect(serial, &concerned);
             tracing::info!(revision = serial, "policy compiled");
             newest.current.send_replace(Some(Arc::new(Compiled {
