@@ -51,6 +51,8 @@ struct Stored {
     identity: Identity,
     /// UID of the owner that our labels name.
     owner: Option<String>,
+    /// The latest version of it that a watch has told.
+    watched: Option<u128>,
 }
 
 #[derive(Clone)]
@@ -79,24 +81,32 @@ pub struct Identity {
     pub deleting: bool,
 }
 
-impl Stored {
-    fn new(object: DynamicObject, packs: bool) -> Self {
-        let label = |key: &str| object.labels().get(key).map(String::as_str);
-        let ours = label(MANAGED_BY_LABEL) == Some(MANAGED_BY);
-        let owner = label(OWNER_UID_LABEL).filter(|_| ours).map(ToOwned::to_owned);
-        let identity = Identity {
+impl Identity {
+    /// Of an object as observed.
+    #[must_use]
+    pub fn of(object: &DynamicObject) -> Self {
+        Self {
             uid: object.metadata.uid.clone(),
             version: object.metadata.resource_version.clone(),
             deleting: object.metadata.deletion_timestamp.is_some(),
-        };
-        let packed = packs.then(|| Packed::of(&object)).flatten();
+        }
+    }
+}
+
+impl Stored {
+    fn new(object: &Arc<DynamicObject>, packs: bool) -> Self {
+        let label = |key: &str| object.labels().get(key).map(String::as_str);
+        let ours = label(MANAGED_BY_LABEL) == Some(MANAGED_BY);
+        let owner = label(OWNER_UID_LABEL).filter(|_| ours).map(ToOwned::to_owned);
+        let packed = packs.then(|| Packed::of(object)).flatten();
         Self {
             content: packed.map_or_else(
-                || Content::Whole(Arc::new(object)),
+                || Content::Whole(object.clone()),
                 |packed| Content::Packed(Arc::new(packed)),
             ),
-            identity,
+            identity: Identity::of(object),
             owner,
+            watched: None,
         }
     }
 
@@ -206,23 +216,37 @@ impl Cache {
     }
 
     /// Records what a write returned, so that the next reconcile sees it even before the watch does.
-    pub fn put(&self, key: ObjectKey, mut object: DynamicObject) {
+    pub fn put(&self, key: ObjectKey, object: DynamicObject) {
+        self.observe(key, object, false);
+    }
+
+    /// Records an observation; gives it back, and whether it was known: as what a write of our own returned, or from this
+    /// watch. What a write returned may hold what somebody else wrote a moment before, which only the watch tells.
+    fn observe(&self, key: ObjectKey, mut object: DynamicObject, watched: bool) -> (Arc<DynamicObject>, bool) {
         object.metadata.managed_fields = None;
         // Items of a list come without their type; a plan names it.
         object.types = Some(types(key.kind));
-        let stored = Stored::new(object, self.packs.contains(&key.kind));
+        let object = Arc::new(object);
+        let mut stored = Stored::new(&object, self.packs.contains(&key.kind));
+        let version = stored.version();
         let mut objects = self.lock();
+        let Some(last) = objects.all.get_mut(&key) else {
+            stored.watched = version.filter(|_| watched);
+            objects.insert(key, stored);
+            return (object, false);
+        };
+        let same = stored.identity.version.is_some() && last.identity == stored.identity;
+        let told = version.is_some() && last.watched >= version;
         // Since Kubernetes 1.35 resource versions of one resource are comparable numbers; anything else is taken as newer.
-        let older = objects
-            .all
-            .get(&key)
-            .is_some_and(|known| match (known.version(), stored.version()) {
-                (Some(known), Some(new)) => known > new,
-                _ => false,
-            });
+        let older = version.is_some() && last.version() > version;
+        if watched {
+            last.watched = last.watched.max(version);
+        }
         if !older {
+            stored.watched = last.watched;
             objects.insert(key, stored);
         }
+        (object, same || told)
     }
 
     fn remove(&self, key: &ObjectKey, uid: Option<&str>) {
@@ -332,8 +356,36 @@ pub async fn list(client: &Client, kind: Kind, cache: &Cache) -> Result<(), kube
     Ok(())
 }
 
-/// Called with each key whose object came, changed or went (then without an object).
-pub type OnChange = Arc<dyn Fn(&ObjectKey, Option<&DynamicObject>) + Send + Sync>;
+/// What a watch tells of an object.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// It came, or is another than it was.
+    Seen(&'a DynamicObject),
+    /// It is as a write of our own has left it.
+    Known(&'a DynamicObject),
+    /// It went.
+    Gone,
+}
+
+impl<'a> Change<'a> {
+    /// The object, while there is one.
+    #[must_use]
+    pub const fn object(self) -> Option<&'a DynamicObject> {
+        match self {
+            Self::Seen(object) | Self::Known(object) => Some(object),
+            Self::Gone => None,
+        }
+    }
+
+    /// Whether it says nothing that was not known.
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        matches!(self, Self::Known(_))
+    }
+}
+
+/// Called with each key of which a watch tells something.
+pub type OnChange = Arc<dyn Fn(&ObjectKey, Change<'_>) + Send + Sync>;
 
 /// Follows one selection into the cache until cancelled. Failures are retried with back-off and logged; the cache keeps
 /// what it knew. A CRD that is missing at start is such a failure: the watch begins when it appears.
@@ -371,17 +423,27 @@ fn absorb(
 ) {
     match event {
         watcher::Event::Init => listed.clear(),
-        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+        watcher::Event::InitApply(object) => {
             if let Some(key) = ObjectKey::of(kind, &object) {
                 listed.insert(key.clone());
-                on_change_after(cache, key, object, on_change);
+                // What came between the last event and this listing was told by nobody.
+                let (object, _) = cache.observe(key.clone(), object, true);
+                on_change(&key, Change::Seen(&object));
+            }
+        }
+        watcher::Event::Apply(object) => {
+            if let Some(key) = ObjectKey::of(kind, &object) {
+                listed.insert(key.clone());
+                let (object, known) = cache.observe(key.clone(), object, true);
+                let change = if known { Change::Known } else { Change::Seen };
+                on_change(&key, change(&object));
             }
         }
         watcher::Event::Delete(object) => {
             if let Some(key) = ObjectKey::of(kind, &object) {
                 listed.remove(&key);
                 cache.remove(&key, object.metadata.uid.as_deref());
-                on_change(&key, None);
+                on_change(&key, Change::Gone);
             }
         }
         watcher::Event::InitDone => {
@@ -394,17 +456,10 @@ fn absorb(
                 .collect();
             for key in gone {
                 cache.remove(&key, None);
-                on_change(&key, None);
+                on_change(&key, Change::Gone);
             }
             cache.mark_synced(kind);
         }
-    }
-}
-
-fn on_change_after(cache: &Cache, key: ObjectKey, object: DynamicObject, on_change: &OnChange) {
-    cache.put(key.clone(), object);
-    if let Some(object) = cache.get(&key) {
-        on_change(&key, Some(&object));
     }
 }
 
@@ -459,12 +514,36 @@ mod tests {
     }
 
     #[test]
+    fn what_we_wrote_ourselves_is_known_when_the_watch_tells_of_it_and_what_others_wrote_is_not() {
+        let (cache, selection) = (Cache::default(), Selection::managed(CONFIG_MAP));
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = told.clone();
+        let on_change: OnChange = Arc::new(move |_, change| heard.lock().unwrap().push(change.is_known()));
+        let mut tell = |event| absorb(event, CONFIG_MAP, &selection, &cache, &on_change, &mut BTreeSet::new());
+        tell(watcher::Event::Apply(config("a", "u", "10")));
+        // Somebody writes version 11, and our write, which returns version 12, has that in it.
+        cache.put(key("a"), config("a", "u", "12"));
+        for version in ["11", "12", "13"] {
+            tell(watcher::Event::Apply(config("a", "u", version)));
+        }
+        assert_eq!(*told.lock().unwrap(), [false, false, true, false]);
+        // A listing may stand for events that nobody has told.
+        cache.put(key("a"), config("a", "u", "15"));
+        tell(watcher::Event::InitApply(config("a", "u", "15")));
+        assert_eq!(told.lock().unwrap().last(), Some(&false));
+    }
+
+    #[test]
     fn what_a_relisting_no_longer_holds_is_forgotten_and_told() {
         let (cache, selection) = (Cache::default(), Selection::managed(CONFIG_MAP));
         let told = Arc::new(Mutex::new(Vec::new()));
         let heard = told.clone();
-        let on_change: OnChange =
-            Arc::new(move |key, object| heard.lock().unwrap().push((key.name.clone(), object.is_some())));
+        let on_change: OnChange = Arc::new(move |key, change| {
+            heard
+                .lock()
+                .unwrap()
+                .push((key.name.clone(), change.object().is_some()))
+        });
         let mut listed = BTreeSet::new();
         cache.put(key("gone"), config("gone", "u", "1"));
         for event in [

@@ -226,15 +226,10 @@ impl Applier {
     }
 
     fn found_as_planned(&self, manifest: &Manifest, live: &DynamicObject) {
-        let identity = Identity {
-            uid: live.uid(),
-            version: live.resource_version(),
-            deleting: live.metadata.deletion_timestamp.is_some(),
-        };
-        self.as_planned
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(manifest.key().clone(), (manifest.digest().to_owned(), identity));
+        self.as_planned.lock().unwrap_or_else(PoisonError::into_inner).insert(
+            manifest.key().clone(),
+            (manifest.digest().to_owned(), Identity::of(live)),
+        );
     }
 
     /// Writes the status subresource as its one field manager; no request when it says the same already.

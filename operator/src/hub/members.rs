@@ -29,9 +29,22 @@ const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// What the hub reads in a member.
 pub const OBSERVED: &[Kind] = &[REGION_STACK, TENANT_PLACEMENT, INGEST_POOL, NODE];
 
-/// Hears the name of a member in which something that the hub reads has changed, and which object it is; none, when the
-/// member as a whole is seen otherwise than before.
-pub type OnMemberChange = Arc<dyn Fn(&str, Option<&ObjectKey>) + Send + Sync>;
+/// What is told of a member.
+#[derive(Clone, Copy, Debug)]
+pub enum MemberChange<'a> {
+    /// It is seen otherwise as a whole: it answers or does not, or has been listed.
+    Whole,
+    /// One of its objects is told of.
+    Object {
+        /// Which.
+        key: &'a ObjectKey,
+        /// It is as the hub has written it itself.
+        known: bool,
+    },
+}
+
+/// Hears the name of a member in which something that the hub reads has changed, and what.
+pub type OnMemberChange = Arc<dyn Fn(&str, MemberChange<'_>) + Send + Sync>;
 
 /// Whether a member answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -237,7 +250,10 @@ impl Members {
 
     fn begin(&self, member: &Arc<Member>, client: Client, labels: &str) {
         let (name, tell) = (member.name.clone(), self.on_change.clone());
-        let on_change: OnChange = Arc::new(move |key, _| tell(&name, Some(key)));
+        let on_change: OnChange = Arc::new(move |key, change| {
+            let known = change.is_known();
+            tell(&name, MemberChange::Object { key, known });
+        });
         for kind in OBSERVED {
             let selection = Selection {
                 // A node belongs to no region; everything else was written by a hub, with its region's label.
@@ -255,7 +271,7 @@ impl Members {
         let (name, tell, cache) = (member.name.clone(), self.on_change.clone(), member.cache().clone());
         let listed = async move {
             cache.synced(OBSERVED).await;
-            tell(&name, None);
+            tell(&name, MemberChange::Whole);
             std::future::pending().await
         };
         self.run(&member.stop, Box::pin(listed));
@@ -318,7 +334,7 @@ async fn probe(name: String, client: Client, health: Arc<Mutex<Health>>, metrics
             changed
         };
         if changed {
-            on_change(&name, None);
+            on_change(&name, MemberChange::Whole);
         }
         tokio::time::sleep(PROBE_EVERY).await;
     }

@@ -61,7 +61,7 @@ use closing::Stacks;
 use compiled::Newest;
 use gathered::Gatherer;
 use lease::Ledger;
-use members::{Members, OnMemberChange};
+use members::{MemberChange, Members, OnMemberChange};
 use reports::{News, Reports};
 
 /// The kinds that people write on the hub.
@@ -175,17 +175,25 @@ impl Queues {
         }
     }
 
-    fn resource_changed(&self, key: &ObjectKey, cache: &Cache) {
+    /// Something was told of a resource. What is `known` is what the pass over it has written itself, and needs no other
+    /// pass: only a deletion goes on by what it has written down.
+    fn resource_changed(&self, key: &ObjectKey, known: bool, cache: &Cache) {
+        let news = || !known || cache.identity(key).is_some_and(|identity| identity.deleting);
+        let pass = |queue: &Queue<String>| {
+            if news() {
+                queue.now(key.name.clone());
+            }
+        };
         match key.kind {
             FITNESS_REGION => {
-                self.regions.now(key.name.clone());
+                pass(&self.regions);
                 self.deleted(cache, TENANT_DATA_RESIDENCY, &self.tenants);
             }
             TENANT_DATA_RESIDENCY => {
-                self.tenants.now(key.name.clone());
+                pass(&self.tenants);
                 self.deleted(cache, FITNESS_REGION, &self.regions);
             }
-            INGEST_POOL => self.pools.now(key.name.clone()),
+            INGEST_POOL => pass(&self.pools),
             // A kubeconfig may have come, changed or gone.
             SECRET => cache
                 .keys_of(FITNESS_REGION)
@@ -195,24 +203,23 @@ impl Queues {
         }
     }
 
-    /// Something in a member has changed: only what reads it gets a pass, and what is being deleted, which waits for all of
+    /// Something was told of a member: only what reads it gets a pass, and what is being deleted, which waits for all of
     /// them. A hundred members change all the time, and a pass over each of them for each change of one would leave no time
     /// for that one.
-    fn member_changed(&self, cache: &Cache, member: &str, key: Option<&ObjectKey>) {
-        match key.map(|key| (key.kind, key)) {
-            Some((REGION_STACK, key)) => self.regions.now(key.name.clone()),
-            Some((TENANT_PLACEMENT, key)) => {
-                let region = key
-                    .namespace
-                    .as_deref()
-                    .and_then(|space| space.strip_prefix("meridian-"));
-                region
-                    .into_iter()
-                    .for_each(|region| self.regions.now(region.to_owned()));
+    fn member_changed(&self, cache: &Cache, member: &str, change: MemberChange<'_>) {
+        match change {
+            // The pass that wrote it knows.
+            MemberChange::Object { known: true, .. } => {}
+            MemberChange::Object { key, .. } if key.kind == REGION_STACK => self.regions.now(key.name.clone()),
+            MemberChange::Object { key, .. } if key.kind == TENANT_PLACEMENT => {
+                let space = key.namespace.as_deref();
+                if let Some(region) = space.and_then(|space| space.strip_prefix("meridian-")) {
+                    self.regions.now(region.to_owned());
+                }
             }
-            Some((INGEST_POOL, key)) => self.pools.now(key.name.clone()),
+            MemberChange::Object { key, .. } if key.kind == INGEST_POOL => self.pools.now(key.name.clone()),
             // A node, or the member as a whole.
-            _ => self.whole_member_changed(cache, member),
+            MemberChange::Object { .. } | MemberChange::Whole => self.whole_member_changed(cache, member),
         }
         self.deleted(cache, FITNESS_REGION, &self.regions);
         self.deleted(cache, TENANT_DATA_RESIDENCY, &self.tenants);
@@ -279,10 +286,10 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
     let cache = Cache::packing(&[TENANT_DATA_RESIDENCY]);
     let newest = Newest::default();
     let told = (queues.clone(), cache.clone(), newest.clone());
-    let member_changed: OnMemberChange = Arc::new(move |member, key| {
+    let member_changed: OnMemberChange = Arc::new(move |member, change| {
         let (queues, cache, newest) = &told;
         newest.source_changed();
-        queues.member_changed(cache, member, key);
+        queues.member_changed(cache, member, change);
     });
     let (members, member_tasks) = Members::new(leadership.clone(), metrics.clone(), member_changed);
     let hub = Arc::new(Hub {
@@ -338,9 +345,9 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
 
 fn watch_resources(tasks: &mut Tasks, hub: &Arc<Hub>, queues: &Queues, client: &Client) {
     let (told, cache, newest) = (queues.clone(), hub.cache.clone(), hub.newest.clone());
-    let on_change: OnChange = Arc::new(move |key, _| {
+    let on_change: OnChange = Arc::new(move |key, change| {
         newest.source_changed();
-        told.resource_changed(key, &cache);
+        told.resource_changed(key, change.is_known(), &cache);
     });
     for kind in RESOURCES {
         let follows = follow(

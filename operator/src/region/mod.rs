@@ -316,7 +316,8 @@ fn watch_everything(tasks: &mut Tasks, client: &Client, cache: &Cache, queues: &
         .chain(ASKED.iter().map(|kind| Selection::all(*kind)));
     for selection in selections {
         let (queues, mirror, seen) = (queues.clone(), mirror.clone(), cache.clone());
-        let on_change: OnChange = Arc::new(move |key, object| {
+        let on_change: OnChange = Arc::new(move |key, change| {
+            let object = change.object();
             mirror.changed(&seen, key);
             if key.kind == REGION_STACK {
                 // What came before the stack was known could not be told apart; look at it again.

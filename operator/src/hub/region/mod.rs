@@ -252,13 +252,18 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         });
     };
     // plan
-    let plan = RegionPlan::of(&region, uid, object, &compiled.policy, member.cache())?;
+    let mut plan = RegionPlan::of(&region, uid, object, &compiled.policy, member.cache())?;
     // apply
     // From here on the member holds something of the region: not before, so that one that never reached it can go.
     let key = ObjectKey::cluster(FITNESS_REGION, name);
     finalizer::hold(&hub.applier, &key, object, FINALIZER).await?;
-    let mut wrote = false;
-    wrote |= member.applier.apply(Purpose::HubStack, &plan.stack).await? != Applied::Unchanged;
+    let mut wrote = member.applier.apply(Purpose::HubStack, &plan.stack).await? != Applied::Unchanged;
+    // A stack is large: it is unpacked again only when it is another one now.
+    let stack = if wrote {
+        source::stack(member.cache(), &region).unwrap_or(Value::Null)
+    } else {
+        plan.existing.take()
+    };
     let place = |placement| member.applier.apply(Purpose::HubPlacement, placement);
     let placements: Vec<_> = plan.placements.iter().map(place).collect();
     let mut applied = futures::stream::iter(placements).buffer_unordered(PLACEMENTS_AT_ONCE);
@@ -269,7 +274,6 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         let kept = |key: &ObjectKey| !plan.surplus.contains(key);
         wrote |= !member.applier.prune_unless(uid, kept).await?.is_empty();
     }
-    let stack = source::stack(member.cache(), &region).unwrap_or(Value::Null);
     let done = Done {
         wrote,
         revision: plan.revision,

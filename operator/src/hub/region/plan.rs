@@ -24,6 +24,8 @@ pub(crate) struct RegionPlan {
     pub(crate) placements: Vec<Manifest>,
     /// Placements that must go.
     pub(crate) surplus: BTreeSet<ObjectKey>,
+    /// The stack as the member holds it; null when it does not.
+    pub(crate) existing: Value,
 }
 
 impl RegionPlan {
@@ -64,6 +66,7 @@ impl RegionPlan {
             stack,
             placements,
             surplus,
+            existing,
         })
     }
 
