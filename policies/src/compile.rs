@@ -35,12 +35,54 @@ pub fn compile(source: &PolicySource, now: Timestamp) -> CompiledPolicy {
 /// Like [`compile`], with another catalogue's fields.
 #[must_use]
 pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Timestamp) -> CompiledPolicy {
-    let mut policy = CompiledPolicy::empty(source, fields);
+    let homes = Homes::of(source);
+    let mut outcome = Outcome::default();
     for (id, tenant) in &source.tenants {
-        policy.assess(id, tenant, now);
+        outcome.assess((source, &homes), &fields, (id, tenant), now);
     }
-    policy.index_edges();
-    policy
+    CompiledPolicy::of(source.clone(), homes, fields, outcome)
+}
+
+/// What became of the edges that tenants ask for.
+#[derive(Default)]
+struct Outcome {
+    edges: BTreeMap<EdgeId, CompiledEdge>,
+    refusals: BTreeMap<EdgeId, Vec<Denial>>,
+}
+
+impl Outcome {
+    fn assess(
+        &mut self,
+        of: (&PolicySource, &Homes),
+        fields: &TransferableFields,
+        (id, tenant): (&TenantId, &TenantFacts),
+        now: Timestamp,
+    ) {
+        let twice = asked_twice(tenant);
+        for (class, ask) in asks(tenant) {
+            let edge_id = EdgeId::new(id, class, &ask.region);
+            let twice = twice.contains(&edge_id);
+            match compile_edge(of, fields, (id, tenant), (class, ask), twice, now) {
+                Ok(edge) => {
+                    self.edges.insert(edge_id, edge);
+                }
+                Err(denials) => {
+                    self.refusals.insert(edge_id, denials);
+                }
+            }
+        }
+    }
+
+    fn take_over(&mut self, earlier: &CompiledPolicy, id: &TenantId, tenant: &TenantFacts) {
+        for (class, ask) in asks(tenant) {
+            let edge_id = EdgeId::new(id, class, &ask.region);
+            if let Some(edge) = earlier.edges.get(&edge_id) {
+                self.edges.insert(edge_id, edge.clone());
+            } else if let Some(denials) = earlier.refusals.get(&edge_id) {
+                self.refusals.insert(edge_id, denials.clone());
+            }
+        }
+    }
 }
 
 /// One edge as it stands at `now`, or every refusal of it: at least one.
@@ -113,15 +155,20 @@ pub(crate) fn asked_twice(tenant: &TenantFacts) -> BTreeSet<EdgeId> {
 }
 
 impl CompiledPolicy {
-    fn empty(source: &PolicySource, fields: TransferableFields) -> Self {
+    fn of(source: PolicySource, homes: Homes, fields: TransferableFields, outcome: Outcome) -> Self {
+        let (mut exports, mut imports) = (BTreeMap::<_, Vec<_>>::new(), BTreeMap::<_, Vec<_>>::new());
+        for (id, edge) in &outcome.edges {
+            exports.entry(edge.from.clone()).or_default().push(id.clone());
+            imports.entry(edge.to.clone()).or_default().push(id.clone());
+        }
         Self {
-            source: source.clone(),
+            source,
             fields,
-            homes: Homes::of(source),
-            edges: BTreeMap::new(),
-            refusals: BTreeMap::new(),
-            exports: BTreeMap::new(),
-            imports: BTreeMap::new(),
+            homes,
+            edges: outcome.edges,
+            refusals: outcome.refusals,
+            exports,
+            imports,
         }
     }
 
@@ -129,58 +176,17 @@ impl CompiledPolicy {
     /// in `tenants` alone, nothing begins or ends in between, and `tenants` are whole organizations: an edge looks at no
     /// other. The edges of everybody else are taken over.
     #[must_use]
-    pub fn recompile(&self, source: &PolicySource, tenants: &BTreeSet<TenantId>, now: Timestamp) -> Self {
-        let mut policy = Self::empty(source, self.fields.clone());
+    pub fn recompile(&self, source: PolicySource, tenants: &BTreeSet<TenantId>, now: Timestamp) -> Self {
+        let homes = Homes::of(&source);
+        let mut outcome = Outcome::default();
         for (id, tenant) in &source.tenants {
             if tenants.contains(id) {
-                policy.assess(id, tenant, now);
+                outcome.assess((&source, &homes), &self.fields, (id, tenant), now);
             } else {
-                policy.take_over(self, id, tenant);
+                outcome.take_over(self, id, tenant);
             }
         }
-        policy.index_edges();
-        policy
-    }
-
-    fn assess(&mut self, id: &TenantId, tenant: &TenantFacts, now: Timestamp) {
-        let twice = asked_twice(tenant);
-        for (class, ask) in asks(tenant) {
-            let edge_id = EdgeId::new(id, class, &ask.region);
-            let outcome = compile_edge(
-                (&self.source, &self.homes),
-                &self.fields,
-                (id, tenant),
-                (class, ask),
-                twice.contains(&edge_id),
-                now,
-            );
-            match outcome {
-                Ok(edge) => {
-                    self.edges.insert(edge_id, edge);
-                }
-                Err(denials) => {
-                    self.refusals.insert(edge_id, denials);
-                }
-            }
-        }
-    }
-
-    fn take_over(&mut self, earlier: &Self, id: &TenantId, tenant: &TenantFacts) {
-        for (class, ask) in asks(tenant) {
-            let edge_id = EdgeId::new(id, class, &ask.region);
-            if let Some(edge) = earlier.edges.get(&edge_id) {
-                self.edges.insert(edge_id, edge.clone());
-            } else if let Some(denials) = earlier.refusals.get(&edge_id) {
-                self.refusals.insert(edge_id, denials.clone());
-            }
-        }
-    }
-
-    fn index_edges(&mut self) {
-        for (id, edge) in &self.edges {
-            self.exports.entry(edge.from.clone()).or_default().push(id.clone());
-            self.imports.entry(edge.to.clone()).or_default().push(id.clone());
-        }
+        Self::of(source, homes, self.fields.clone(), outcome)
     }
 
     /// The edges that may carry data.

@@ -139,7 +139,7 @@ proptest! {
         let both = before.tenants.iter().chain(&after.tenants);
         let tenants = both.filter(|(_, facts)| is_changed(facts)).map(|(id, _)| id.clone()).collect();
 
-        let again = compiled(&before).recompile(&after, &tenants, now());
+        let again = compiled(&before).recompile(after.clone(), &tenants, now());
         let anew = compiled(&after);
         prop_assert_eq!(again.edges().collect::<Vec<_>>(), anew.edges().collect::<Vec<_>>());
         prop_assert_eq!(again.refusals().collect::<Vec<_>>(), anew.refusals().collect::<Vec<_>>());

@@ -89,7 +89,7 @@ pub async fn keep(
                 concerned(&known.policy, known.at, &source, now)
             });
             let policy = match (&previous, &concerned) {
-                (Some(known), Concerned::Only { tenants, .. }) => known.policy.recompile(&source, tenants, now),
+                (Some(known), Concerned::Only { tenants, .. }) => known.policy.recompile(source, tenants, now),
                 _ => compile(&source, now),
             };
             expect(serial, &concerned);
