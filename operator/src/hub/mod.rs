@@ -288,7 +288,10 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
     let told = (queues.clone(), cache.clone(), newest.clone());
     let member_changed: OnMemberChange = Arc::new(move |member, change| {
         let (queues, cache, newest) = &told;
-        newest.source_changed();
+        // What the hub has written there itself, it has from the policy.
+        if !matches!(change, MemberChange::Object { known: true, .. }) {
+            newest.source_changed();
+        }
         queues.member_changed(cache, member, change);
     });
     let (members, member_tasks) = Members::new(leadership.clone(), metrics.clone(), member_changed);

@@ -129,6 +129,20 @@ impl World {
             home.is_some_and(|home| count(&home["spec"]["edges"]) == 1) && away.is_some()
         })
         .await;
+        // A region acknowledges the cut of edges that it has applied, not of those that came and went unseen.
+        until("both ends apply the edge", || async {
+            let (eu, us) = (
+                world.held(REGION_STACK, "eu").await,
+                world.held(REGION_STACK, "us").await,
+            );
+            let applied = |stack: Option<Value>, way: &str| {
+                let stack = stack.unwrap_or_default();
+                let is_applied = stack["status"]["appliedRevision"] == stack["spec"]["revision"];
+                is_applied && count(&stack["spec"]["policy"][way]) == 1
+            };
+            applied(eu, "exports") && applied(us, "imports")
+        })
+        .await;
         until("the pools are copied", || async {
             world.held(INGEST_POOL, "us-telemetry").await.is_some()
         })
