@@ -12,6 +12,8 @@ use super::changed::{Concerned, concerned};
 
 /// Changes that come together are compiled together: `kubectl apply -f` of a folder is one change.
 const GATHER: Duration = Duration::from_millis(30);
+/// How soon what was not known yet is looked for again, whether or not anything is heard.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The longest sleep while nothing is due; a clock that was set back is noticed within it.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -80,7 +82,10 @@ pub async fn keep(
             () = newest.changed.notified() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(due) => {}
         }
-        let Some(source) = gather() else { continue };
+        let Some(source) = gather() else {
+            due = AGAIN;
+            continue;
+        };
         let now = Timestamp::now();
         let previous = newest.get();
         if previous.as_ref().is_none_or(|known| is_due(known, &source, now)) {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::Client;
 use sha2::{Digest, Sha256};
@@ -26,6 +26,8 @@ use crate::watch::{Cache, OnChange, Selection, follow};
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// How long it may take to answer that.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// How long a member that answers may take to be listed before all others go on without it.
+const AWAITED: Duration = Duration::from_secs(30);
 /// What the hub reads in a member.
 pub const OBSERVED: &[Kind] = &[REGION_STACK, TENANT_PLACEMENT, INGEST_POOL, NODE];
 
@@ -64,6 +66,7 @@ pub struct Member {
     /// Writes into it and remembers what is there.
     pub applier: Applier,
     fingerprint: [u8; 32],
+    since: Instant,
     health: Arc<Mutex<Health>>,
     stop: CancellationToken,
 }
@@ -170,6 +173,7 @@ impl Members {
                 self.metrics.clone(),
             ),
             fingerprint,
+            since: Instant::now(),
             health: Arc::new(Mutex::new(Health::Unknown)),
             stop: CancellationToken::new(),
         });
@@ -225,12 +229,16 @@ impl Members {
             });
     }
 
-    /// Whether waiting could tell more about this member: false when it has been listed, does not answer, or cannot be
-    /// asked at all.
+    /// Whether waiting could tell more about this member: false when it has been listed, does not answer, cannot be asked
+    /// at all, or answers but has not let itself be listed for long. One that is half installed must not keep a revocation
+    /// from all the others.
     #[must_use]
     pub fn is_awaited(&self, name: &str) -> bool {
         match self.get(name) {
-            Some(member) => !member.is_known() && !matches!(member.health(), Health::Unreachable(_)),
+            Some(member) => {
+                let unreachable = matches!(member.health(), Health::Unreachable(_));
+                !member.is_known() && !unreachable && member.since.elapsed() < AWAITED
+            }
             None => !self
                 .refused
                 .lock()

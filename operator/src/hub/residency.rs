@@ -127,9 +127,15 @@ fn to_close(hub: &Hub, tenant: &str, object: &Value) -> Option<Vec<ClosingEdge>>
     if object["status"]["phase"] == LEAVING {
         return Some(recorded.unwrap_or_default());
     }
-    // The first compile waits until every member that can be asked is listed.
-    hub.newest.get()?;
-    let ours = |ends: Ends<'_>| ends.tenant == tenant || ends.importer == tenant;
+    // The first compile waits until every member that can be asked is listed. What is written down stays so meanwhile.
+    if hub.newest.get().is_none() {
+        return recorded;
+    }
+    let home = object["spec"]["home"]["region"].as_str().unwrap_or_default();
+    let ours = |ends: Ends<'_>| {
+        // Of an edge whose importer nobody remembers, every tenant at that end waits for the purge.
+        ends.tenant == tenant || ends.importer.map_or(ends.to == home, |importer| importer == tenant)
+    };
     Some(closing::seen(recorded, &hub.stacks(), ours))
 }
 
