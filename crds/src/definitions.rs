@@ -3,9 +3,13 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
-use kube::CustomResourceExt;
+use kube::{CustomResourceExt, ResourceExt};
 
 use crate::{FitnessRegion, IngestPool, Jurisdiction, Party, RegionStack, TenantDataResidency, TenantPlacement};
+
+/// `helm uninstall` leaves the definitions where they are: with them it would delete every resource of their kinds, and
+/// with a RegionStack what the region holds.
+const KEEP: (&str, &str) = ("helm.sh/resource-policy", "keep");
 
 /// Every definition, in the order of their names.
 #[must_use]
@@ -20,6 +24,7 @@ pub fn all_crds() -> Vec<CustomResourceDefinition> {
         TenantPlacement::crd(),
     ];
     for crd in &mut crds {
+        crd.annotations_mut().insert(KEEP.0.to_owned(), KEEP.1.to_owned());
         for version in &mut crd.spec.versions {
             if let Some(schema) = version
                 .schema

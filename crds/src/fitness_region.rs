@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Condition;
+use crate::closing::ClosingEdge;
 use crate::workload::{DataPlane, ServiceTuning, services_are_known};
 
 /// The spec of a FitnessRegion.
@@ -34,6 +35,7 @@ use crate::workload::{DataPlane, ServiceTuning, services_are_known};
 #[x_kube(
     validation = ("self.jurisdiction == oldSelf.jurisdiction", "jurisdiction is immutable: data does not change its law by an edit; create another region and migrate the tenants"),
     validation = ("self.clusters.exists_one(c, c.role == 'Primary')", "exactly one cluster has the role Primary"),
+    validation = ("self.clusters.filter(c, c.role == 'Primary').map(c, c.name) == oldSelf.clusters.filter(c, c.role == 'Primary').map(c, c.name)", "the primary cluster's name is immutable: the region's data is there; create another region and migrate the tenants"),
     validation = (services_are_known().as_str(), "services tunes something that is not a service")
 )]
 pub struct FitnessRegionSpec {
@@ -69,6 +71,16 @@ pub struct FitnessRegionSpec {
     /// What happens to the stack when this resource is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+}
+
+impl FitnessRegionSpec {
+    /// The cluster where writes happen: the one that the hub writes the region into.
+    #[must_use]
+    pub fn primary(&self) -> Option<&ClusterMember> {
+        self.clusters
+            .iter()
+            .find(|cluster| cluster.role == ClusterRole::Primary)
+    }
 }
 
 /// A cluster of the region.
@@ -165,6 +177,11 @@ pub struct FitnessRegionStatus {
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub clusters: Vec<ClusterState>,
+    /// Once it is deleted: the edges that are closed for it. None is closed before this is written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["edge".into()]))]
+    pub closing: Option<Vec<ClosingEdge>>,
     /// The revision that was written into the primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<PolicyRevision>,

@@ -3,6 +3,7 @@
 //! What the API server can check by itself is here, as schema and CEL: shapes, sizes, immutability, numbers that never
 //! shrink. What is lawful is not: that is `meridian-policy`, whose spec types the resources wrap.
 
+mod closing;
 mod condition;
 mod definitions;
 mod fitness_region;
@@ -15,6 +16,7 @@ mod tenant_data_residency;
 mod tenant_placement;
 mod workload;
 
+pub use closing::ClosingEdge;
 pub use condition::{Condition, ConditionStatus};
 pub use definitions::{all_crds, to_yaml};
 pub use fitness_region::{

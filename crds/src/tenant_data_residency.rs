@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Condition;
+use crate::closing::ClosingEdge;
 use crate::structure::{keys_are_classes, list_map, list_set};
 
 /// The spec of a TenantDataResidency.
@@ -79,6 +80,11 @@ pub struct TenantDataResidencyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
     pub violations: Vec<Violation>,
+    /// Once it is deleted: the edges that are closed for it. None is closed before this is written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["edge".into()]))]
+    pub closing: Option<Vec<ClosingEdge>>,
 }
 
 /// Where a tenant stands.

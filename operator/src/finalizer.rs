@@ -31,17 +31,16 @@ fn names(object: &Value) -> impl Iterator<Item = &str> {
         .filter_map(Value::as_str)
 }
 
-/// Puts the finalizer on the object, unless it is there. True: it was written.
+/// Puts the finalizer on the object, unless it is there.
 ///
 /// # Errors
 /// See [`ApplyError`]; a conflict when the object has changed since it was observed.
-pub async fn hold(applier: &Applier, key: &ObjectKey, object: &Value, finalizer: &str) -> Result<bool, ApplyError> {
+pub async fn hold(applier: &Applier, key: &ObjectKey, object: &Value, finalizer: &str) -> Result<(), ApplyError> {
     if is_held(object, finalizer) {
-        return Ok(false);
+        return Ok(());
     }
     let finalizers: Vec<&str> = names(object).chain([finalizer]).collect();
-    write(applier, key, object, &finalizers).await?;
-    Ok(true)
+    write(applier, key, object, &finalizers).await
 }
 
 /// Takes the finalizer off the object; others' stay.

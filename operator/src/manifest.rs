@@ -3,6 +3,7 @@
 use kube::api::{ApiResource, DynamicObject};
 use serde_json::Value;
 use std::fmt;
+use std::sync::OnceLock;
 
 /// Label that every object of ours carries; the value is [`MANAGED_BY`].
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
@@ -205,10 +206,17 @@ impl fmt::Display for ObjectKey {
 }
 
 /// A planned object: the whole of what Meridian wants to own of it, and nothing that the API server fills in.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Manifest {
     key: ObjectKey,
     body: Value,
+    digest: OnceLock<String>,
+}
+
+impl PartialEq for Manifest {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key && self.body == other.body
+    }
 }
 
 /// Why a value is not a manifest. Plans are written by us, so this is a defect of a plan, never of a user's input.
@@ -244,6 +252,7 @@ impl Manifest {
         Ok(Self {
             key: ObjectKey { kind, namespace, name },
             body,
+            digest: OnceLock::new(),
         })
     }
 
@@ -259,9 +268,16 @@ impl Manifest {
         &self.body
     }
 
+    /// Its digest, made once: a plan that stays the same is compared many times.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        self.digest.get_or_init(|| crate::apply::digest(&self.body))
+    }
+
     /// The same manifest with a label; an existing value is replaced.
     #[must_use]
     pub fn with_label(mut self, key: &str, value: &str) -> Self {
+        self.digest = OnceLock::new();
         self.body["metadata"]["labels"][key] = Value::String(value.to_owned());
         self
     }
@@ -269,6 +285,7 @@ impl Manifest {
     /// The same manifest with an annotation; an existing value is replaced.
     #[must_use]
     pub fn with_annotation(mut self, key: &str, value: &str) -> Self {
+        self.digest = OnceLock::new();
         self.body["metadata"]["annotations"][key] = Value::String(value.to_owned());
         self
     }
@@ -301,7 +318,11 @@ mod tests {
     #[test]
     fn a_label_can_be_added_where_there_are_none() -> Result<(), NotAManifest> {
         let body = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a", "namespace": "b"}});
-        assert_eq!(Manifest::new(body)?.with_label("x", "y").label("x"), "y");
+        let bare = Manifest::new(body)?;
+        let before = bare.digest().to_owned();
+        let labelled = bare.with_label("x", "y");
+        assert_eq!(labelled.label("x"), "y");
+        assert_ne!(labelled.digest(), before, "a digest is of what is there now");
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! depends on it into a [`crate::reconcile::Queue`]; so drift is seen in the time of a watch event.
 
 use crate::manifest::{Kind, MANAGED_BY, MANAGED_BY_LABEL, OWNER_UID_LABEL, ObjectKey};
+use crate::packed::Packed;
 use futures::{StreamExt, TryStreamExt, future::BoxFuture};
 use kube::api::{Api, DynamicObject, ListParams, TypeMeta};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -15,8 +16,103 @@ use tokio::sync::watch;
 /// Observed objects by key. Cheap to clone; all clones see the same objects.
 #[derive(Clone)]
 pub struct Cache {
-    objects: Arc<Mutex<BTreeMap<ObjectKey, Arc<DynamicObject>>>>,
+    objects: Arc<Mutex<Objects>>,
     synced: Arc<watch::Sender<BTreeSet<Kind>>>,
+    packs: &'static [Kind],
+}
+
+#[derive(Clone, Default)]
+struct Objects {
+    all: BTreeMap<ObjectKey, Stored>,
+    /// Those of `all` that are being deleted: few, and asked for at every change of a member.
+    deleting: BTreeSet<ObjectKey>,
+}
+
+impl Objects {
+    fn insert(&mut self, key: ObjectKey, stored: Stored) {
+        if stored.identity.deleting {
+            self.deleting.insert(key.clone());
+        } else {
+            self.deleting.remove(&key);
+        }
+        self.all.insert(key, stored);
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        self.deleting.remove(key);
+        self.all.remove(key);
+    }
+}
+
+/// An object as it is kept, and what is asked of many objects at once.
+#[derive(Clone)]
+struct Stored {
+    content: Content,
+    identity: Identity,
+    /// UID of the owner that our labels name.
+    owner: Option<String>,
+    /// The latest version of it that a watch has told.
+    watched: Option<u128>,
+}
+
+#[derive(Clone)]
+enum Content {
+    Whole(Arc<DynamicObject>),
+    Packed(Arc<Packed>),
+}
+
+impl Content {
+    fn object(self, kind: Kind) -> Option<Arc<DynamicObject>> {
+        match self {
+            Self::Whole(object) => Some(object),
+            Self::Packed(packed) => packed.unpack(types(kind)).map(Arc::new),
+        }
+    }
+}
+
+/// Which observation of which object something is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Of the object.
+    pub uid: Option<String>,
+    /// Of the observation.
+    pub version: Option<String>,
+    /// Whether the object is being deleted.
+    pub deleting: bool,
+}
+
+impl Identity {
+    /// Of an object as observed.
+    #[must_use]
+    pub fn of(object: &DynamicObject) -> Self {
+        Self {
+            uid: object.metadata.uid.clone(),
+            version: object.metadata.resource_version.clone(),
+            deleting: object.metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+impl Stored {
+    fn new(object: &Arc<DynamicObject>, packs: bool) -> Self {
+        let label = |key: &str| object.labels().get(key).map(String::as_str);
+        let ours = label(MANAGED_BY_LABEL) == Some(MANAGED_BY);
+        let owner = label(OWNER_UID_LABEL).filter(|_| ours).map(ToOwned::to_owned);
+        let packed = packs.then(|| Packed::of(object)).flatten();
+        Self {
+            content: packed.map_or_else(
+                || Content::Whole(object.clone()),
+                |packed| Content::Packed(Arc::new(packed)),
+            ),
+            identity: Identity::of(object),
+            owner,
+            watched: None,
+        }
+    }
+
+    fn version(&self) -> Option<u128> {
+        version(self.identity.version.as_deref())
+    }
 }
 
 impl Default for Cache {
@@ -24,20 +120,37 @@ impl Default for Cache {
         Self {
             objects: Arc::default(),
             synced: Arc::new(watch::Sender::new(BTreeSet::new())),
+            packs: &[],
         }
     }
 }
 
 impl Cache {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, Arc<DynamicObject>>> {
-        // A panic while holding the lock cannot leave the map half changed: every change is one call.
+    /// A cache that keeps objects of these kinds packed: those that are many or large, and looked at seldom.
+    #[must_use]
+    pub fn packing(kinds: &'static [Kind]) -> Self {
+        Self {
+            packs: kinds,
+            ..Self::default()
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Objects> {
+        // A panic while holding the lock cannot leave half a change: neither map calls anything that panics.
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One object as last observed.
     #[must_use]
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<DynamicObject>> {
-        self.lock().get(key).cloned()
+        let content = self.lock().all.get(key)?.content.clone();
+        content.object(key.kind)
+    }
+
+    /// Which observation of it is the last one.
+    #[must_use]
+    pub fn identity(&self, key: &ObjectKey) -> Option<Identity> {
+        self.lock().all.get(key).map(|stored| stored.identity.clone())
     }
 
     /// One object, parsed into its type; `None` when it is not there or does not parse.
@@ -49,54 +162,100 @@ impl Cache {
     /// All objects of a kind, in order of namespace and name.
     #[must_use]
     pub fn of_kind(&self, kind: Kind) -> Vec<(ObjectKey, Arc<DynamicObject>)> {
-        self.lock()
+        // Unpacked after the lock: others must not wait for that.
+        let kept: Vec<_> = {
+            let objects = self.lock();
+            let of_kind = objects.all.iter().filter(|(key, _)| key.kind == kind);
+            of_kind
+                .map(|(key, stored)| (key.clone(), stored.content.clone()))
+                .collect()
+        };
+        kept.into_iter()
+            .filter_map(|(key, content)| Some((key, content.object(kind)?)))
+            .collect()
+    }
+
+    /// Which observation of each object of a kind is the last one, in order of namespace and name.
+    #[must_use]
+    pub fn identities_of(&self, kind: Kind) -> Vec<(ObjectKey, Identity)> {
+        let objects = self.lock();
+        let of_kind = objects.all.iter().filter(|(key, _)| key.kind == kind);
+        of_kind
+            .map(|(key, stored)| (key.clone(), stored.identity.clone()))
+            .collect()
+    }
+
+    /// Keys of all objects of a kind, in order of namespace and name.
+    #[must_use]
+    pub fn keys_of(&self, kind: Kind) -> Vec<ObjectKey> {
+        let objects = self.lock();
+        objects.all.keys().filter(|key| key.kind == kind).cloned().collect()
+    }
+
+    /// Keys of the objects of a kind that somebody has deleted and that are still there.
+    #[must_use]
+    pub fn deleting(&self, kind: Kind) -> Vec<ObjectKey> {
+        let objects = self.lock();
+        objects
+            .deleting
             .iter()
-            .filter(|(k, _)| k.kind == kind)
-            .map(|(k, o)| (k.clone(), o.clone()))
+            .filter(|key| key.kind == kind)
+            .cloned()
             .collect()
     }
 
     /// All objects labelled as managed by Meridian for the owner with this UID.
     #[must_use]
-    pub fn owned_by(&self, uid: &str) -> Vec<(ObjectKey, Arc<DynamicObject>)> {
-        let owned = |o: &DynamicObject| {
-            let label = |key: &str| o.labels().get(key).map(String::as_str);
-            !uid.is_empty() && label(OWNER_UID_LABEL) == Some(uid) && label(MANAGED_BY_LABEL) == Some(MANAGED_BY)
-        };
+    pub fn owned_by(&self, uid: &str) -> Vec<(ObjectKey, Identity)> {
         self.lock()
+            .all
             .iter()
-            .filter(|(_, o)| owned(o))
-            .map(|(k, o)| (k.clone(), o.clone()))
+            .filter(|(_, stored)| !uid.is_empty() && stored.owner.as_deref() == Some(uid))
+            .map(|(k, stored)| (k.clone(), stored.identity.clone()))
             .collect()
     }
 
     /// Records what a write returned, so that the next reconcile sees it even before the watch does.
-    pub fn put(&self, key: ObjectKey, mut object: DynamicObject) {
+    pub fn put(&self, key: ObjectKey, object: DynamicObject) {
+        self.observe(key, object, false);
+    }
+
+    /// Records an observation; gives it back, and whether it was known: as what a write of our own returned, or from this
+    /// watch. What a write returned may hold what somebody else wrote a moment before, which only the watch tells.
+    fn observe(&self, key: ObjectKey, mut object: DynamicObject, watched: bool) -> (Arc<DynamicObject>, bool) {
         object.metadata.managed_fields = None;
         // Items of a list come without their type; a plan names it.
-        object.types = Some(TypeMeta {
-            api_version: key.kind.api_version(),
-            kind: key.kind.kind.to_owned(),
-        });
+        object.types = Some(types(key.kind));
+        let object = Arc::new(object);
+        let mut stored = Stored::new(&object, self.packs.contains(&key.kind));
+        let version = stored.version();
         let mut objects = self.lock();
+        let Some(last) = objects.all.get_mut(&key) else {
+            stored.watched = version.filter(|_| watched);
+            objects.insert(key, stored);
+            return (object, false);
+        };
+        let same = stored.identity.version.is_some() && last.identity == stored.identity;
+        let told = version.is_some() && last.watched >= version;
         // Since Kubernetes 1.35 resource versions of one resource are comparable numbers; anything else is taken as newer.
-        let older = objects
-            .get(&key)
-            .is_some_and(|known| match (version(known), version(&object)) {
-                (Some(known), Some(new)) => known > new,
-                _ => false,
-            });
-        if !older {
-            objects.insert(key, Arc::new(object));
+        let older = version.is_some() && last.version() > version;
+        if watched {
+            last.watched = last.watched.max(version);
         }
+        if !older {
+            stored.watched = last.watched;
+            objects.insert(key, stored);
+        }
+        (object, same || told)
     }
 
     fn remove(&self, key: &ObjectKey, uid: Option<&str>) {
         let mut objects = self.lock();
         // A delete event that comes after the object was made anew must not hide the new one.
         if objects
+            .all
             .get(key)
-            .is_some_and(|known| uid.is_none() || known.metadata.uid.as_deref() == uid)
+            .is_some_and(|known| uid.is_none() || known.identity.uid.as_deref() == uid)
         {
             objects.remove(key);
         }
@@ -119,6 +278,7 @@ impl Cache {
         Self {
             objects: Arc::new(Mutex::new(self.lock().clone())),
             synced: Arc::new(watch::Sender::new(self.synced.borrow().clone())),
+            packs: self.packs,
         }
     }
 
@@ -142,8 +302,15 @@ impl Cache {
     }
 }
 
-fn version(object: &DynamicObject) -> Option<u128> {
-    object.metadata.resource_version.as_ref()?.parse().ok()
+fn version(text: Option<&str>) -> Option<u128> {
+    text?.parse().ok()
+}
+
+fn types(kind: Kind) -> TypeMeta {
+    TypeMeta {
+        api_version: kind.api_version(),
+        kind: kind.kind.to_owned(),
+    }
 }
 
 /// What to watch of a kind.
@@ -189,8 +356,36 @@ pub async fn list(client: &Client, kind: Kind, cache: &Cache) -> Result<(), kube
     Ok(())
 }
 
-/// Called with each key whose object came, changed or went (then without an object).
-pub type OnChange = Arc<dyn Fn(&ObjectKey, Option<&DynamicObject>) + Send + Sync>;
+/// What a watch tells of an object.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// It came, or is another than it was.
+    Seen(&'a DynamicObject),
+    /// It is as a write of our own has left it.
+    Known(&'a DynamicObject),
+    /// It went.
+    Gone,
+}
+
+impl<'a> Change<'a> {
+    /// The object, while there is one.
+    #[must_use]
+    pub const fn object(self) -> Option<&'a DynamicObject> {
+        match self {
+            Self::Seen(object) | Self::Known(object) => Some(object),
+            Self::Gone => None,
+        }
+    }
+
+    /// Whether it says nothing that was not known.
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        matches!(self, Self::Known(_))
+    }
+}
+
+/// Called with each key of which a watch tells something.
+pub type OnChange = Arc<dyn Fn(&ObjectKey, Change<'_>) + Send + Sync>;
 
 /// Follows one selection into the cache until cancelled. Failures are retried with back-off and logged; the cache keeps
 /// what it knew. A CRD that is missing at start is such a failure: the watch begins when it appears.
@@ -228,41 +423,43 @@ fn absorb(
 ) {
     match event {
         watcher::Event::Init => listed.clear(),
-        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+        watcher::Event::InitApply(object) => {
             if let Some(key) = ObjectKey::of(kind, &object) {
                 listed.insert(key.clone());
-                on_change_after(cache, key, object, on_change);
+                // What came between the last event and this listing was told by nobody.
+                let (object, _) = cache.observe(key.clone(), object, true);
+                on_change(&key, Change::Seen(&object));
+            }
+        }
+        watcher::Event::Apply(object) => {
+            if let Some(key) = ObjectKey::of(kind, &object) {
+                listed.insert(key.clone());
+                let (object, known) = cache.observe(key.clone(), object, true);
+                let change = if known { Change::Known } else { Change::Seen };
+                on_change(&key, change(&object));
             }
         }
         watcher::Event::Delete(object) => {
             if let Some(key) = ObjectKey::of(kind, &object) {
                 listed.remove(&key);
                 cache.remove(&key, object.metadata.uid.as_deref());
-                on_change(&key, None);
+                on_change(&key, Change::Gone);
             }
         }
         watcher::Event::InitDone => {
             let gone: Vec<_> = cache
-                .of_kind(kind)
+                .keys_of(kind)
                 .into_iter()
-                .map(|(key, _)| key)
                 .filter(|key| {
                     !listed.contains(key) && (selection.namespace.is_none() || key.namespace == selection.namespace)
                 })
                 .collect();
             for key in gone {
                 cache.remove(&key, None);
-                on_change(&key, None);
+                on_change(&key, Change::Gone);
             }
             cache.mark_synced(kind);
         }
-    }
-}
-
-fn on_change_after(cache: &Cache, key: ObjectKey, object: DynamicObject, on_change: &OnChange) {
-    cache.put(key.clone(), object);
-    if let Some(object) = cache.get(&key) {
-        on_change(&key, Some(&object));
     }
 }
 
@@ -293,6 +490,20 @@ mod tests {
     }
 
     #[test]
+    fn a_packed_cache_gives_what_a_whole_one_gives() {
+        let (whole, packed) = (Cache::default(), Cache::packing(&[CONFIG_MAP]));
+        for cache in [&whole, &packed] {
+            cache.put(key("a"), config("a", "u", "10"));
+            cache.put(key("a"), config("a", "u", "9"));
+        }
+        assert_eq!(packed.get(&key("a")), whole.get(&key("a")));
+        assert_eq!(packed.of_kind(CONFIG_MAP), whole.of_kind(CONFIG_MAP));
+        assert_eq!(packed.keys_of(CONFIG_MAP), [key("a")]);
+        assert_eq!(packed.owned_by("owner"), whole.owned_by("owner"));
+        assert_eq!(packed.identity(&key("a")).unwrap().version.as_deref(), Some("10"));
+    }
+
+    #[test]
     fn a_late_delete_event_does_not_hide_an_object_made_anew() {
         let cache = Cache::default();
         cache.put(key("a"), config("a", "new", "10"));
@@ -303,12 +514,36 @@ mod tests {
     }
 
     #[test]
+    fn what_we_wrote_ourselves_is_known_when_the_watch_tells_of_it_and_what_others_wrote_is_not() {
+        let (cache, selection) = (Cache::default(), Selection::managed(CONFIG_MAP));
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = told.clone();
+        let on_change: OnChange = Arc::new(move |_, change| heard.lock().unwrap().push(change.is_known()));
+        let mut tell = |event| absorb(event, CONFIG_MAP, &selection, &cache, &on_change, &mut BTreeSet::new());
+        tell(watcher::Event::Apply(config("a", "u", "10")));
+        // Somebody writes version 11, and our write, which returns version 12, has that in it.
+        cache.put(key("a"), config("a", "u", "12"));
+        for version in ["11", "12", "13"] {
+            tell(watcher::Event::Apply(config("a", "u", version)));
+        }
+        assert_eq!(*told.lock().unwrap(), [false, false, true, false]);
+        // A listing may stand for events that nobody has told.
+        cache.put(key("a"), config("a", "u", "15"));
+        tell(watcher::Event::InitApply(config("a", "u", "15")));
+        assert_eq!(told.lock().unwrap().last(), Some(&false));
+    }
+
+    #[test]
     fn what_a_relisting_no_longer_holds_is_forgotten_and_told() {
         let (cache, selection) = (Cache::default(), Selection::managed(CONFIG_MAP));
         let told = Arc::new(Mutex::new(Vec::new()));
         let heard = told.clone();
-        let on_change: OnChange =
-            Arc::new(move |key, object| heard.lock().unwrap().push((key.name.clone(), object.is_some())));
+        let on_change: OnChange = Arc::new(move |key, change| {
+            heard
+                .lock()
+                .unwrap()
+                .push((key.name.clone(), change.object().is_some()))
+        });
         let mut listed = BTreeSet::new();
         cache.put(key("gone"), config("gone", "u", "1"));
         for event in [

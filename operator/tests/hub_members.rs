@@ -28,13 +28,14 @@ async fn a_member_that_nobody_names_is_forgotten_and_connected_anew_when_somebod
     let kubeconfig = std::fs::read_to_string(path).unwrap();
     install_custom_resources(&bed::client().await).await;
     let (metrics, shutdown) = (Metrics::default(), CancellationToken::new());
-    let (members, tasks) = Members::new(Leadership::alone(), metrics.clone(), Arc::new(|_| {}));
+    let (members, tasks) = Members::new(Leadership::alone(), metrics.clone(), Arc::new(|_, _| {}));
     let running = tokio::spawn(run_tasks(tasks, shutdown.clone()));
+    let regions = BTreeSet::from(["eu".to_owned()]);
     let listed = || async {
         let member = members.get("eu");
         member.is_some_and(|member| member.is_known() && member.health() == Health::Reachable)
     };
-    members.ensure("eu", &kubeconfig).await.unwrap();
+    members.ensure("eu", &kubeconfig, &regions).await.unwrap();
     until("it is listed", listed).await;
     let seen = Arc::downgrade(&members.get("eu").unwrap());
     members.refuse("us");
@@ -47,7 +48,7 @@ async fn a_member_that_nobody_names_is_forgotten_and_connected_anew_when_somebod
     assert!(seen.upgrade().is_none(), "what was seen of it is dropped");
     assert!(!metrics.render().contains("member=\"eu\""), "{}", metrics.render());
 
-    members.ensure("eu", &kubeconfig).await.unwrap();
+    members.ensure("eu", &kubeconfig, &regions).await.unwrap();
     until("it is listed again", listed).await;
     assert!(!running.is_finished(), "watches that were told to end are no failure");
     shutdown.cancel();

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::assess::{AskedEdge, Homes, framework_of};
 use crate::catalogue::{Catalogue, TransferableFields};
 use crate::edge::{CompiledEdge, EdgeId};
-use crate::names::TenantId;
+use crate::names::{RegionName, TenantId};
 use crate::rule::{Denial, Rule, Violation};
 use crate::source::{PolicySource, TenantFacts};
 use crate::spec::ReplicateTo;
@@ -21,6 +21,8 @@ pub struct CompiledPolicy {
     pub(crate) homes: Homes,
     edges: BTreeMap<EdgeId, CompiledEdge>,
     refusals: BTreeMap<EdgeId, Vec<Denial>>,
+    exports: BTreeMap<RegionName, Vec<EdgeId>>,
+    imports: BTreeMap<RegionName, Vec<EdgeId>>,
 }
 
 /// Compiles the policy as it stands at `now`, with the catalogue that is part of the product. What is wrong with one tenant
@@ -33,36 +35,54 @@ pub fn compile(source: &PolicySource, now: Timestamp) -> CompiledPolicy {
 /// Like [`compile`], with another catalogue's fields.
 #[must_use]
 pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Timestamp) -> CompiledPolicy {
-    let mut policy = CompiledPolicy {
-        source: source.clone(),
-        fields,
-        homes: Homes::of(source),
-        edges: BTreeMap::new(),
-        refusals: BTreeMap::new(),
-    };
+    let homes = Homes::of(source);
+    let mut outcome = Outcome::default();
     for (id, tenant) in &source.tenants {
+        outcome.assess((source, &homes), &fields, (id, tenant), now);
+    }
+    CompiledPolicy::of(source.clone(), homes, fields, outcome)
+}
+
+/// What became of the edges that tenants ask for.
+#[derive(Default)]
+struct Outcome {
+    edges: BTreeMap<EdgeId, CompiledEdge>,
+    refusals: BTreeMap<EdgeId, Vec<Denial>>,
+}
+
+impl Outcome {
+    fn assess(
+        &mut self,
+        of: (&PolicySource, &Homes),
+        fields: &TransferableFields,
+        (id, tenant): (&TenantId, &TenantFacts),
+        now: Timestamp,
+    ) {
         let twice = asked_twice(tenant);
         for (class, ask) in asks(tenant) {
             let edge_id = EdgeId::new(id, class, &ask.region);
-            let outcome = compile_edge(
-                (source, &policy.homes),
-                &policy.fields,
-                (id, tenant),
-                (class, ask),
-                twice.contains(&edge_id),
-                now,
-            );
-            match outcome {
+            let twice = twice.contains(&edge_id);
+            match compile_edge(of, fields, (id, tenant), (class, ask), twice, now) {
                 Ok(edge) => {
-                    policy.edges.insert(edge_id, edge);
+                    self.edges.insert(edge_id, edge);
                 }
                 Err(denials) => {
-                    policy.refusals.insert(edge_id, denials);
+                    self.refusals.insert(edge_id, denials);
                 }
             }
         }
     }
-    policy
+
+    fn take_over(&mut self, earlier: &CompiledPolicy, id: &TenantId, tenant: &TenantFacts) {
+        for (class, ask) in asks(tenant) {
+            let edge_id = EdgeId::new(id, class, &ask.region);
+            if let Some(edge) = earlier.edges.get(&edge_id) {
+                self.edges.insert(edge_id, edge.clone());
+            } else if let Some(denials) = earlier.refusals.get(&edge_id) {
+                self.refusals.insert(edge_id, denials.clone());
+            }
+        }
+    }
 }
 
 /// One edge as it stands at `now`, or every refusal of it: at least one.
@@ -135,9 +155,55 @@ pub(crate) fn asked_twice(tenant: &TenantFacts) -> BTreeSet<EdgeId> {
 }
 
 impl CompiledPolicy {
+    fn of(source: PolicySource, homes: Homes, fields: TransferableFields, outcome: Outcome) -> Self {
+        let (mut exports, mut imports) = (BTreeMap::<_, Vec<_>>::new(), BTreeMap::<_, Vec<_>>::new());
+        for (id, edge) in &outcome.edges {
+            exports.entry(edge.from.clone()).or_default().push(id.clone());
+            imports.entry(edge.to.clone()).or_default().push(id.clone());
+        }
+        Self {
+            source,
+            fields,
+            homes,
+            edges: outcome.edges,
+            refusals: outcome.refusals,
+            exports,
+            imports,
+        }
+    }
+
+    /// The policy of `source` at `now`, as [`compile`] would make it, where it differs from what this one was compiled from
+    /// in `tenants` alone, nothing begins or ends in between, and `tenants` are whole organizations: an edge looks at no
+    /// other. The edges of everybody else are taken over.
+    #[must_use]
+    pub fn recompile(&self, source: PolicySource, tenants: &BTreeSet<TenantId>, now: Timestamp) -> Self {
+        let homes = Homes::of(&source);
+        let mut outcome = Outcome::default();
+        for (id, tenant) in &source.tenants {
+            if tenants.contains(id) {
+                outcome.assess((&source, &homes), &self.fields, (id, tenant), now);
+            } else {
+                outcome.take_over(self, id, tenant);
+            }
+        }
+        Self::of(source, homes, self.fields.clone(), outcome)
+    }
+
     /// The edges that may carry data.
     pub fn edges(&self) -> impl Iterator<Item = &CompiledEdge> {
         self.edges.values()
+    }
+
+    /// The edges that leave from a region.
+    pub fn exports_of(&self, region: &RegionName) -> impl Iterator<Item = &CompiledEdge> {
+        let ids = self.exports.get(region).into_iter().flatten();
+        ids.filter_map(|id| self.edges.get(id))
+    }
+
+    /// The edges that arrive in a region.
+    pub fn imports_of(&self, region: &RegionName) -> impl Iterator<Item = &CompiledEdge> {
+        let ids = self.imports.get(region).into_iter().flatten();
+        ids.filter_map(|id| self.edges.get(id))
     }
 
     /// The edge of that name, if it may carry data.

@@ -58,17 +58,14 @@ impl CompiledPolicy {
                 .filter(|other| other.name != *region)
                 .filter_map(|o| self.peer(o))
                 .collect(),
-            exports: self.edges().filter(|edge| edge.from == *region).cloned().collect(),
-            imports: self.edges().filter(|edge| edge.to == *region).cloned().collect(),
+            exports: self.exports_of(region).cloned().collect(),
+            imports: self.imports_of(region).cloned().collect(),
         })
     }
 
-    fn homed_in<'a>(&'a self, region: &'a RegionName) -> impl Iterator<Item = &'a TenantFacts> {
-        self.source
-            .tenants
-            .iter()
-            .filter(move |(id, tenant)| tenant.spec.home.region == *region && tenant.spec.tenant == **id)
-            .map(|(_, tenant)| tenant)
+    fn homed_in(&self, region: &RegionName) -> impl Iterator<Item = &TenantFacts> {
+        let tenants = self.homes.in_region(region).iter();
+        tenants.filter_map(|tenant| self.source.tenants.get(tenant))
     }
 
     /// A region becomes a peer once it is known what to verify it by.

@@ -121,6 +121,35 @@ proptest! {
     }
 
     #[test]
+    fn compiling_only_the_organization_that_changed_comes_to_the_same(
+        source in any_world(),
+        other in any_world(),
+        changed in any_world(),
+    ) {
+        let mut before = source;
+        for mut stranger in other.tenants.into_values() {
+            stranger.spec.tenant = tenant(&stranger.spec.tenant.as_str().replace("stride", "other"));
+            stranger.spec.organization = "other".parse().unwrap();
+            before.tenants.insert(stranger.spec.tenant.clone(), stranger);
+        }
+        let is_changed = |facts: &TenantFacts| facts.spec.organization.as_str() == "stride";
+        let mut after = before.clone();
+        after.tenants.retain(|_, facts| !is_changed(facts));
+        after.tenants.extend(changed.tenants);
+        let both = before.tenants.iter().chain(&after.tenants);
+        let tenants = both.filter(|(_, facts)| is_changed(facts)).map(|(id, _)| id.clone()).collect();
+
+        let again = compiled(&before).recompile(after.clone(), &tenants, now());
+        let anew = compiled(&after);
+        prop_assert_eq!(again.edges().collect::<Vec<_>>(), anew.edges().collect::<Vec<_>>());
+        prop_assert_eq!(again.refusals().collect::<Vec<_>>(), anew.refusals().collect::<Vec<_>>());
+        for region in after.regions.keys() {
+            let policy = |of: &CompiledPolicy| of.for_region(region, PolicyRevision(1));
+            prop_assert_eq!(policy(&again), policy(&anew));
+        }
+    }
+
+    #[test]
     fn a_refused_edge_always_says_why(source in any_world()) {
         let policy = compiled(&source);
         for (id, denials) in policy.refusals() {

@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds and caches what the project runs on, brings the demo up and down, starts real parts for tests.
 
+mod bench;
 mod cache;
 mod cluster;
 mod deploy;
@@ -18,6 +19,7 @@ mod rootfs;
 mod tools;
 mod verify;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -49,6 +51,18 @@ enum Verb {
         /// Leave out the proofs on kind.
         #[arg(long)]
         fast: bool,
+    },
+    /// Measure what the product promises to be fast at; fails where a bound is not met.
+    Bench {
+        /// Benchmarks: operator.
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Only these figures of them, for example `--only lay-down,no-op`.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// A folder with both programs, built already; without it they are built as a release is.
+        #[arg(long)]
+        programs: Option<PathBuf>,
     },
     /// Prove rows on the running demo.
     Prove {
@@ -110,6 +124,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             return Ok(verify::close(&proved));
         }
         Verb::Test { fast } => return Ok(verify::close(&verify::run(&paths, &cache, verify::Scope { fast })?)),
+        Verb::Bench { names, only, programs } => return bench::run(&paths, &cache, &names, &only, programs),
         Verb::Prove { rows } => {
             let _alone = cache.lock("demo")?;
             let programs = programs::build(&paths, programs::Scope::Demo)?;

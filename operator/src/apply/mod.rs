@@ -17,7 +17,7 @@ use crate::manifest::{
     REGION_LABEL,
 };
 use crate::metrics::{Metrics, Write};
-use crate::watch::Cache;
+use crate::watch::{Cache, Identity};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
@@ -147,6 +147,8 @@ pub struct Applier {
     metrics: Metrics,
     /// Per object: digest of the status told, and what the API server kept of it.
     told: Arc<Mutex<BTreeMap<ObjectKey, (String, Value)>>>,
+    /// Per object: digest of the plan that it was last found to be as, and the observation that it was found in.
+    as_planned: Arc<Mutex<BTreeMap<ObjectKey, (String, Identity)>>>,
 }
 
 impl Applier {
@@ -159,6 +161,7 @@ impl Applier {
             leadership,
             metrics,
             told: Arc::default(),
+            as_planned: Arc::default(),
         }
     }
 
@@ -180,7 +183,10 @@ impl Applier {
     /// See [`ApplyError`].
     pub async fn apply(&self, purpose: Purpose, manifest: &Manifest) -> Result<Applied, ApplyError> {
         let key = manifest.key();
-        let digest = digest(manifest.body());
+        let digest = manifest.digest();
+        if self.is_settled(manifest) {
+            return Ok(Applied::Unchanged);
+        }
         let live = match self.cache.get(key) {
             Some(live) => Some(live),
             // Ours are all in the cache (it watches by label): what is not there is new, or somebody else's.
@@ -188,9 +194,12 @@ impl Applier {
         };
         let outcome = foresee(live.as_deref(), manifest)?;
         if outcome == Applied::Unchanged {
+            if let Some(live) = &live {
+                self.found_as_planned(manifest, live);
+            }
             return Ok(outcome);
         }
-        let body = manifest.clone().with_annotation(APPLIED_ANNOTATION, &digest);
+        let body = manifest.clone().with_annotation(APPLIED_ANNOTATION, digest);
         let params = PatchParams::apply(purpose.manager()).force();
         let patch = Patch::Apply(body.body());
         let written = self
@@ -199,6 +208,28 @@ impl Applier {
         self.cache.put(key.clone(), written);
         tracing::info!(resource = %key, role = purpose.manager(), state = ?outcome, "applied");
         Ok(outcome)
+    }
+
+    /// Whether applying this would surely change nothing, as far as can be told without comparing: it was compared, and
+    /// since then neither the plan nor what is observed is another.
+    #[must_use]
+    pub fn is_settled(&self, manifest: &Manifest) -> bool {
+        let Some(seen) = self.cache.identity(manifest.key()) else {
+            return false;
+        };
+        let found = self.as_planned.lock().unwrap_or_else(PoisonError::into_inner);
+        // An object without a version cannot be told from another observation of it.
+        seen.version.is_some()
+            && found
+                .get(manifest.key())
+                .is_some_and(|(digest, found)| digest == manifest.digest() && *found == seen)
+    }
+
+    fn found_as_planned(&self, manifest: &Manifest, live: &DynamicObject) {
+        self.as_planned.lock().unwrap_or_else(PoisonError::into_inner).insert(
+            manifest.key().clone(),
+            (manifest.digest().to_owned(), Identity::of(live)),
+        );
     }
 
     /// Writes the status subresource as its one field manager; no request when it says the same already.
@@ -285,11 +316,11 @@ impl Applier {
         keep: impl Fn(&ObjectKey) -> bool,
     ) -> Result<Vec<ObjectKey>, ApplyError> {
         let (mut removed, mut failed) = (Vec::new(), None);
-        for (key, object) in self.cache.owned_by(owner_uid) {
-            if keep(&key) || object.metadata.deletion_timestamp.is_some() {
+        for (key, owned) in self.cache.owned_by(owner_uid) {
+            if keep(&key) || owned.deleting {
                 continue;
             }
-            match self.delete(&key, object.uid()).await {
+            match self.delete(&key, owned.uid).await {
                 Ok(()) => removed.push(key),
                 Err(error) => failed = failed.or(Some(error)),
             }
@@ -307,6 +338,10 @@ impl Applier {
             resource_version: None,
         });
         let api = self.api(key);
+        self.as_planned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
         match self.write("delete", key, api.delete(&key.name, &params)).await {
             Ok(_) => {
                 tracing::info!(resource = %key, state = "deleted", "removed");
@@ -391,7 +426,9 @@ pub fn foresee(live: Option<&DynamicObject>, manifest: &Manifest) -> Result<Appl
         });
     }
     let applied = live.annotations().get(APPLIED_ANNOTATION);
-    if applied == Some(&digest(manifest.body())) && difference(manifest.body(), &observed(live)).is_none() {
+    if applied.is_some_and(|applied| applied == manifest.digest())
+        && difference(manifest.body(), &observed(live)).is_none()
+    {
         Ok(Applied::Unchanged)
     } else {
         Ok(Applied::Changed)
@@ -418,6 +455,22 @@ fn ours(live: &DynamicObject, manifest: &Manifest) -> bool {
 /// The observed object as JSON; a DynamicObject always serialises, its keys are strings.
 pub(crate) fn observed(object: &DynamicObject) -> Value {
     serde_json::to_value(object).unwrap_or(Value::Null)
+}
+
+/// The same without a copy where nobody else looks at the object: one that was kept packed is large and the caller's alone.
+pub(crate) fn into_observed(object: Arc<DynamicObject>) -> Value {
+    let object = match Arc::try_unwrap(object) {
+        Ok(object) if object.data.is_object() => object,
+        Ok(other) => return observed(&other),
+        Err(shared) => return observed(&shared),
+    };
+    let (mut body, metadata) = (object.data, serde_json::to_value(object.metadata));
+    body["metadata"] = metadata.unwrap_or(Value::Null);
+    if let Some(types) = object.types {
+        body["apiVersion"] = Value::String(types.api_version);
+        body["kind"] = Value::String(types.kind);
+    }
+    body
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ pub(crate) fn judge(
     now: Timestamp,
 ) -> Result<Vec<Violation>, String> {
     let name = object.metadata.name.as_deref().unwrap_or_default();
+    // As the chart's match condition says to the API server, which then does not even ask.
     // A label, an annotation, a finalizer: whatever is wrong was wrong before, and must not be held fast by it.
     if old.is_some_and(|old| old.data["spec"] == object.data["spec"]) {
         return Ok(Vec::new());

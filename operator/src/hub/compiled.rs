@@ -8,8 +8,12 @@ use meridian_policy::{CompiledPolicy, PolicySource, compile};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::changed::{Concerned, concerned};
+
 /// Changes that come together are compiled together: `kubectl apply -f` of a folder is one change.
 const GATHER: Duration = Duration::from_millis(30);
+/// How soon what was not known yet is looked for again, whether or not anything is heard.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The longest sleep while nothing is due; a clock that was set back is noticed within it.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -58,15 +62,17 @@ impl Newest {
     }
 }
 
-/// Compiles until shutdown. `gather` gives the source, or nothing while not everything that must be known is known;
-/// `announce` hears of every new policy.
+/// Compiles until shutdown. `gather` gives the source, or nothing while not everything that must be known is known.
+/// `expect` hears of every new policy's serial number and whom it concerns before anybody can see it, `announce` whom it
+/// concerns after that.
 ///
 /// # Errors
 /// None: what is wrong with a source is part of the compiled policy.
 pub async fn keep(
     newest: Newest,
-    gather: impl Fn() -> Option<PolicySource> + Send + 'static,
-    announce: impl Fn() + Send + 'static,
+    mut gather: impl FnMut() -> Option<PolicySource> + Send + 'static,
+    expect: impl Fn(u64, &Concerned) + Send + 'static,
+    announce: impl Fn(&Concerned) + Send + 'static,
     shutdown: CancellationToken,
 ) -> Result<(), std::convert::Infallible> {
     let mut due = LONGEST;
@@ -76,19 +82,29 @@ pub async fn keep(
             () = newest.changed.notified() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(due) => {}
         }
-        let Some(source) = gather() else { continue };
+        let Some(source) = gather() else {
+            due = AGAIN;
+            continue;
+        };
         let now = Timestamp::now();
         let previous = newest.get();
         if previous.as_ref().is_none_or(|known| is_due(known, &source, now)) {
             let serial = newest.serial() + 1;
-            let policy = compile(&source, now);
+            let concerned = previous.as_ref().map_or(Concerned::Everybody, |known| {
+                concerned(&known.policy, known.at, &source, now)
+            });
+            let policy = match (&previous, &concerned) {
+                (Some(known), Concerned::Only { tenants, .. }) => known.policy.recompile(source, tenants, now),
+                _ => compile(&source, now),
+            };
+            expect(serial, &concerned);
             tracing::info!(revision = serial, "policy compiled");
             newest.current.send_replace(Some(Arc::new(Compiled {
                 serial,
                 at: now,
                 policy,
             })));
-            announce();
+            announce(&concerned);
         }
         due = newest
             .get()

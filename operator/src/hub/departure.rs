@@ -1,11 +1,12 @@
 //! What a deleted TenantDataResidency still waits for: first its edges are closed, in both directions, while it is still at
-//! home, so that both ends can purge; then its home lets go of it; then its finalizer goes.
+//! home, so that both ends can purge and say so; then its home lets go of it; then its finalizer goes.
 
 use std::collections::BTreeSet;
 
 use meridian_policy::RegionName;
 use serde_json::Value;
 
+use super::closing::{self, Missing};
 use super::members::{Health, Member};
 use super::source;
 use crate::apply::observed;
@@ -53,6 +54,8 @@ pub struct View {
     pub at_home: bool,
     /// What was written into the region is what it applies.
     pub settled: bool,
+    /// What the region has not acknowledged of the edges that are closed.
+    pub missing: Vec<Missing>,
 }
 
 impl View {
@@ -65,12 +68,17 @@ impl View {
             edges: 0,
             at_home: false,
             settled: true,
+            missing: Vec::new(),
         }
     }
 
-    /// What a region's member, if one is connected, shows of a tenant.
-    pub(super) fn of(region: &RegionName, member: Option<&Member>, tenant: &str) -> Self {
-        let nothing = Self::nothing(region);
+    /// What a region's member, if one is connected, shows of a tenant. `missing`: what any region has not acknowledged.
+    pub(super) fn of(region: &RegionName, member: Option<&Member>, tenant: &str, missing: &[Missing]) -> Self {
+        let missing = missing.iter().filter(|missing| missing.region == *region);
+        let nothing = Self {
+            missing: missing.cloned().collect(),
+            ..Self::nothing(region)
+        };
         let Some(member) = member else {
             return Self {
                 unanswered: Some("its member is not connected".to_owned()),
@@ -100,7 +108,7 @@ impl View {
     }
 
     fn is_clear(&self) -> bool {
-        !self.placed && self.edges == 0 && !self.at_home
+        !self.placed && self.edges == 0 && !self.at_home && self.missing.is_empty()
     }
 }
 
@@ -120,7 +128,7 @@ pub fn of_tenant(left: bool, home: &str, named: &BTreeSet<String>, views: &[View
     let open: Vec<&View> = concerned()
         .filter(|view| {
             let away = view.placed && view.region.as_str() != home;
-            view.edges > 0 || away || !view.settled || view.unanswered.is_some()
+            view.edges > 0 || away || !view.settled || !view.missing.is_empty() || view.unanswered.is_some()
         })
         .collect();
     if !left && !open.is_empty() {
@@ -156,9 +164,11 @@ fn waiting(reason: &'static str, what: &str, views: &[&View]) -> Waiting {
         };
     }
     let regions: Vec<&str> = views.iter().map(|view| view.region.as_str()).collect();
+    let missing: Vec<Missing> = views.iter().flat_map(|view| view.missing.clone()).collect();
+    let missing = closing::sentence(&missing).map_or(String::new(), |missing| format!("; {missing}"));
     Waiting {
         reason,
-        message: format!("{what} {}", regions.join(", ")),
+        message: format!("{what} {}{missing}", regions.join(", ")),
     }
 }
 
@@ -189,6 +199,13 @@ mod tests {
             View { edges: 1, ..view("us") },
             View {
                 placed: true,
+                ..view("us")
+            },
+            View {
+                missing: vec![Missing {
+                    region: "us".parse().unwrap(),
+                    edge: "stride-eu.workout-summary.us".parse().unwrap(),
+                }],
                 ..view("us")
             },
             View {

@@ -4,7 +4,7 @@
 //! applies it; so a revocation that a member has not applied yet ends all of its transfers within the lease's duration.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::changed::Concerned;
 use super::members::Members;
 use crate::apply::Purpose;
 use crate::manifest::{LEASE, ObjectKey};
@@ -40,28 +41,59 @@ pub struct Settled {
 
 /// What is known of every region. Clones share it.
 #[derive(Clone, Default)]
-pub struct Ledger(Arc<Mutex<BTreeMap<String, Settled>>>);
+pub struct Ledger(Arc<Mutex<Entries>>);
+
+#[derive(Default)]
+struct Entries {
+    settled: BTreeMap<String, Settled>,
+    /// The newest policy that concerned everybody.
+    everybody: u64,
+    /// By region: the newest policy that concerned it.
+    concerned: BTreeMap<String, u64>,
+}
+
+impl Entries {
+    /// The policy that a pass over the region must have worked with: the newest, or an older one from which it does not
+    /// differ for this region.
+    fn wanted(&self, region: &str) -> u64 {
+        self.everybody
+            .max(self.concerned.get(region).copied().unwrap_or_default())
+    }
+}
 
 impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A policy is about to be the newest: no lease is renewed for whom it concerns until a pass has worked with it.
+    pub fn expect(&self, serial: u64, concerned: &Concerned) {
+        let mut entries = self.lock();
+        match concerned {
+            Concerned::Everybody => entries.everybody = serial,
+            Concerned::Only { regions, .. } => {
+                let each = regions.iter().map(|region| (region.to_string(), serial));
+                entries.concerned.extend(each);
+            }
+        }
+    }
+
     /// A pass over a region ended.
     pub fn record(&self, region: &str, settled: Settled) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(region.to_owned(), settled);
+        self.lock().settled.insert(region.to_owned(), settled);
     }
 
     /// A region is gone, or its pass failed: nothing is renewed for it.
     pub fn forget(&self, region: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(region);
+        self.lock().settled.remove(region);
     }
 
-    fn renewable(&self, serial: u64) -> Vec<Settled> {
-        let ledger = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn renewable(&self) -> Vec<Settled> {
+        let ledger = self.lock();
         // A cluster may hold several regions and has one lease: every one of them must be settled.
         let mut by_member: BTreeMap<&str, Option<&Settled>> = BTreeMap::new();
-        for settled in ledger.values() {
-            let ok = may_renew(settled, serial);
+        for (region, settled) in &ledger.settled {
+            let ok = may_renew(settled, ledger.wanted(region));
             let entry = by_member.entry(&settled.member).or_insert(Some(settled));
             if !ok {
                 *entry = None;
@@ -71,10 +103,10 @@ impl Ledger {
     }
 }
 
-/// Whether the lease may be renewed: the pass saw the newest policy, and the member applies what it wrote.
+/// Whether the lease may be renewed: the pass saw the policy that is wanted there, and the member applies what it wrote.
 #[must_use]
-pub fn may_renew(settled: &Settled, newest_serial: u64) -> bool {
-    settled.serial == newest_serial && settled.applied == settled.written
+pub fn may_renew(settled: &Settled, wanted_serial: u64) -> bool {
+    settled.serial >= wanted_serial && settled.applied == settled.written
 }
 
 /// Renews the leases of all members that are settled, until shutdown.
@@ -84,7 +116,6 @@ pub fn may_renew(settled: &Settled, newest_serial: u64) -> bool {
 pub async fn renew(
     members: Members,
     ledger: Ledger,
-    serial: impl Fn() -> u64 + Send + 'static,
     namespace: String,
     identity: String,
     shutdown: CancellationToken,
@@ -96,7 +127,7 @@ pub async fn renew(
             () = shutdown.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
-        let renewals = ledger.renewable(serial()).into_iter().map(|settled| {
+        let renewals = ledger.renewable().into_iter().map(|settled| {
             let (members, namespace, identity) = (members.clone(), namespace.clone(), identity.clone());
             async move { renew_one(&members, &namespace, &identity, &settled).await }
         });
@@ -137,6 +168,7 @@ fn renewal(namespace: &str, identity: &str, revision: u64, now: Timestamp) -> Va
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn settled(member: &str, serial: u64, written: u64, applied: u64) -> Settled {
         Settled {
@@ -164,7 +196,7 @@ mod tests {
         ledger.record("de", settled("eu", 1, 1, 1));
         ledger.record("fr", settled("eu", 1, 2, 1));
         ledger.record("us", settled("us", 1, 1, 1));
-        let members: Vec<_> = ledger.renewable(1).into_iter().map(|settled| settled.member).collect();
+        let members: Vec<_> = ledger.renewable().into_iter().map(|settled| settled.member).collect();
         assert_eq!(members, ["us"]);
     }
 
@@ -173,7 +205,24 @@ mod tests {
         let ledger = Ledger::default();
         ledger.record("us", settled("us", 1, 1, 1));
         ledger.forget("us");
-        assert!(ledger.renewable(1).is_empty());
+        assert!(ledger.renewable().is_empty());
+    }
+
+    #[test]
+    fn a_new_policy_holds_back_whom_it_concerns_until_their_pass_has_seen_it() {
+        let ledger = Ledger::default();
+        for region in ["eu", "us"] {
+            ledger.record(region, settled(region, 1, 1, 1));
+        }
+        let renewed = || -> Vec<String> { ledger.renewable().into_iter().map(|settled| settled.member).collect() };
+        let regions = BTreeSet::from(["eu".parse().unwrap()]);
+        let tenants = BTreeSet::new();
+        ledger.expect(2, &Concerned::Only { regions, tenants });
+        assert_eq!(renewed(), ["us"]);
+        ledger.record("eu", settled("eu", 2, 2, 2));
+        assert_eq!(renewed(), ["eu", "us"]);
+        ledger.expect(3, &Concerned::Everybody);
+        assert!(renewed().is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::Client;
 use sha2::{Digest, Sha256};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::source::Seen;
 use crate::apply::Applier;
 use crate::election::Leadership;
-use crate::manifest::{INGEST_POOL, Kind, NODE, REGION_STACK, TENANT_PLACEMENT};
+use crate::manifest::{INGEST_POOL, Kind, NODE, ObjectKey, REGION_LABEL, REGION_STACK, TENANT_PLACEMENT};
 use crate::member::{MemberError, connect};
 use crate::metrics::Metrics;
 use crate::watch::{Cache, OnChange, Selection, follow};
@@ -26,8 +26,27 @@ use crate::watch::{Cache, OnChange, Selection, follow};
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// How long it may take to answer that.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// How long a member that answers may take to be listed before all others go on without it.
+const AWAITED: Duration = Duration::from_secs(30);
 /// What the hub reads in a member.
 pub const OBSERVED: &[Kind] = &[REGION_STACK, TENANT_PLACEMENT, INGEST_POOL, NODE];
+
+/// What is told of a member.
+#[derive(Clone, Copy, Debug)]
+pub enum MemberChange<'a> {
+    /// It is seen otherwise as a whole: it answers or does not, or has been listed.
+    Whole,
+    /// One of its objects is told of.
+    Object {
+        /// Which.
+        key: &'a ObjectKey,
+        /// It is as the hub has written it itself.
+        known: bool,
+    },
+}
+
+/// Hears the name of a member in which something that the hub reads has changed, and what.
+pub type OnMemberChange = Arc<dyn Fn(&str, MemberChange<'_>) + Send + Sync>;
 
 /// Whether a member answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +66,7 @@ pub struct Member {
     /// Writes into it and remembers what is there.
     pub applier: Applier,
     fingerprint: [u8; 32],
+    since: Instant,
     health: Arc<Mutex<Health>>,
     stop: CancellationToken,
 }
@@ -78,7 +98,7 @@ pub struct Members {
     refused: Arc<Mutex<BTreeSet<String>>>,
     leadership: Leadership,
     metrics: Metrics,
-    on_change: Arc<dyn Fn(&str) + Send + Sync>,
+    on_change: OnMemberChange,
     spawn: mpsc::UnboundedSender<MemberTask>,
 }
 
@@ -89,13 +109,12 @@ pub struct MemberTask {
 }
 
 impl Members {
-    /// `on_change` hears the name of a member in which something that the hub reads has changed. The receiver goes to
-    /// [`run_tasks`].
+    /// The receiver goes to [`run_tasks`].
     #[must_use]
     pub fn new(
         leadership: Leadership,
         metrics: Metrics,
-        on_change: Arc<dyn Fn(&str) + Send + Sync>,
+        on_change: OnMemberChange,
     ) -> (Self, mpsc::UnboundedReceiver<MemberTask>) {
         // Bounded by the number of members times the few kinds of OBSERVED: a task is sent only on a new connection.
         let (spawn, tasks) = mpsc::unbounded_channel();
@@ -122,12 +141,25 @@ impl Members {
             .cloned()
     }
 
-    /// The member, connected by this kubeconfig: a new connection only if the kubeconfig has changed.
+    /// The member, connected by this kubeconfig: a new connection only if the kubeconfig has changed, or other regions
+    /// lie there than before. Of `regions` alone it is read what the hub has written.
     ///
     /// # Errors
     /// When the kubeconfig is refused or no client can be made of it.
-    pub async fn ensure(&self, name: &str, kubeconfig: &str) -> Result<Arc<Member>, MemberError> {
-        let fingerprint: [u8; 32] = Sha256::digest(kubeconfig.as_bytes()).into();
+    pub async fn ensure(
+        &self,
+        name: &str,
+        kubeconfig: &str,
+        regions: &BTreeSet<String>,
+    ) -> Result<Arc<Member>, MemberError> {
+        let regions: Vec<&str> = regions.iter().map(String::as_str).collect();
+        let labels = format!("{REGION_LABEL} in ({})", regions.join(","));
+        let fingerprint: [u8; 32] = Sha256::new()
+            .chain_update(&labels)
+            .chain_update([0])
+            .chain_update(kubeconfig)
+            .finalize()
+            .into();
         if let Some(known) = self.get(name).filter(|member| member.fingerprint == fingerprint) {
             return Ok(known);
         }
@@ -136,15 +168,16 @@ impl Members {
             name: name.to_owned(),
             applier: Applier::new(
                 client.clone(),
-                Cache::default(),
+                Cache::packing(&[REGION_STACK, TENANT_PLACEMENT]),
                 self.leadership.clone(),
                 self.metrics.clone(),
             ),
             fingerprint,
+            since: Instant::now(),
             health: Arc::new(Mutex::new(Health::Unknown)),
             stop: CancellationToken::new(),
         });
-        self.begin(&member, client);
+        self.begin(&member, client, &labels);
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         let replaced = self
             .connected
@@ -196,12 +229,16 @@ impl Members {
             });
     }
 
-    /// Whether waiting could tell more about this member: false when it has been listed, does not answer, or cannot be
-    /// asked at all.
+    /// Whether waiting could tell more about this member: false when it has been listed, does not answer, cannot be asked
+    /// at all, or answers but has not let itself be listed for long. One that is half installed must not keep a revocation
+    /// from all the others.
     #[must_use]
     pub fn is_awaited(&self, name: &str) -> bool {
         match self.get(name) {
-            Some(member) => !member.is_known() && !matches!(member.health(), Health::Unreachable(_)),
+            Some(member) => {
+                let unreachable = matches!(member.health(), Health::Unreachable(_));
+                !member.is_known() && !unreachable && member.since.elapsed() < AWAITED
+            }
             None => !self
                 .refused
                 .lock()
@@ -219,23 +256,30 @@ impl Members {
         }
     }
 
-    fn begin(&self, member: &Arc<Member>, client: Client) {
+    fn begin(&self, member: &Arc<Member>, client: Client, labels: &str) {
         let (name, tell) = (member.name.clone(), self.on_change.clone());
-        let on_change: OnChange = Arc::new(move |_, _| tell(&name));
+        let on_change: OnChange = Arc::new(move |key, change| {
+            let known = change.is_known();
+            tell(&name, MemberChange::Object { key, known });
+        });
         for kind in OBSERVED {
-            let work = follow(
-                client.clone(),
-                Selection::all(*kind),
-                member.cache().clone(),
-                on_change.clone(),
-            );
+            let selection = Selection {
+                // A node belongs to no region; everything else was written by a hub, with its region's label.
+                labels: if *kind == NODE {
+                    String::new()
+                } else {
+                    labels.to_owned()
+                },
+                ..Selection::all(*kind)
+            };
+            let work = follow(client.clone(), selection, member.cache().clone(), on_change.clone());
             self.run(&member.stop, work);
         }
         // The last listing may hold nothing, and then no change tells that the member is known now.
         let (name, tell, cache) = (member.name.clone(), self.on_change.clone(), member.cache().clone());
         let listed = async move {
             cache.synced(OBSERVED).await;
-            tell(&name);
+            tell(&name, MemberChange::Whole);
             std::future::pending().await
         };
         self.run(&member.stop, Box::pin(listed));
@@ -283,13 +327,7 @@ pub async fn run_tasks(
     }
 }
 
-async fn probe(
-    name: String,
-    client: Client,
-    health: Arc<Mutex<Health>>,
-    metrics: Metrics,
-    on_change: Arc<dyn Fn(&str) + Send + Sync>,
-) {
+async fn probe(name: String, client: Client, health: Arc<Mutex<Health>>, metrics: Metrics, on_change: OnMemberChange) {
     loop {
         let seen = match tokio::time::timeout(PROBE_LIMIT, client.apiserver_version()).await {
             Ok(Ok(_)) => Health::Reachable,
@@ -304,7 +342,7 @@ async fn probe(
             changed
         };
         if changed {
-            on_change(&name);
+            on_change(&name, MemberChange::Whole);
         }
         tokio::time::sleep(PROBE_EVERY).await;
     }

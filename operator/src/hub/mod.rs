@@ -3,22 +3,30 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`source`] | what the policy is compiled from |
+//! | [`gathered`] | gathering that, again and again |
 //! | [`compiled`] | compiling it anew when that changes, or when something in it begins or ends |
+//! | [`changed`] | whom a newly compiled policy concerns |
 //! | [`region`] | FitnessRegion → RegionStack and TenantPlacements in its member |
 //! | [`residency`] | TenantDataResidency → status |
 //! | [`departure`] | what a deleted tenant still waits for |
+//! | [`closing`] | the edges that this closes, and who has acknowledged it |
+//! | [`reports`] | what there is to tell of all these, as Events |
 //! | [`pool`] | IngestPool → its copy in the member, and status back |
 //! | [`lease`] | the lease that lets a member transfer |
 //! | [`members`] | the member clusters |
 //! | [`admission`], [`webhook`] | the policy's answer at `kubectl apply` |
 
 pub mod admission;
+pub mod changed;
+pub mod closing;
 pub mod compiled;
 pub mod departure;
+pub mod gathered;
 pub mod lease;
 pub mod members;
 pub mod pool;
 pub mod region;
+pub mod reports;
 pub mod residency;
 pub mod source;
 pub mod webhook;
@@ -35,20 +43,26 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
-use crate::apply::Applier;
+use crate::apply::{Applier, ApplyError};
 use crate::conditions::{self, Observation};
 use crate::election::{Election, Leadership, Timing};
+use crate::events::Events;
 use crate::manifest::{
-    FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, ObjectKey, PARTY, SECRET, TENANT_DATA_RESIDENCY,
+    FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, SECRET, TENANT_DATA_RESIDENCY,
+    TENANT_PLACEMENT,
 };
 use crate::metrics::Metrics;
 use crate::reconcile::{self, Bounds, Queue};
 use crate::tasks::{RunError, Tasks, cancel_on_signal};
 use crate::watch::{Cache, OnChange, Selection, follow, list};
 
+use changed::Concerned;
+use closing::Stacks;
 use compiled::Newest;
+use gathered::Gatherer;
 use lease::Ledger;
-use members::Members;
+use members::{MemberChange, Members, OnMemberChange};
+use reports::{News, Reports};
 
 /// The kinds that people write on the hub.
 pub(crate) const RESOURCES: &[Kind] = &[JURISDICTION, PARTY, FITNESS_REGION, TENANT_DATA_RESIDENCY, INGEST_POOL];
@@ -76,6 +90,8 @@ pub struct Hub {
     ledger: Ledger,
     leadership: Leadership,
     readiness: Readiness,
+    metrics: Metrics,
+    reports: Reports,
 }
 
 impl Hub {
@@ -90,9 +106,26 @@ impl Hub {
         )
     }
 
+    /// Tells of an object what is new: that a write failed, or what the status that it has now says.
+    async fn tell(&self, key: &ObjectKey, object: &Value, status: &Value, failed: Option<&ApplyError>) -> bool {
+        let news = match failed {
+            Some(error) => News::of_error(error),
+            None => News::of_status(status),
+        };
+        match news {
+            Some(news) => self.reports.tell(key, object, news).await,
+            None => false,
+        }
+    }
+
     /// Members that no region names any more are forgotten.
     fn forget_unnamed_members(&self) {
         self.members.retain(&source::member_names(&self.cache));
+    }
+
+    /// Every region's stack, as far as its member was listed.
+    fn stacks(&self) -> Stacks {
+        closing::stacks(&self.cache, |member| self.members.seen(member).known().cloned())
     }
 
     /// What the caches hold; nothing before the first listing.
@@ -125,46 +158,89 @@ impl Queues {
             (TENANT_DATA_RESIDENCY, &self.tenants),
             (INGEST_POOL, &self.pools),
         ] {
-            for (key, _) in cache.of_kind(kind) {
+            for key in cache.keys_of(kind) {
                 queue.now(key.name);
             }
         }
     }
 
-    fn resource_changed(&self, key: &ObjectKey, cache: &Cache) {
+    /// A new policy: a pass over whom it concerns.
+    fn policy_changed(&self, cache: &Cache, concerned: &Concerned) {
+        match concerned {
+            Concerned::Everybody => self.everything(cache),
+            Concerned::Only { regions, tenants } => {
+                regions.iter().for_each(|region| self.regions.now(region.to_string()));
+                tenants.iter().for_each(|tenant| self.tenants.now(tenant.to_string()));
+            }
+        }
+    }
+
+    /// Something was told of a resource. What is `known` is what the pass over it has written itself, and needs no other
+    /// pass: only a deletion goes on by what it has written down.
+    fn resource_changed(&self, key: &ObjectKey, known: bool, cache: &Cache) {
+        let news = || !known || cache.identity(key).is_some_and(|identity| identity.deleting);
+        let pass = |queue: &Queue<String>| {
+            if news() {
+                queue.now(key.name.clone());
+            }
+        };
         match key.kind {
             FITNESS_REGION => {
-                self.regions.now(key.name.clone());
+                pass(&self.regions);
                 self.deleted(cache, TENANT_DATA_RESIDENCY, &self.tenants);
             }
             TENANT_DATA_RESIDENCY => {
-                self.tenants.now(key.name.clone());
+                pass(&self.tenants);
                 self.deleted(cache, FITNESS_REGION, &self.regions);
             }
-            INGEST_POOL => self.pools.now(key.name.clone()),
+            INGEST_POOL => pass(&self.pools),
             // A kubeconfig may have come, changed or gone.
             SECRET => cache
-                .of_kind(FITNESS_REGION)
+                .keys_of(FITNESS_REGION)
                 .into_iter()
-                .for_each(|(key, _)| self.regions.now(key.name)),
+                .for_each(|key| self.regions.now(key.name)),
             _ => {}
         }
     }
 
-    /// Something in a member has changed.
-    fn member_changed(&self, cache: &Cache) {
-        for (kind, queue) in [(FITNESS_REGION, &self.regions), (INGEST_POOL, &self.pools)] {
-            cache.of_kind(kind).into_iter().for_each(|(key, _)| queue.now(key.name));
+    /// Something was told of a member: only what reads it gets a pass, and what is being deleted, which waits for all of
+    /// them. A hundred members change all the time, and a pass over each of them for each change of one would leave no time
+    /// for that one.
+    fn member_changed(&self, cache: &Cache, member: &str, change: MemberChange<'_>) {
+        match change {
+            // The pass that wrote it knows.
+            MemberChange::Object { known: true, .. } => {}
+            MemberChange::Object { key, .. } if key.kind == REGION_STACK => self.regions.now(key.name.clone()),
+            MemberChange::Object { key, .. } if key.kind == TENANT_PLACEMENT => {
+                let space = key.namespace.as_deref();
+                if let Some(region) = space.and_then(|space| space.strip_prefix("meridian-")) {
+                    self.regions.now(region.to_owned());
+                }
+            }
+            MemberChange::Object { key, .. } if key.kind == INGEST_POOL => self.pools.now(key.name.clone()),
+            // A node, or the member as a whole.
+            MemberChange::Object { .. } | MemberChange::Whole => self.whole_member_changed(cache, member),
         }
+        self.deleted(cache, FITNESS_REGION, &self.regions);
         self.deleted(cache, TENANT_DATA_RESIDENCY, &self.tenants);
+    }
+
+    fn whole_member_changed(&self, cache: &Cache, member: &str) {
+        let concerned = source::regions_in(cache, member);
+        for (key, pool) in cache.of_kind(INGEST_POOL) {
+            if pool.data["spec"]["region"]
+                .as_str()
+                .is_some_and(|region| concerned.contains(region))
+            {
+                self.pools.now(key.name);
+            }
+        }
+        concerned.into_iter().for_each(|region| self.regions.now(region));
     }
 
     /// What is being deleted waits for others to go.
     fn deleted(&self, cache: &Cache, kind: Kind, queue: &Queue<String>) {
-        let objects = cache.of_kind(kind).into_iter();
-        objects
-            .filter(|(_, object)| object.metadata.deletion_timestamp.is_some())
-            .for_each(|(key, _)| queue.now(key.name));
+        cache.deleting(kind).into_iter().for_each(|key| queue.now(key.name));
     }
 }
 
@@ -207,13 +283,16 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
         pools: Queue::new("pool"),
     };
 
-    let cache = Cache::default();
+    let cache = Cache::packing(&[TENANT_DATA_RESIDENCY]);
     let newest = Newest::default();
     let told = (queues.clone(), cache.clone(), newest.clone());
-    let member_changed = Arc::new(move |_: &str| {
+    let member_changed: OnMemberChange = Arc::new(move |member, change| {
         let (queues, cache, newest) = &told;
-        newest.source_changed();
-        queues.member_changed(cache);
+        // What the hub has written there itself, it has from the policy.
+        if !matches!(change, MemberChange::Object { known: true, .. }) {
+            newest.source_changed();
+        }
+        queues.member_changed(cache, member, change);
     });
     let (members, member_tasks) = Members::new(leadership.clone(), metrics.clone(), member_changed);
     let hub = Arc::new(Hub {
@@ -225,6 +304,13 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
         ledger: Ledger::default(),
         leadership,
         readiness: readiness.clone(),
+        metrics: metrics.clone(),
+        reports: Reports::new(Events::new(
+            client.clone(),
+            "meridian-hub",
+            &args.identity,
+            metrics.clone(),
+        )),
     });
 
     let mut tasks = Tasks::new(shutdown.clone());
@@ -262,9 +348,9 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
 
 fn watch_resources(tasks: &mut Tasks, hub: &Arc<Hub>, queues: &Queues, client: &Client) {
     let (told, cache, newest) = (queues.clone(), hub.cache.clone(), hub.newest.clone());
-    let on_change: OnChange = Arc::new(move |key, _| {
+    let on_change: OnChange = Arc::new(move |key, change| {
         newest.source_changed();
-        told.resource_changed(key, &cache);
+        told.resource_changed(key, change.is_known(), &cache);
     });
     for kind in RESOURCES {
         let follows = follow(
@@ -292,7 +378,8 @@ fn lead(
     args: HubArgs,
     shutdown: CancellationToken,
 ) {
-    let (gathered, announced) = (hub.clone(), (hub.clone(), queues.clone()));
+    let (gathered, expected, announced) = (hub.clone(), hub.ledger.clone(), (hub.clone(), queues.clone()));
+    let mut gatherer = Gatherer::default();
     tasks.spawn(
         "compile",
         compiled::keep(
@@ -300,20 +387,19 @@ fn lead(
             move || {
                 let ready = gathered.cache.is_synced(RESOURCES) && gathered.cache.is_synced(&[SECRET]);
                 ready
-                    .then(|| source::gather(&gathered.cache, |name| gathered.members.seen(name)))
+                    .then(|| gatherer.gather(&gathered.cache, |name| gathered.members.seen(name)))
                     .flatten()
             },
-            move || announced.1.everything(&announced.0.cache),
+            move |serial, concerned| expected.expect(serial, concerned),
+            move |concerned| announced.1.policy_changed(&announced.0.cache, concerned),
             shutdown.clone(),
         ),
     );
-    let serial = hub.newest.clone();
     tasks.spawn(
         "lease",
         lease::renew(
             hub.members.clone(),
             hub.ledger.clone(),
-            move || serial.serial(),
             args.namespace,
             args.identity,
             shutdown.clone(),
@@ -323,6 +409,11 @@ fn lead(
         timeout: Duration::from_secs(30),
         ..Bounds::default()
     };
+    // A pass over a region mostly waits for its member's API server.
+    let of_members = Bounds {
+        concurrency: 16,
+        ..bounds
+    };
     queues.everything(&hub.cache);
     let (of_regions, of_tenants, of_pools) = (hub.clone(), hub.clone(), hub);
     let region = move |name| region::reconcile(of_regions.clone(), name);
@@ -330,7 +421,7 @@ fn lead(
     let pool = move |name| pool::reconcile(of_pools.clone(), name);
     tasks.spawn(
         "region",
-        reconcile::run(queues.regions, bounds, metrics.clone(), shutdown.clone(), region),
+        reconcile::run(queues.regions, of_members, metrics.clone(), shutdown.clone(), region),
     );
     tasks.spawn(
         "residency",

@@ -33,6 +33,7 @@ pub enum PoolError {
 pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, PoolError> {
     let key = ObjectKey::cluster(INGEST_POOL, &name);
     let Some(object) = hub.cache.get(&key) else {
+        hub.reports.forget(&key);
         return Ok(Pass::of(Outcome::Gone));
     };
     let uid = object.metadata.uid.clone().unwrap_or_default();
@@ -59,7 +60,10 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, PoolError> {
         .map(|held| observed(&held))
         .unwrap_or(Value::Null);
     let status = status(&hub, &region, &object, &held, member.as_deref(), &copied);
-    hub.applier.apply_status(&key, &object["status"], status).await?;
+    hub.applier
+        .apply_status(&key, &object["status"], status.clone())
+        .await?;
+    hub.tell(&key, &object, &status, copied.as_ref().err()).await;
     Ok(Pass::of(match copied? {
         Applied::Unchanged => Outcome::Steady,
         Applied::Created | Applied::Changed => Outcome::Progressed,
@@ -69,7 +73,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, PoolError> {
 fn member_of(hub: &Hub, region: &str) -> Option<Arc<Member>> {
     let name: RegionName = region.parse().ok()?;
     let regions = source::regions(&hub.cache);
-    hub.members.get(&regions.get(&name)?.clusters.first()?.name)
+    hub.members.get(&regions.get(&name)?.primary()?.name)
 }
 
 pub(crate) fn copy(name: &str, region: &str, uid: &str, object: &Value) -> Result<Manifest, NotAManifest> {

@@ -7,12 +7,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use meridian_policy::{CompiledPolicy, EdgeId, Rule, TenantFacts, TenantResidencySpec};
+use meridian_crds::ClosingEdge;
+use meridian_policy::{CompiledEdge, CompiledPolicy, EdgeId, Rule, TenantFacts, TenantResidencySpec};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Hub;
+use super::closing::{self, Ends};
 use super::departure::{self, CLOSING, Departure, FINALIZER, LEAVING, View, Waiting};
+use super::reports::newly_refused;
 use super::source::{self, Departing};
 use crate::apply::{Applied, ApplyError, observed};
 use crate::conditions::{Observation, Standing};
@@ -29,19 +32,25 @@ const TOLD: usize = 50;
 /// When the status could not be written.
 pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> {
     let key = ObjectKey::cluster(TENANT_DATA_RESIDENCY, &name);
-    let Some(object) = hub.cache.get(&key) else {
+    let Some(live) = hub.cache.get(&key) else {
+        hub.reports.forget(&key);
         return Ok(Pass::of(Outcome::Gone));
     };
-    let object = observed(&object);
+    let object = observed(&live);
     if finalizer::is_deleting(&object) {
         return leave(&hub, &key, &object).await;
     }
-    finalizer::hold(&hub.applier, &key, &object, FINALIZER).await?;
+    // Told in status as ever when it cannot be written; the pass fails all the same, and is repeated.
+    let held = finalizer::hold(&hub.applier, &key, &object, FINALIZER).await;
     let Some(compiled) = hub.newest.get() else {
+        held?;
         return Ok(Pass::of(Outcome::Waiting));
     };
-    let asked = Departing::of(&hub.cache).asked(&object);
-    let verdict = judge(&object, asked.as_ref(), &compiled.policy, compiled.at);
+    let asked = || Departing::of(&hub.cache).asked(&live);
+    let Some(verdict) = judge(&object, asked, &compiled.policy, compiled.at) else {
+        held?;
+        return Ok(Pass::of(Outcome::Waiting));
+    };
     let mut status = verdict.status;
     status["observedGeneration"] = object["metadata"]["generation"].clone();
     let observations: Vec<Observation> = verdict
@@ -51,7 +60,15 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
         .chain(verdict.residency)
         .collect();
     status["conditions"] = json!(hub.conditions(&object, &observations));
-    let written = hub.applier.apply_status(&key, &object["status"], status).await?;
+    let written = hub
+        .applier
+        .apply_status(&key, &object["status"], status.clone())
+        .await?;
+    held?;
+    for rule in newly_refused(&object["status"], &status) {
+        hub.metrics.refused(rule);
+    }
+    hub.tell(&key, &object, &status, None).await;
     Ok(Pass::of(match (written, verdict.standing) {
         (Applied::Unchanged, Standing::Current) => Outcome::Steady,
         (Applied::Unchanged, Standing::InProgress(_)) => Outcome::Waiting,
@@ -66,7 +83,15 @@ async fn leave(hub: &Hub, key: &ObjectKey, object: &Value) -> Result<Pass, Apply
         return Ok(Pass::of(Outcome::Gone));
     }
     let left = object["status"]["phase"] == LEAVING;
-    let (phase, waiting) = match look(hub, &key.name, object, left) {
+    let closing = to_close(hub, &key.name, object);
+    let looked = match &closing {
+        Some(closing) => look(hub, &key.name, object, left, closing),
+        None => Departure::Closing(Waiting {
+            reason: "MembersUnknown",
+            message: "the members have not been listed yet, so that its edges are not known".to_owned(),
+        }),
+    };
+    let (phase, waiting) = match looked {
         Departure::Closing(waiting) => (CLOSING, waiting),
         Departure::Leaving(waiting) => (LEAVING, waiting),
         Departure::Done => {
@@ -82,6 +107,9 @@ async fn leave(hub: &Hub, key: &ObjectKey, object: &Value) -> Result<Pass, Apply
         "observedGeneration": object["metadata"]["generation"],
         "conditions": hub.conditions(object, &observations),
     });
+    if let Some(closing) = closing {
+        status["closing"] = json!(closing);
+    }
     // It only grows, also while the tenant goes.
     if !object["status"]["epoch"].is_null() {
         status["epoch"] = object["status"]["epoch"].clone();
@@ -93,7 +121,30 @@ async fn leave(hub: &Hub, key: &ObjectKey, object: &Value) -> Result<Pass, Apply
     }))
 }
 
-fn look(hub: &Hub, tenant: &str, object: &Value, left: bool) -> Departure {
+/// The edges from and to the tenant that are to be closed: nothing while they cannot be known.
+fn to_close(hub: &Hub, tenant: &str, object: &Value) -> Option<Vec<ClosingEdge>> {
+    let recorded = closing::recorded(object);
+    if object["status"]["phase"] == LEAVING {
+        return Some(recorded.unwrap_or_default());
+    }
+    // The first compile waits until every member that can be asked is listed. What is written down stays so meanwhile.
+    if hub.newest.get().is_none() {
+        return recorded;
+    }
+    let home = object["spec"]["home"]["region"].as_str().unwrap_or_default();
+    let ours = |ends: Ends<'_>| {
+        // Of an edge whose importer nobody remembers, every tenant at that end waits for the purge.
+        ends.tenant == tenant || ends.importer.map_or(ends.to == home, |importer| importer == tenant)
+    };
+    Some(closing::seen(recorded, &hub.stacks(), ours))
+}
+
+fn look(hub: &Hub, tenant: &str, object: &Value, left: bool, closing: &[ClosingEdge]) -> Departure {
+    let missing = if left {
+        Vec::new()
+    } else {
+        closing::missing(closing, &hub.stacks(), Timestamp::now())
+    };
     let spec = &object["spec"];
     let home = spec["home"]["region"].as_str().unwrap_or_default();
     let asked = spec["classes"].as_array().into_iter().flatten();
@@ -106,8 +157,8 @@ fn look(hub: &Hub, tenant: &str, object: &Value, left: bool) -> Departure {
     let views: Vec<View> = source::regions(&hub.cache)
         .iter()
         .map(|(region, spec)| {
-            let member = spec.clusters.first().and_then(|cluster| hub.members.get(&cluster.name));
-            View::of(region, member.as_deref(), tenant)
+            let member = spec.primary().and_then(|cluster| hub.members.get(&cluster.name));
+            View::of(region, member.as_deref(), tenant, &missing)
         })
         .collect();
     match departure::of_tenant(left, home, &named, &views) {
@@ -118,8 +169,20 @@ fn look(hub: &Hub, tenant: &str, object: &Value, left: bool) -> Departure {
                 message: "its edges are closed; it is leaving the policy".to_owned(),
             })
         }
+        // And may name edges that no member has yet.
+        Departure::Leaving(_) if !left && hub.newest.get().is_none_or(|newest| names(&newest.policy, tenant)) => {
+            Departure::Closing(Waiting {
+                reason: "EdgesOpen",
+                message: "its edges are being taken out of the policy".to_owned(),
+            })
+        }
         departure => departure,
     }
+}
+
+fn names(policy: &CompiledPolicy, tenant: &str) -> bool {
+    let ours = |edge: &CompiledEdge| edge.tenant.as_str() == tenant || edge.importer_tenant.as_str() == tenant;
+    policy.edges().any(ours)
 }
 
 fn has(policy: &CompiledPolicy, tenant: &str) -> bool {
@@ -132,8 +195,15 @@ struct Verdict {
     residency: Option<Observation>,
 }
 
-/// `asked` is what the policy is compiled from of the object.
-fn judge(object: &Value, asked: Option<&TenantResidencySpec>, policy: &CompiledPolicy, now: Timestamp) -> Verdict {
+/// Nothing, while the policy is of an older spec than the object's: the compile that is on its way triggers this tenant
+/// again, and until then the status stands for the generation that it names. `asked` is what the policy is to be compiled
+/// from of the object, where that is not its spec: it looks at everybody who is being deleted.
+fn judge(
+    object: &Value,
+    asked: impl FnOnce() -> Option<TenantResidencySpec>,
+    policy: &CompiledPolicy,
+    now: Timestamp,
+) -> Option<Verdict> {
     let unreadable = |message: String| Verdict {
         status: json!({"phase": "Refused"}),
         standing: Standing::Failed {
@@ -144,17 +214,19 @@ fn judge(object: &Value, asked: Option<&TenantResidencySpec>, policy: &CompiledP
     };
     let spec = match TenantResidencySpec::deserialize(&object["spec"]) {
         Ok(spec) => spec,
-        Err(error) => return unreadable(format!("spec cannot be read: {error}")),
+        Err(error) => return Some(unreadable(format!("spec cannot be read: {error}"))),
     };
-    match policy.source().tenants.get(&spec.tenant) {
-        // Compiled from an older spec: the next compile is on its way and triggers this tenant again.
-        Some(facts) if Some(&facts.spec) == asked => decided(&spec, facts, policy, now),
-        _ => Verdict {
+    Some(match policy.source().tenants.get(&spec.tenant) {
+        Some(facts) if facts.spec == spec || asked().as_ref() == Some(&facts.spec) => {
+            decided(&spec, facts, policy, now)
+        }
+        Some(_) => return None,
+        None => Verdict {
             status: json!({"phase": "Pending"}),
             standing: Standing::InProgress("its home cannot be asked for the epoch yet".to_owned()),
             residency: None,
         },
-    }
+    })
 }
 
 fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, policy: &CompiledPolicy, now: Timestamp) -> Verdict {

@@ -1,23 +1,24 @@
 //! What the policy is compiled from, read off the hub's and the members' caches.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use kube::ResourceExt;
+use kube::api::DynamicObject;
 use meridian_crds::FitnessRegionSpec;
 use meridian_policy::{
-    Epoch, OrganizationName, PolicySource, RegionFacts, RegionName, RegionPolicy, RegionTrust, TenantFacts, TenantId,
-    TenantResidencySpec,
+    Epoch, OrganizationName, PolicySource, RegionFacts, RegionName, RegionTrust, TenantFacts, TenantResidencySpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::admission::named;
+use super::closing;
 use super::departure::{FINALIZER, LEAVING};
+use super::gathered::Gatherer;
 use super::members::OBSERVED;
-use crate::apply::observed;
-use crate::finalizer;
-use crate::manifest::{
-    FITNESS_REGION, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
-};
+use crate::apply::into_observed;
+use crate::manifest::{FITNESS_REGION, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY};
 use crate::watch::Cache;
 
 /// What is known of one member.
@@ -31,47 +32,30 @@ pub struct Seen {
 
 impl Seen {
     /// What it holds, if everything that the hub reads there has been listed.
-    fn known(&self) -> Option<&Cache> {
+    pub(crate) fn known(&self) -> Option<&Cache> {
         self.held.as_ref().filter(|held| held.is_synced(OBSERVED))
     }
 }
 
-/// Everything, or nothing while a member that could be asked has not been listed yet: a policy compiled from half of what
-/// there is would cut edges that are lawful. `seen` tells what is known of the member with that name.
+/// [`Gatherer::gather`] of somebody who asks once.
 #[must_use]
 pub fn gather(hub: &Cache, seen: impl Fn(&str) -> Seen) -> Option<PolicySource> {
-    let regions = regions(hub);
-    let placed: BTreeMap<RegionName, Seen> = regions
-        .iter()
-        .map(|(name, spec)| {
-            let seen = spec.clusters.first().map(|cluster| seen(&cluster.name));
-            (name.clone(), seen.unwrap_or_default())
-        })
-        .collect();
-    if placed.values().any(|seen| seen.awaited) {
-        return None;
-    }
-    let known: Vec<&Cache> = placed.values().filter_map(Seen::known).collect();
-    let regions = regions
-        .into_iter()
-        .map(|(name, spec)| {
-            let held = placed.get(&name).and_then(|seen| seen.held.as_ref());
-            let trust = trust(&name, held, &known);
-            let facts = facts(&name, &spec, trust);
-            (name, facts)
-        })
-        .collect();
-    Some(PolicySource {
-        jurisdictions: named(specs(hub, JURISDICTION)),
-        parties: named(specs(hub, PARTY)),
-        tenants: tenants(hub, &placed, &known),
-        regions,
-    })
+    Gatherer::default().gather(hub, seen)
 }
 
 /// What the webhook judges by: the same, without what only members know, and as it is written. No edge is compiled from it.
+/// A region that is being deleted is none that anything new could name.
 pub(crate) fn for_review(hub: &Cache) -> PolicySource {
-    written(hub, |object| TenantResidencySpec::deserialize(&object["spec"]).ok())
+    let mut written = as_written(hub);
+    written.regions.retain(|region, _| !is_deleted(hub, region));
+    written
+}
+
+/// As it is written on the hub, whoever is being deleted.
+pub(crate) fn as_written(hub: &Cache) -> PolicySource {
+    written(hub, |object| {
+        TenantResidencySpec::deserialize(&object.data["spec"]).ok()
+    })
 }
 
 /// What the hub alone tells of the policy: its edges and their ends as [`gather`] would have them, but no epochs and no keys.
@@ -80,12 +64,12 @@ pub(crate) fn of_hub(hub: &Cache) -> PolicySource {
     written(hub, |object| departing.asked(object))
 }
 
-fn written(hub: &Cache, asked: impl Fn(&Value) -> Option<TenantResidencySpec>) -> PolicySource {
+fn written(hub: &Cache, asked: impl Fn(&DynamicObject) -> Option<TenantResidencySpec>) -> PolicySource {
     let tenants = hub
         .of_kind(TENANT_DATA_RESIDENCY)
         .into_iter()
         .filter_map(|(_, object)| {
-            let spec = asked(&observed(&object))?;
+            let spec = asked(&object)?;
             Some((
                 spec.tenant.clone(),
                 TenantFacts {
@@ -105,7 +89,7 @@ fn written(hub: &Cache, asked: impl Fn(&Value) -> Option<TenantResidencySpec>) -
     }
 }
 
-fn specs(cache: &Cache, kind: Kind) -> impl Iterator<Item = (String, Value)> {
+pub(super) fn specs(cache: &Cache, kind: Kind) -> impl Iterator<Item = (String, Value)> {
     cache
         .of_kind(kind)
         .into_iter()
@@ -115,6 +99,19 @@ fn specs(cache: &Cache, kind: Kind) -> impl Iterator<Item = (String, Value)> {
 /// The regions that can be read.
 pub(crate) fn regions(hub: &Cache) -> BTreeMap<RegionName, FitnessRegionSpec> {
     named(specs(hub, FITNESS_REGION))
+}
+
+/// Names of the regions that have this cluster.
+pub(super) fn regions_in(hub: &Cache, cluster: &str) -> BTreeSet<String> {
+    let regions = hub.of_kind(FITNESS_REGION).into_iter();
+    let has = |clusters: &Value| {
+        let mut clusters = clusters.as_array().into_iter().flatten();
+        clusters.any(|known| known["name"] == cluster)
+    };
+    regions
+        .filter(|(_, region)| has(&region.data["spec"]["clusters"]))
+        .map(|(key, _)| key.name)
+        .collect()
 }
 
 /// What the policy needs of a region, from its unparsed spec.
@@ -127,7 +124,7 @@ pub(super) fn region_facts(name: &str, spec: &Value, trust: Option<RegionTrust>)
     Ok(facts(&name, &spec, trust))
 }
 
-fn facts(name: &RegionName, spec: &FitnessRegionSpec, trust: Option<RegionTrust>) -> RegionFacts {
+pub(super) fn facts(name: &RegionName, spec: &FitnessRegionSpec, trust: Option<RegionTrust>) -> RegionFacts {
     RegionFacts {
         name: name.clone(),
         jurisdiction: spec.jurisdiction.clone(),
@@ -139,27 +136,61 @@ fn facts(name: &RegionName, spec: &FitnessRegionSpec, trust: Option<RegionTrust>
     }
 }
 
-/// What a region is verified by: what its member says, or, while that cannot be asked, what the others were told last.
-fn trust(region: &RegionName, held: Option<&Cache>, known: &[&Cache]) -> Option<RegionTrust> {
-    let own = held.and_then(|held| {
-        let stack = stack(held, region)?;
-        let status = &stack["status"];
-        let ca_pem = status["caBundle"].as_str().filter(|pem| !pem.is_empty())?.to_owned();
-        let jwks = status.get("jwks").filter(|jwks| !jwks.is_null())?.clone();
-        Some(RegionTrust { ca_pem, jwks })
-    });
-    own.or_else(|| {
-        known.iter().flat_map(|other| policies(other)).find_map(|policy| {
-            let peer = policy.peer(region)?;
-            Some(RegionTrust {
-                ca_pem: peer.ca_pem.clone(),
-                jwks: peer.jwks.clone(),
-            })
-        })
-    })
+/// What a region is verified by, as its stack in its member says.
+pub(super) fn own_trust(stack: &DynamicObject) -> Option<RegionTrust> {
+    let status = &stack.data["status"];
+    let ca_pem = status["caBundle"].as_str().filter(|pem| !pem.is_empty())?.to_owned();
+    let jwks = status.get("jwks").filter(|jwks| !jwks.is_null())?.clone();
+    Some(RegionTrust { ca_pem, jwks })
 }
 
-/// Who is being deleted: nothing new is sent to them, so that they can purge while they are still there.
+/// What the others were told last about each region: it counts while the region itself cannot be asked.
+pub(super) fn told(known: &[&Cache]) -> BTreeMap<RegionName, RegionTrust> {
+    let mut told = BTreeMap::new();
+    for (_, object) in known.iter().flat_map(|held| held.of_kind(REGION_STACK)) {
+        for peer in object.data["spec"]["policy"]["peers"].as_array().into_iter().flatten() {
+            let Ok(region) = RegionName::deserialize(&peer["region"]) else {
+                continue;
+            };
+            if let (Entry::Vacant(unheard), Some(ca_pem)) = (told.entry(region), peer["ca_pem"].as_str()) {
+                unheard.insert(RegionTrust {
+                    ca_pem: ca_pem.to_owned(),
+                    jwks: peer["jwks"].clone(),
+                });
+            }
+        }
+    }
+    told
+}
+
+/// How far a tenant's deletion has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Course {
+    /// It is not deleted, or nobody has written down yet which edges that closes.
+    Stays,
+    /// Its edges are being closed.
+    Closes,
+    /// It has left the policy.
+    Gone,
+}
+
+impl Course {
+    pub(super) fn of(object: &DynamicObject) -> Self {
+        let held = || object.finalizers().iter().any(|name| name == FINALIZER);
+        if object.metadata.deletion_timestamp.is_none() {
+            Self::Stays
+        } else if object.data["status"]["phase"] == LEAVING || !held() {
+            Self::Gone
+        } else if is_closing(object) {
+            Self::Closes
+        } else {
+            Self::Stays
+        }
+    }
+}
+
+/// Who is being deleted: nothing new is sent to them, so that they can purge while they are still there. Only from when
+/// their edges are written down: what nobody remembers, nobody waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Departing {
     /// Regions without tenants of their own.
@@ -170,8 +201,8 @@ pub(crate) struct Departing {
 
 impl Departing {
     pub(crate) fn of(hub: &Cache) -> Self {
-        let objects = |kind| hub.of_kind(kind).into_iter().map(|(_, object)| object);
-        let deleted = |kind| objects(kind).filter(|object| object.metadata.deletion_timestamp.is_some());
+        let deleted = |kind| hub.deleting(kind).into_iter().filter_map(|key| hub.get(&key));
+        let deleted = |kind| deleted(kind).filter(|object| is_closing(object));
         let regions = deleted(FITNESS_REGION)
             .filter_map(|object| object.metadata.name.clone())
             .filter(|name| homed_in(hub, name).is_empty())
@@ -187,17 +218,21 @@ impl Departing {
 
     /// The residency that the policy is compiled from: what the TenantDataResidency says, without edges from or to whoever
     /// is being deleted. Nothing, when it cannot be read or the tenant has left.
-    pub(crate) fn asked(&self, object: &Value) -> Option<TenantResidencySpec> {
-        let deleting = finalizer::is_deleting(object);
-        if deleting && (object["status"]["phase"] == LEAVING || !finalizer::is_held(object, FINALIZER)) {
+    pub(crate) fn asked(&self, object: &DynamicObject) -> Option<TenantResidencySpec> {
+        let spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
+        self.left_of(spec, Course::of(object))
+    }
+
+    /// The same of a residency that has been read already.
+    pub(super) fn left_of(&self, mut spec: TenantResidencySpec, course: Course) -> Option<TenantResidencySpec> {
+        if course == Course::Gone {
             return None;
         }
-        let mut spec = TenantResidencySpec::deserialize(&object["spec"]).ok()?;
         let organization = spec.organization.clone();
         for class in &mut spec.classes {
             class
                 .replicate_to
-                .retain(|to| !deleting && !self.receives_nothing(&organization, &to.region));
+                .retain(|to| course == Course::Stays && !self.receives_nothing(&organization, &to.region));
         }
         Some(spec)
     }
@@ -206,6 +241,15 @@ impl Departing {
     pub(crate) fn receives_nothing(&self, organization: &OrganizationName, region: &RegionName) -> bool {
         self.regions.contains(region) || self.tenants.contains(&(organization.clone(), region.clone()))
     }
+}
+
+pub(super) fn is_deleted(hub: &Cache, region: &RegionName) -> bool {
+    let found = hub.identity(&ObjectKey::cluster(FITNESS_REGION, region.as_str()));
+    found.is_some_and(|region| region.deleting)
+}
+
+fn is_closing(object: &DynamicObject) -> bool {
+    object.metadata.deletion_timestamp.is_some() && closing::recorded(&object.data).is_some()
 }
 
 /// The tenants that have their home in a region, by what is written down: whether or not it can be read as a policy.
@@ -239,50 +283,5 @@ pub(super) fn settled(stack: &Value) -> bool {
 /// The region's stack as its member holds it.
 pub(crate) fn stack(held: &Cache, region: &RegionName) -> Option<Value> {
     let key = ObjectKey::cluster(REGION_STACK, region.as_str());
-    held.get(&key).map(|object| observed(&object))
-}
-
-fn policies(held: &Cache) -> Vec<RegionPolicy> {
-    let parse = |object: &kube::api::DynamicObject| RegionPolicy::deserialize(&object.data["spec"]["policy"]).ok();
-    held.of_kind(REGION_STACK)
-        .iter()
-        .filter_map(|(_, object)| parse(object))
-        .collect()
-}
-
-/// Tenants with the epoch of their home: the highest that any member or the tenant's own status has seen. A tenant that was
-/// never placed gets the first epoch only while its home can be asked whether it holds a higher one.
-fn tenants(hub: &Cache, placed: &BTreeMap<RegionName, Seen>, known: &[&Cache]) -> BTreeMap<TenantId, TenantFacts> {
-    let departing = Departing::of(hub);
-    let parsed = hub
-        .of_kind(TENANT_DATA_RESIDENCY)
-        .into_iter()
-        .filter_map(|(_, object)| {
-            let spec = departing.asked(&observed(&object))?;
-            let recorded = object.data["status"]["epoch"].as_u64();
-            let placements = known.iter().filter_map(|held| placed_epoch(held, &spec.tenant)).max();
-            let home_is_known = placed.get(&spec.home.region).is_some_and(|seen| seen.known().is_some());
-            let epoch = match recorded.max(placements) {
-                Some(epoch) => epoch.max(1),
-                None if home_is_known => 1,
-                None => return None,
-            };
-            Some((
-                spec.tenant.clone(),
-                TenantFacts {
-                    spec,
-                    epoch: Epoch::from(epoch),
-                },
-            ))
-        });
-    parsed.collect()
-}
-
-fn placed_epoch(held: &Cache, tenant: &TenantId) -> Option<u64> {
-    let placements = held.of_kind(TENANT_PLACEMENT);
-    placements
-        .iter()
-        .filter(|(key, _)| key.name == tenant.as_str())
-        .filter_map(|(_, object)| object.data["spec"]["epoch"].as_u64())
-        .max()
+    held.get(&key).map(into_observed)
 }

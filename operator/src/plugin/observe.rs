@@ -11,7 +11,7 @@ use super::PluginError;
 use super::reach::Reach;
 use crate::apply::observed;
 use crate::hub::members::OBSERVED;
-use crate::hub::region::{RegionError, decoded, primary};
+use crate::hub::region::{RegionError, decoded};
 use crate::hub::{RESOURCES, lease, source};
 use crate::manifest::{Kind, LEASE, REGION_STACK, SECRET};
 use crate::member::connect;
@@ -132,7 +132,7 @@ async fn state(reach: &Reach, hub: &Hub, region: &str, cluster: &ClusterMember) 
 fn clusters(resources: &Cache) -> BTreeMap<String, (String, ClusterMember)> {
     let mut clusters = BTreeMap::new();
     for (region, spec) in source::regions(resources) {
-        for cluster in spec.clusters.first().into_iter().chain(primary(&spec)) {
+        if let Some(cluster) = spec.primary() {
             clusters
                 .entry(cluster.name.clone())
                 .or_insert_with(|| (region.to_string(), cluster.clone()));

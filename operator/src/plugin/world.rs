@@ -109,7 +109,7 @@ impl World {
             let held = self.held(&key.name);
             let uid = object.uid().unwrap();
             let plan = RegionPlan::of(&name, &uid, &observed(&object), &policy, held).unwrap();
-            plan.manifests().for_each(|(_, manifest)| write(held, manifest));
+            plan.manifests().for_each(|manifest| write(held, manifest));
             for (key, pool) in self.hub.of_kind(INGEST_POOL) {
                 if pool.data["spec"]["region"] == name.as_str() {
                     write(

@@ -36,6 +36,7 @@ use meridian_kit::tls::{Accept, Tls};
 use meridian_policy::RegionName;
 use policy::acks::Acks;
 use policy::feed::{self, Feed};
+use stack::kept::Kept;
 use stack::validate::{Images, NodePorts};
 use stack::{Served, Stacks, secrets};
 use std::net::SocketAddr;
@@ -224,6 +225,7 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
         token_keys,
         served,
         reported: Arc::default(),
+        kept: Kept::default(),
     };
     let pools = Pools::new(applier, events, args.images, args.brokers);
     tasks.spawn("controllers", async move {
@@ -314,7 +316,8 @@ fn watch_everything(tasks: &mut Tasks, client: &Client, cache: &Cache, queues: &
         .chain(ASKED.iter().map(|kind| Selection::all(*kind)));
     for selection in selections {
         let (queues, mirror, seen) = (queues.clone(), mirror.clone(), cache.clone());
-        let on_change: OnChange = Arc::new(move |key, object| {
+        let on_change: OnChange = Arc::new(move |key, change| {
+            let object = change.object();
             mirror.changed(&seen, key);
             if key.kind == REGION_STACK {
                 // What came before the stack was known could not be told apart; look at it again.

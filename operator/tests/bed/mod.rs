@@ -19,6 +19,7 @@ use meridian_operator::metrics::Metrics;
 use meridian_operator::reconcile::Pass;
 use meridian_operator::region::identity::TokenKeys;
 use meridian_operator::region::policy::feed::Feed;
+use meridian_operator::region::stack::kept::Kept;
 use meridian_operator::region::stack::validate::{Images, NodePorts};
 use meridian_operator::region::stack::{Served, StackError, Stacks};
 use meridian_operator::watch::{Cache, OnChange, Selection, follow};
@@ -178,6 +179,7 @@ impl Bed {
             token_keys: TokenKeys::default(),
             served: Served::fixed(Some(region.parse().unwrap())),
             reported: Arc::default(),
+            kept: Kept::default(),
         };
         let namespace = format!("meridian-{region}");
         Self {

@@ -18,7 +18,17 @@ use crate::paths::Paths;
 use crate::progress::{Log, succeeds};
 use crate::tools;
 
-/// The prepared processes: one etcd, and one or two control planes that share it.
+/// A control plane to prepare.
+pub struct Wanted {
+    /// Its name: of its keys in etcd, its files and its log.
+    pub name: String,
+    /// The variable that holds its kubeconfig.
+    pub variable: &'static str,
+    /// Whether kube-controller-manager works there. Without it, objects stay as they were written.
+    pub controllers: bool,
+}
+
+/// The prepared processes: one etcd, and the control planes that share it.
 pub struct ControlPlane {
     etcd: PathBuf,
     apiserver: PathBuf,
@@ -31,10 +41,10 @@ pub struct ControlPlane {
 }
 
 struct Plane {
-    name: &'static str,
+    name: String,
     variable: &'static str,
     port: u16,
-    controllers_port: u16,
+    controllers_port: Option<u16>,
     kubeconfig: PathBuf,
     log: Log,
 }
@@ -44,30 +54,31 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When a tool cannot be built or a certificate cannot be made.
-    pub fn prepare(paths: &Paths, cache: &Cache, dir: &Path, member: bool) -> Result<Self> {
+    pub fn prepare(paths: &Paths, cache: &Cache, dir: &Path, wanted: Vec<Wanted>) -> Result<Self> {
         host::ensure_packages(paths, &[("openssl", "openssl")])?;
         let tool = |name| tools::path(paths, cache, name);
         let log = Log::fresh(paths, "part-etcd")?;
-        let mut names = vec![("hub", "MERIDIAN_TEST_KUBECONFIG")];
-        if member {
-            names.push(("member", "MERIDIAN_TEST_MEMBER_KUBECONFIG"));
-        }
         certificates(dir, &log)?;
         let mut planes = Vec::new();
-        for (name, variable) in names {
+        for Wanted {
+            name,
+            variable,
+            controllers,
+        } in wanted
+        {
             let (port, token) = (free_port()?, random_word()?);
             write_private(
                 &dir.join(format!("{name}.tokens")),
                 &format!("{token},admin,admin,\"system:masters\"\n"),
             )?;
             let kubeconfig = dir.join(format!("{name}.kubeconfig"));
-            write_private(&kubeconfig, &kubeconfig_text(name, port, &token, &dir.join("ca.crt"))?)?;
+            write_private(&kubeconfig, &kubeconfig_text(&name, port, &token, &dir.join("ca.crt"))?)?;
             let log = Log::fresh(paths, &format!("part-apiserver-{name}"))?;
             planes.push(Plane {
                 name,
                 variable,
                 port,
-                controllers_port: free_port()?,
+                controllers_port: controllers.then(free_port).transpose()?,
                 kubeconfig,
                 log,
             });
@@ -102,7 +113,9 @@ impl ControlPlane {
                 format!("--initial-advertise-peer-urls={peer}"),
             ])
             .arg(format!("--initial-cluster=default={peer}"))
-            .args(["--unsafe-no-fsync", "--log-level=warn"]);
+            .args(["--unsafe-no-fsync", "--log-level=warn"])
+            // The default of 2 GiB is soon full of old versions when a benchmark changes large objects.
+            .arg("--quota-backend-bytes=8589934592");
         let mut processes = vec![Process::start("etcd", &etcd, Stop::Terminate, &self.log)?];
         for plane in &self.planes {
             processes.push(Process::start(
@@ -111,13 +124,15 @@ impl ControlPlane {
                 Stop::Terminate,
                 &plane.log,
             )?);
-            let controllers = self.controller_manager(plane);
-            processes.push(Process::start(
-                "kube-controller-manager",
-                &controllers,
-                Stop::Terminate,
-                &plane.log,
-            )?);
+            if let Some(port) = plane.controllers_port {
+                let controllers = self.controller_manager(plane, port);
+                processes.push(Process::start(
+                    "kube-controller-manager",
+                    &controllers,
+                    Stop::Terminate,
+                    &plane.log,
+                )?);
+            }
         }
         Ok(processes)
     }
@@ -141,6 +156,9 @@ impl ControlPlane {
             until("kube-apiserver is ready", limit, processes, || {
                 kubectl(&["get", "--raw", "/readyz"])
             })?;
+            if plane.controllers_port.is_none() {
+                continue;
+            }
             // The controllers have begun when the default namespace has its service account.
             until("the controllers work", limit, processes, || {
                 kubectl(&["--namespace=default", "get", "serviceaccount", "default"])
@@ -191,7 +209,7 @@ impl ControlPlane {
         command
     }
 
-    fn controller_manager(&self, plane: &Plane) -> Command {
+    fn controller_manager(&self, plane: &Plane, port: u16) -> Command {
         let file = |name: &str| self.dir.join(name).display().to_string();
         let mut command = Command::new(&self.controllers);
         command
@@ -204,7 +222,7 @@ impl ControlPlane {
                 "--leader-elect=false",
                 "--bind-address=127.0.0.1",
             ])
-            .arg(format!("--secure-port={}", plane.controllers_port));
+            .arg(format!("--secure-port={port}"));
         command
     }
 }

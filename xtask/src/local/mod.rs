@@ -19,6 +19,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
+use self::apiserver::Wanted;
 use crate::cache::{self, Cache};
 use crate::paths::{self, Paths};
 use crate::preflight;
@@ -35,6 +36,23 @@ pub enum Part {
     Apiserver,
     /// A second control plane on the same etcd: `MERIDIAN_TEST_MEMBER_KUBECONFIG`.
     Member,
+}
+
+/// The variable with the kubeconfig of a fleet's hub.
+const FLEET_HUB: &str = "MERIDIAN_BENCH_HUB";
+/// The variable with the kubeconfigs of a fleet's members, as `PATH` lists folders.
+const FLEET_MEMBERS: &str = "MERIDIAN_BENCH_MEMBERS";
+
+/// The control planes of the parts `apiserver` and `member`.
+fn planes(member: bool) -> Vec<Wanted> {
+    let of = |name: &str, variable| Wanted {
+        name: name.to_owned(),
+        variable,
+        controllers: true,
+    };
+    let hub = of("hub", "MERIDIAN_TEST_KUBECONFIG");
+    let member = member.then(|| of("member", "MERIDIAN_TEST_MEMBER_KUBECONFIG"));
+    std::iter::once(hub).chain(member).collect()
 }
 
 /// The parts that run; they stop when this is dropped.
@@ -64,7 +82,12 @@ impl Running {
                 has(Part::Kafka).then(|| scope.spawn(|| kafka::Kafka::prepare(paths, cache, &folder.make("kafka")?)));
             let apiserver = needs_apiserver.then(|| {
                 scope.spawn(|| {
-                    apiserver::ControlPlane::prepare(paths, cache, &folder.make("apiserver")?, has(Part::Member))
+                    apiserver::ControlPlane::prepare(
+                        paths,
+                        cache,
+                        &folder.make("apiserver")?,
+                        planes(has(Part::Member)),
+                    )
                 })
             });
             (postgres.map(joined), kafka.map(joined), apiserver.map(joined))
@@ -100,6 +123,36 @@ impl Running {
         progress::say(&format!("parts ready in {:.1} s", began.elapsed().as_secs_f32()));
         Ok(Self {
             env,
+            _parts: parts,
+            _folder: folder,
+        })
+    }
+
+    /// Starts one etcd with a hub's API server and `members` others, all without controllers: what is written there
+    /// stays as it was written, so that nobody else's work is measured.
+    ///
+    /// # Errors
+    /// As [`Running::start`].
+    pub fn start_fleet(paths: &Paths, cache: &Cache, members: usize) -> Result<Self> {
+        let folder = Folder::create(paths)?;
+        let bare = |name: String, variable| Wanted {
+            name,
+            variable,
+            controllers: false,
+        };
+        let hub = bare("bench-hub".to_owned(), FLEET_HUB);
+        let members = (0..members).map(|number| bare(format!("bench-member-{number}"), FLEET_MEMBERS));
+        let planes = std::iter::once(hub).chain(members).collect();
+        let prepared = apiserver::ControlPlane::prepare(paths, cache, &folder.make("apiserver")?, planes)?;
+        let mut parts = prepared.start()?;
+        parts.reverse();
+        prepared.wait(&mut parts)?;
+        let of = |wanted: &str| {
+            let kubeconfigs = prepared.env().into_iter().filter(|(variable, _)| *variable == wanted);
+            kubeconfigs.map(|(_, path)| path).collect::<Vec<_>>().join(":")
+        };
+        Ok(Self {
+            env: vec![(FLEET_HUB, of(FLEET_HUB)), (FLEET_MEMBERS, of(FLEET_MEMBERS))],
             _parts: parts,
             _folder: folder,
         })

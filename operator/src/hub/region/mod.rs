@@ -8,15 +8,16 @@ mod status;
 
 use std::sync::Arc;
 
-use meridian_crds::{ClusterMember, ClusterRole, FitnessRegionSpec};
-use meridian_policy::RegionName;
+use futures::{StreamExt, TryStreamExt};
+use meridian_crds::{ClusterMember, FitnessRegionSpec};
+use meridian_policy::{Denial, RegionName};
 use serde_json::Value;
 
 use super::departure::FINALIZER;
 use super::lease::Settled;
 use super::members::{Health, Member};
 use super::{Hub, source};
-use crate::apply::{Applied, ApplyError, observed};
+use crate::apply::{Applied, ApplyError, Purpose, observed};
 use crate::finalizer;
 use crate::manifest::{FITNESS_REGION, NODE, NotAManifest, ObjectKey, SECRET};
 use crate::member::MemberError;
@@ -26,6 +27,8 @@ use crate::watch::Cache;
 pub(crate) use plan::{CONTENT_ANNOTATION, RegionPlan};
 pub(crate) use removal::Removal;
 
+/// Placements of a region that are written at the same time.
+const PLACEMENTS_AT_ONCE: usize = 8;
 /// Node label by which a cluster's nodes say in which country they stand.
 const COUNTRY_LABEL: &str = "meridian.sh/country";
 
@@ -81,7 +84,7 @@ pub enum RegionError {
     },
     /// The policy has no place for the region.
     #[error("{0}")]
-    Policy(String),
+    Policy(Box<Denial>),
     /// A write failed.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -125,16 +128,20 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     hub.forget_unnamed_members();
     let Some(object) = hub.cache.get(&key) else {
         hub.ledger.forget(&name);
+        hub.reports.forget(&key);
         return Ok(Pass::of(Outcome::Gone));
     };
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let object = observed(&object);
+    let mut closing = None;
     let (result, held) = if finalizer::is_deleting(&object) {
         if !finalizer::is_held(&object, FINALIZER) {
             hub.ledger.forget(&name);
             return Ok(Pass::of(Outcome::Gone));
         }
-        match removal::step(&hub, &name, &object).await {
+        let stacks = hub.stacks();
+        closing = removal::to_close(&hub, &name, &object, &stacks);
+        match removal::step(&hub, &name, &object, &stacks).await {
             Ok(removal::Step::Gone) => {
                 hub.ledger.forget(&name);
                 finalizer::release(&hub.applier, &key, &object, FINALIZER).await?;
@@ -152,14 +159,18 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
             }
         }
     } else {
-        finalizer::hold(&hub.applier, &key, &object, FINALIZER).await?;
         (lay_down(&hub, &name, &uid, &object).await, None)
     };
     if result.is_err() {
         hub.ledger.forget(&name);
     }
-    let status = status::status(&hub, &name, &object, &result, held.as_ref());
-    let told = hub.applier.apply_status(&key, &object["status"], status).await;
+    let held = held.map(|held| removal::also_failed(held, result.as_ref().err()));
+    let mut status = status::status(&hub, &name, &object, &result, held.as_ref());
+    if let Some(closing) = closing {
+        status["closing"] = serde_json::json!(closing);
+    }
+    let told = hub.applier.apply_status(&key, &object["status"], status.clone()).await;
+    tell(&hub, &key, &object, &status, &result).await;
     match result {
         Ok(done) => {
             told?;
@@ -175,6 +186,21 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
             Ok(Pass::of(Outcome::Refused))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Tells what is new of a region, and counts it when it is a refusal of the policy.
+async fn tell(hub: &Hub, key: &ObjectKey, object: &Value, status: &Value, result: &Result<Done, RegionError>) {
+    hub.reports.tell_of_member(key, object, status).await;
+    let failed = match result {
+        Err(RegionError::Apply(error)) => Some(error),
+        _ => None,
+    };
+    let told = hub.tell(key, object, status, failed).await;
+    if let Err(RegionError::Policy(denial)) = result
+        && told
+    {
+        hub.metrics.refused(&denial.rule.to_string());
     }
 }
 
@@ -215,16 +241,11 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
     let (region, spec) = parse(name, object)?;
     let (cluster, member) = place(hub, name, &spec).await?;
     // validate
-    if let Health::Unreachable(cause) = member.health() {
-        return Err(RegionError::Unreachable {
-            region: name.to_owned(),
-            cluster: cluster.name.clone(),
-            cause,
-        });
-    }
     stands_where_declared(name, cluster, member.cache())?;
     let Some(compiled) = hub.newest.get().filter(|_| member.is_known()) else {
-        // The first compile waits for every member; it triggers this region again.
+        // The first compile waits for every member; it triggers this region again. Nobody has looked at what a member that
+        // is not listed yet applies, so nothing is renewed for it.
+        hub.ledger.forget(name);
         return Ok(Done {
             wrote: false,
             revision: 0,
@@ -233,17 +254,28 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         });
     };
     // plan
-    let plan = RegionPlan::of(&region, uid, object, &compiled.policy, member.cache())?;
+    let mut plan = RegionPlan::of(&region, uid, object, &compiled.policy, member.cache())?;
     // apply
-    let mut wrote = false;
-    for (purpose, manifest) in plan.manifests() {
-        wrote |= member.applier.apply(purpose, manifest).await? != Applied::Unchanged;
+    // From here on the member holds something of the region: not before, so that one that never reached it can go.
+    let key = ObjectKey::cluster(FITNESS_REGION, name);
+    finalizer::hold(&hub.applier, &key, object, FINALIZER).await?;
+    let mut wrote = member.applier.apply(Purpose::HubStack, &plan.stack).await? != Applied::Unchanged;
+    // A stack is large: it is unpacked again only when it is another one now.
+    let stack = if wrote {
+        source::stack(member.cache(), &region).unwrap_or(Value::Null)
+    } else {
+        plan.existing.take()
+    };
+    let place = |placement| member.applier.apply(Purpose::HubPlacement, placement);
+    let placements: Vec<_> = plan.placements.iter().map(place).collect();
+    let mut applied = futures::stream::iter(placements).buffer_unordered(PLACEMENTS_AT_ONCE);
+    while let Some(applied) = applied.try_next().await? {
+        wrote |= applied != Applied::Unchanged;
     }
     if !plan.surplus.is_empty() {
         let kept = |key: &ObjectKey| !plan.surplus.contains(key);
         wrote |= !member.applier.prune_unless(uid, kept).await?.is_empty();
     }
-    let stack = source::stack(member.cache(), &region).unwrap_or(Value::Null);
     let done = Done {
         wrote,
         revision: plan.revision,
@@ -279,26 +311,28 @@ pub(crate) fn parse(name: &str, object: &Value) -> Result<(RegionName, FitnessRe
     Ok((region, spec))
 }
 
-/// The region's primary cluster, connected.
+/// The region's primary cluster, connected and answering as far as is known.
 async fn place<'a>(
     hub: &Hub,
     name: &str,
     spec: &'a FitnessRegionSpec,
 ) -> Result<(&'a ClusterMember, Arc<Member>), RegionError> {
     let cluster = named_primary(name, spec)?;
-    Ok((cluster, connect(hub, name, cluster).await?))
+    let member = connect(hub, name, cluster).await?;
+    if let Health::Unreachable(cause) = member.health() {
+        return Err(RegionError::Unreachable {
+            region: name.to_owned(),
+            cluster: cluster.name.clone(),
+            cause,
+        });
+    }
+    Ok((cluster, member))
 }
 
-/// The cluster that the region's objects are written into.
-pub(crate) fn primary(spec: &FitnessRegionSpec) -> Option<&ClusterMember> {
-    spec.clusters
-        .iter()
-        .find(|cluster| cluster.role == ClusterRole::Primary)
-}
-
-/// [`primary`], which there must be.
+/// The cluster that the region's objects are written into, which there must be.
 pub(crate) fn named_primary<'a>(region: &str, spec: &'a FitnessRegionSpec) -> Result<&'a ClusterMember, RegionError> {
-    primary(spec).ok_or_else(|| invalid(region, "spec.clusters: one must have the role Primary".to_owned()))
+    spec.primary()
+        .ok_or_else(|| invalid(region, "spec.clusters: one must have the role Primary".to_owned()))
 }
 
 async fn connect(hub: &Hub, region: &str, cluster: &ClusterMember) -> Result<Arc<Member>, RegionError> {
@@ -318,7 +352,8 @@ async fn connect(hub: &Hub, region: &str, cluster: &ClusterMember) -> Result<Arc
             cluster: cluster.name.clone(),
         });
     };
-    let connected = hub.members.ensure(&cluster.name, &text).await;
+    let lying_there = source::regions_in(&hub.cache, &cluster.name);
+    let connected = hub.members.ensure(&cluster.name, &text, &lying_there).await;
     if connected.is_err() {
         hub.members.refuse(&cluster.name);
         hub.newest.source_changed();

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName, RegionPolicy};
 use serde_json::{Value, json};
 
-use super::RegionError;
-use crate::apply::{Purpose, observed};
+use super::{RegionError, removal};
+use crate::apply::observed;
 use crate::hub::source;
 use crate::manifest::{
     MANAGED_BY, MANAGED_BY_LABEL, Manifest, NotAManifest, OWNER_UID_LABEL, ObjectKey, REGION_LABEL, REGION_STACK,
@@ -24,6 +24,8 @@ pub(crate) struct RegionPlan {
     pub(crate) placements: Vec<Manifest>,
     /// Placements that must go.
     pub(crate) surplus: BTreeSet<ObjectKey>,
+    /// The stack as the member holds it; null when it does not.
+    pub(crate) existing: Value,
 }
 
 impl RegionPlan {
@@ -39,15 +41,18 @@ impl RegionPlan {
         held: &Cache,
     ) -> Result<Self, RegionError> {
         let existing = source::stack(held, region).unwrap_or(Value::Null);
-        let policy = compiled
-            .for_region(region, PolicyRevision::default())
-            .map_err(|denial| RegionError::Policy(denial.to_string()))?;
-        let revision = next_revision(&existing, &policy, object);
+        let policy = match compiled.for_region(region, PolicyRevision::default()) {
+            Ok(policy) => policy,
+            Err(denial) => removal::without_law(object, &existing, compiled)
+                .ok_or_else(|| RegionError::Policy(Box::new(denial)))?,
+        };
+        let content = content(&policy, object);
+        let revision = next_revision(&existing, &content);
         let policy = RegionPolicy {
             revision: PolicyRevision::from(revision),
             ..policy
         };
-        let stack = stack(region, uid, object, &policy, revision)?;
+        let stack = stack(region, uid, object, &policy, &content)?;
         // The namespace is the region role's to make: until it is there, no placement is planned and none is pruned either.
         let (placements, surplus) = if existing["status"]["namespaceReady"].as_bool() == Some(true) {
             let placements = placements(region, uid, compiled, &policy, held)?;
@@ -61,23 +66,22 @@ impl RegionPlan {
             stack,
             placements,
             surplus,
+            existing,
         })
     }
 
     /// Everything to apply, in order.
-    pub(crate) fn manifests(&self) -> impl Iterator<Item = (Purpose, &Manifest)> {
-        std::iter::once((Purpose::HubStack, &self.stack))
-            .chain(self.placements.iter().map(|manifest| (Purpose::HubPlacement, manifest)))
+    pub(crate) fn manifests(&self) -> impl Iterator<Item = &Manifest> {
+        std::iter::once(&self.stack).chain(&self.placements)
     }
 }
 
 /// The revision that the stack is written with: the one that is there when nothing changed for this region, else one more
 /// than the highest that the member has seen.
-fn next_revision(existing: &Value, policy: &RegionPolicy, region: &Value) -> u64 {
+fn next_revision(existing: &Value, content: &str) -> u64 {
     let written = existing["spec"]["revision"].as_u64().unwrap_or_default();
     let applied = existing["status"]["appliedRevision"].as_u64().unwrap_or_default();
-    let same =
-        existing["metadata"]["annotations"][CONTENT_ANNOTATION].as_str() == Some(content(policy, region).as_str());
+    let same = existing["metadata"]["annotations"][CONTENT_ANNOTATION].as_str() == Some(content);
     if same && written >= applied {
         written
     } else {
@@ -108,11 +112,11 @@ fn stack(
     uid: &str,
     object: &Value,
     policy: &RegionPolicy,
-    revision: u64,
+    content: &str,
 ) -> Result<Manifest, NotAManifest> {
     let wanted = &object["spec"];
     let mut spec = json!({
-        "region": region, "jurisdiction": policy.jurisdiction, "revision": revision,
+        "region": region, "jurisdiction": policy.jurisdiction, "revision": policy.revision,
         "publicHost": wanted["gateway"]["host"], "publicUrl": policy.public_url, "peerUrl": wanted["gateway"]["peerUrl"],
         "countriesServed": policy.countries_served, "policy": policy,
     });
@@ -129,7 +133,7 @@ fn stack(
         "apiVersion": REGION_STACK.api_version(), "kind": REGION_STACK.kind,
         "metadata": {
             "name": region, "labels": labels(region, uid),
-            "annotations": { CONTENT_ANNOTATION: content(policy, object) },
+            "annotations": { CONTENT_ANNOTATION: content },
         },
         "spec": spec,
     }))
@@ -145,9 +149,8 @@ fn placements(
 ) -> Result<Vec<Manifest>, NotAManifest> {
     let namespace = format!("meridian-{region}");
     let tenants = compiled.source().tenants.iter();
-    let concerned = tenants.filter(|(tenant, facts)| {
-        facts.spec.home.region == *region || policy.imports.iter().any(|edge| edge.tenant == **tenant)
-    });
+    let importing: BTreeSet<_> = policy.imports.iter().map(|edge| &edge.tenant).collect();
+    let concerned = tenants.filter(|(tenant, facts)| facts.spec.home.region == *region || importing.contains(tenant));
     let mut placements = Vec::new();
     for (tenant, facts) in concerned {
         let edges: Vec<_> = policy.exports.iter().filter(|edge| edge.tenant == *tenant).collect();

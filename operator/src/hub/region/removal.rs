@@ -2,13 +2,16 @@
 //! taken out of its member. What the stack laid down there stays, unless `deletionPolicy` says `Delete`: then the region
 //! removes it before it lets its RegionStack go.
 
-use meridian_policy::RegionName;
+use jiff::Timestamp;
+use meridian_crds::ClosingEdge;
+use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName, RegionPolicy};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{RegionError, place};
 use crate::apply::observed;
+use crate::hub::closing::{self, Missing, Stacks};
 use crate::hub::departure::{FINALIZER, Waiting};
-use crate::hub::members::Health;
 use crate::hub::{Hub, source};
 use crate::manifest::{
     INGEST_POOL, MANAGED_BY, MANAGED_BY_LABEL, ObjectKey, REGION_LABEL, REGION_STACK, TENANT_PLACEMENT,
@@ -43,15 +46,28 @@ pub(crate) enum Removal {
 }
 
 impl Removal {
-    /// What is due, by the hub's resources and what the region's member holds. Pure.
-    pub(crate) fn of(region: &RegionName, hub: &Cache, held: &Cache) -> Self {
+    /// What is due, by the hub's resources and what the members hold: the region's own, and every region's stack. Pure.
+    pub(crate) fn of(
+        region: &RegionName,
+        object: &Value,
+        hub: &Cache,
+        held: &Cache,
+        stacks: &Stacks,
+        now: Timestamp,
+    ) -> Self {
         if let Some(home) = still_home(region.as_str(), hub) {
             return Self::Stay(home);
         }
         let stack = source::stack(held, region).unwrap_or(Value::Null);
         let remains = remains(held, region);
-        if let Some(open) = open(&stack, &remains) {
+        // Only from when they are written down: what nobody remembers, nobody waits for.
+        let missing = closing::recorded(object)
+            .map(|recorded| closing::missing(&seen(Some(recorded), region.as_str(), stacks), stacks, now));
+        if let Some(open) = open(&stack, &remains, missing.as_deref()) {
             return Self::Stay(waiting("EdgesOpen", open));
+        }
+        if let Some(other) = other_policy(object, &stack) {
+            return Self::Stay(waiting("DeletionPolicyUntold", other));
         }
         if remains.is_empty() {
             Self::Done
@@ -64,20 +80,30 @@ impl Removal {
 /// Tenants that a message names; the count is of all.
 const NAMED: usize = 5;
 
-pub(super) async fn step(hub: &Hub, name: &str, object: &Value) -> Result<Step, RegionError> {
+/// The edges from and to the region that are to be closed: nothing while tenants have their home there, or while they
+/// cannot be known.
+pub(super) fn to_close(hub: &Hub, name: &str, object: &Value, stacks: &Stacks) -> Option<Vec<ClosingEdge>> {
+    let recorded = closing::recorded(object);
+    // The first compile waits until every member that can be asked is listed.
+    let known = hub.newest.get().is_some() && source::homed_in(&hub.cache, name).is_empty();
+    if known {
+        Some(seen(recorded, name, stacks))
+    } else {
+        recorded
+    }
+}
+
+fn seen(recorded: Option<Vec<ClosingEdge>>, region: &str, stacks: &Stacks) -> Vec<ClosingEdge> {
+    closing::seen(recorded, stacks, |ends| ends.from == region || ends.to == region)
+}
+
+pub(super) async fn step(hub: &Hub, name: &str, object: &Value, stacks: &Stacks) -> Result<Step, RegionError> {
     // Said also when nothing else can be: the member may not answer.
     if let Some(home) = still_home(name, &hub.cache) {
         return Ok(Step::Stay(home));
     }
     let (region, spec) = super::parse(name, object)?;
     let (cluster, member) = place(hub, name, &spec).await?;
-    if let Health::Unreachable(cause) = member.health() {
-        return Err(RegionError::Unreachable {
-            region: name.to_owned(),
-            cluster: cluster.name.clone(),
-            cause,
-        });
-    }
     let stack = source::stack(member.cache(), &region).unwrap_or(Value::Null);
     if !member.is_known() {
         return Ok(Step::Removing {
@@ -89,7 +115,8 @@ pub(super) async fn step(hub: &Hub, name: &str, object: &Value) -> Result<Step, 
             wrote: false,
         });
     }
-    let remains = match Removal::of(&region, &hub.cache, member.cache()) {
+    let now = Timestamp::now();
+    let remains = match Removal::of(&region, object, &hub.cache, member.cache(), stacks, now) {
         Removal::Stay(waiting) => return Ok(Step::Stay(waiting)),
         Removal::Done => return Ok(Step::Gone),
         Removal::Due(remains) => remains,
@@ -166,22 +193,63 @@ fn remains(held: &Cache, region: &RegionName) -> Vec<(ObjectKey, Option<String>)
 
 /// What must be closed before anything is removed: while edges lead here, or tenants are placed here, the region has copies
 /// to purge, and must be there to do it.
-fn open(stack: &Value, remains: &[(ObjectKey, Option<String>)]) -> Option<String> {
+/// `missing`: the acknowledgements that are waited for, once that is known.
+fn open(stack: &Value, remains: &[(ObjectKey, Option<String>)], missing: Option<&[Missing]>) -> Option<String> {
     if stack.is_null() || crate::finalizer::is_deleting(stack) {
         return None;
     }
+    let Some(missing) = missing else {
+        return Some("the edges that are to be closed are being written down".to_owned());
+    };
     let listed = |way: &str| stack["spec"]["policy"][way].as_array().map_or(0, Vec::len);
     let edges = listed("imports") + listed("exports");
     let placed = remains.iter().filter(|(key, _)| key.kind == TENANT_PLACEMENT).count();
     if edges > 0 || listed("homes") > 0 || placed > 0 {
         return Some(format!("{edges} edges and {placed} placements are being closed"));
     }
-    (!source::settled(stack)).then(|| {
-        format!(
+    if !source::settled(stack) {
+        return Some(format!(
             "revision {} closes the last edges, and the region has not applied it yet",
             stack["spec"]["revision"]
-        )
-    })
+        ));
+    }
+    closing::sentence(missing)
+}
+
+/// What becomes of the data is for the FitnessRegion to say as it is now: the member may have been told something older.
+fn other_policy(object: &Value, stack: &Value) -> Option<String> {
+    if stack.is_null() || crate::finalizer::is_deleting(stack) {
+        return None;
+    }
+    let said = |object: &Value| object["spec"]["deletionPolicy"].as_str().unwrap_or("Retain").to_owned();
+    let (asked, told) = (said(object), said(stack));
+    (asked != told).then(|| format!("deletionPolicy is {asked}, and the region still has {told}: it is being told"))
+}
+
+/// The policy of a deleted region that has none any more, because its law was deleted with it: the one that it has,
+/// without any edge, and without tenants that have left. Otherwise neither it nor its tenants could ever go.
+pub(super) fn without_law(object: &Value, existing: &Value, compiled: &CompiledPolicy) -> Option<RegionPolicy> {
+    if !crate::finalizer::is_deleting(object) {
+        return None;
+    }
+    let mut policy = RegionPolicy::deserialize(&existing["spec"]["policy"]).ok()?;
+    policy.revision = PolicyRevision::default();
+    policy.exports.clear();
+    policy.imports.clear();
+    let known = &compiled.source().tenants;
+    policy.homes.retain(|home| known.contains_key(&home.tenant));
+    Some(policy)
+}
+
+/// What else a pass says when the region, which is still needed, cannot be laid down.
+pub(super) fn also_failed(held: Waiting, error: Option<&RegionError>) -> Waiting {
+    match error {
+        Some(error) if !held.message.contains(&error.to_string()) => Waiting {
+            message: format!("{}; meanwhile: {error}", held.message),
+            ..held
+        },
+        _ => held,
+    }
 }
 
 #[cfg(test)]
@@ -213,16 +281,35 @@ mod tests {
 
     #[test]
     fn nothing_is_removed_before_edges_are_closed_and_that_is_applied() {
-        assert!(open(&stack(1, 4, Some(4)), &[]).is_some());
-        assert!(open(&stack(0, 5, Some(4)), &[]).is_some());
-        assert!(open(&stack(0, 5, Some(5)), &[]).is_none());
+        let none = Some(&[][..]);
+        assert!(open(&stack(1, 4, Some(4)), &[], none).is_some());
+        assert!(open(&stack(0, 5, Some(4)), &[], none).is_some());
+        assert!(open(&stack(0, 5, Some(5)), &[], None).is_some());
+        assert!(open(&stack(0, 5, Some(5)), &[], none).is_none());
+        let missing = [Missing {
+            region: "us".parse().unwrap(),
+            edge: "stride-eu.workout-summary.us".parse().unwrap(),
+        }];
+        assert!(open(&stack(0, 5, Some(5)), &[], Some(&missing)).is_some());
         let placement = ObjectKey::namespaced(TENANT_PLACEMENT, "meridian-us", "stride-eu");
-        assert!(open(&stack(0, 5, Some(5)), &[(placement, None)]).is_some());
+        assert!(open(&stack(0, 5, Some(5)), &[(placement, None)], none).is_some());
     }
 
     #[test]
     fn a_region_that_never_applied_anything_has_nothing_to_close() {
-        assert!(open(&stack(0, 1, None), &[]).is_none());
-        assert!(open(&Value::Null, &[]).is_none());
+        assert!(open(&stack(0, 1, None), &[], Some(&[])).is_none());
+        assert!(open(&Value::Null, &[], None).is_none());
+    }
+
+    #[test]
+    fn the_member_is_told_of_the_deletion_policy_that_holds_now() {
+        let (retain, delete) = (
+            json!({"spec": {"deletionPolicy": "Retain"}}),
+            json!({"spec": {"deletionPolicy": "Delete"}}),
+        );
+        assert!(other_policy(&retain, &delete).is_some());
+        assert!(other_policy(&delete, &json!({"spec": {}})).is_some());
+        assert!(other_policy(&json!({"spec": {}}), &retain).is_none());
+        assert!(other_policy(&delete, &Value::Null).is_none());
     }
 }

@@ -1,6 +1,8 @@
 //! What a FitnessRegion's status says: what its member answers, and what the last pass came to.
 
+use meridian_crds::FitnessRegionSpec;
 use meridian_policy::RegionName;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Done, RegionError};
@@ -17,10 +19,10 @@ pub(super) fn status(
     result: &Result<Done, RegionError>,
     held: Option<&Waiting>,
 ) -> Value {
-    let cluster = object["spec"]["clusters"][0]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
+    let spec = FitnessRegionSpec::deserialize(&object["spec"]).ok();
+    let cluster = spec
+        .and_then(|spec| spec.primary().map(|cluster| cluster.name.clone()))
+        .unwrap_or_default();
     let member = hub.members.get(&cluster);
     let stack = match (result, name.parse::<RegionName>()) {
         (Ok(done), _) => done.stack.clone(),

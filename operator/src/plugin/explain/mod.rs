@@ -134,7 +134,7 @@ impl From<Check> for CheckRow {
 /// # Errors
 /// When the hub has no such tenant or region.
 pub fn report(hub: &Cache, question: &Question, now: Timestamp) -> Result<ExplainReport, PluginError> {
-    let source = source::for_review(hub);
+    let source = source::as_written(hub);
     let Question {
         tenant,
         class,

@@ -63,6 +63,7 @@ fn a_tenant_that_is_being_deleted_sends_nothing_whatever_the_law_allows() {
     let world = World::settled();
     edit(&world.hub, TENANT_DATA_RESIDENCY, "stride-eu", |tenant| {
         tenant["metadata"]["deletionTimestamp"] = json!("2026-11-26T11:59:00Z");
+        tenant["status"]["closing"] = json!([]);
     });
     let report = explain(&world, &asked("stride-eu", "workout-summary", "eu", "us")).unwrap();
     let first = &report.checks[0];
@@ -79,6 +80,7 @@ fn nothing_is_sent_to_a_tenant_that_is_being_deleted() {
     let world = World::settled();
     edit(&world.hub, TENANT_DATA_RESIDENCY, "stride-us", |tenant| {
         tenant["metadata"]["deletionTimestamp"] = json!("2026-11-26T11:59:00Z");
+        tenant["status"]["closing"] = json!([]);
     });
     let report = explain(&world, &asked("stride-eu", "workout-summary", "eu", "us")).unwrap();
     assert!(!report.lawful, "{report}");

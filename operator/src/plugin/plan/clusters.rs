@@ -1,5 +1,6 @@
 //! What the hub would write into each member, by its own plans. Pure.
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName};
@@ -16,7 +17,7 @@ use crate::hub::region::{
     CONTENT_ANNOTATION, RegionError, RegionPlan, Removal, named_primary, parse, stands_where_declared,
 };
 use crate::hub::source::Departing;
-use crate::hub::{pool, source};
+use crate::hub::{closing, pool, source};
 use crate::manifest::{FITNESS_REGION, INGEST_POOL, Kind, Manifest, ObjectKey, TENANT_DATA_RESIDENCY};
 use crate::plugin::observe::Members;
 use crate::watch::Cache;
@@ -64,10 +65,10 @@ pub struct CopyRow {
 }
 
 /// Every region's member, in the order of the regions' names; last the pools of regions that there are not.
-pub(super) fn clusters(hub: &Cache, policy: &CompiledPolicy, members: &Members) -> Vec<ClusterRow> {
+pub(super) fn clusters(hub: &Cache, policy: &CompiledPolicy, members: &Members, now: Timestamp) -> Vec<ClusterRow> {
     let regions = hub.of_kind(FITNESS_REGION);
     let rows = regions.iter().map(|(key, object)| {
-        let (cluster, planned) = region(&key.name, object, hub, policy, members);
+        let (cluster, planned) = region(&key.name, object, hub, policy, members, now);
         let (copies, notes, refusal) = match planned {
             Ok((copies, notes)) => (copies, notes, None),
             Err(refusal) => (Vec::new(), Vec::new(), Some(refusal)),
@@ -109,6 +110,7 @@ fn region(
     hub: &Cache,
     policy: &CompiledPolicy,
     members: &Members,
+    now: Timestamp,
 ) -> (String, Planned) {
     let uid = object.uid().unwrap_or_default();
     let object = observed(object);
@@ -122,7 +124,7 @@ fn region(
         copies(&region, &uid, &object, hub, policy, held)
     };
     let planned = match members.get(&cluster.name) {
-        Some(Ok(held)) => leaving(&region, &object, hub, held)
+        Some(Ok(held)) => leaving(&region, &object, hub, members, held, now)
             .map_or_else(|| lay_down(held), Ok)
             .map_err(|error| refused(&error)),
         Some(Err(silence)) => Err(Refusal {
@@ -142,7 +144,14 @@ fn region(
 }
 
 /// What goes from the member of a region that is being deleted; none while it is laid down as ever.
-fn leaving(region: &RegionName, object: &Value, hub: &Cache, held: &Cache) -> Option<(Vec<CopyRow>, Vec<String>)> {
+fn leaving(
+    region: &RegionName,
+    object: &Value,
+    hub: &Cache,
+    members: &Members,
+    held: &Cache,
+    now: Timestamp,
+) -> Option<(Vec<CopyRow>, Vec<String>)> {
     if !finalizer::is_deleting(object) {
         return None;
     }
@@ -150,7 +159,8 @@ fn leaving(region: &RegionName, object: &Value, hub: &Cache, held: &Cache) -> Op
     if !finalizer::is_held(object, FINALIZER) {
         return Some((Vec::new(), Vec::new()));
     }
-    let due = match Removal::of(region, hub, held) {
+    let stacks = closing::stacks(hub, |member| members.get(member)?.as_ref().ok().cloned());
+    let due = match Removal::of(region, object, hub, held, &stacks, now) {
         Removal::Stay(_) => return None,
         Removal::Done => Vec::new(),
         Removal::Due(due) => due,
@@ -184,7 +194,7 @@ fn copies(
 ) -> Result<(Vec<CopyRow>, Vec<String>), RegionError> {
     let plan = RegionPlan::of(region, uid, object, policy, held)?;
     let mut rows = Vec::new();
-    for (_, manifest) in plan.manifests() {
+    for manifest in plan.manifests() {
         rows.extend(copy(manifest, held)?);
     }
     rows.extend(plan.surplus.iter().map(|key| removed(key, held)));

@@ -100,8 +100,8 @@ pub struct PlanReport {
 #[must_use]
 pub fn report(hub: &Cache, admitted: Admitted, members: &Members, now: Timestamp) -> PlanReport {
     let (before, after) = (policy(hub, members, now), policy(&admitted.hub, members, now));
-    let mut clusters = clusters::clusters(&admitted.hub, &after, members);
-    for (row, old) in paired(&mut clusters, &clusters::clusters(hub, &before, members)) {
+    let mut clusters = clusters::clusters(&admitted.hub, &after, members, now);
+    for (row, old) in paired(&mut clusters, &clusters::clusters(hub, &before, members, now)) {
         let same = clusters::wanted(hub, &before, &row.region) == clusters::wanted(&admitted.hub, &after, &row.region);
         row.refused_already = same && row.refusal.is_some() && row.refusal == old.refusal;
         for copy in &mut row.copies {

@@ -187,6 +187,7 @@ fn delete(world: &World, kind: Kind, name: &str) {
     edit(&world.hub, kind, name, |object| {
         object["metadata"]["deletionTimestamp"] = json!("2026-11-26T11:59:00Z");
         object["metadata"]["finalizers"] = json!([FINALIZER]);
+        object["status"]["closing"] = json!([]);
     });
 }
 

@@ -6,7 +6,6 @@ use serde_json::Value;
 use super::{Condition, LeaseState, MemberRow, PoolRow, RegionRow, TenantRow, ViolationRow};
 use crate::apply::observed;
 use crate::hub::lease::REVISION_ANNOTATION;
-use crate::hub::region::primary;
 use crate::hub::source;
 use crate::manifest::{FITNESS_REGION, INGEST_POOL, Kind, TENANT_DATA_RESIDENCY};
 use crate::plugin::observe::{State, States};
@@ -116,7 +115,7 @@ pub(super) fn members(hub: &Cache, states: &States, now: Timestamp) -> Vec<Membe
     let regions = source::regions(hub);
     regions
         .iter()
-        .filter_map(|(region, spec)| Some((region, primary(spec)?)))
+        .filter_map(|(region, spec)| Some((region, spec.primary()?)))
         .map(|(region, cluster)| match states.get(&cluster.name) {
             Some(Ok(state)) => {
                 let stack = source::stack(&state.stacks, region);

@@ -3,6 +3,7 @@
 //! observe ([`observe`]) → validate ([`validate`]) → plan ([`plan`], pure) → apply (here, phase by phase as
 //! [`progress`] allows) → status ([`status`]).
 
+pub mod kept;
 pub mod observe;
 pub mod plan;
 pub mod progress;
@@ -22,6 +23,7 @@ use crate::reconcile::{Outcome, Pass};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
+use kept::Kept;
 use meridian_policy::{RegionName, RegionPolicy};
 use secrets::SecretsError;
 use serde_json::{Value, json};
@@ -125,6 +127,8 @@ pub struct Stacks {
     pub served: Served,
     /// What was last reported about each region, so that Events tell changes and not passes.
     pub reported: Arc<Mutex<BTreeMap<String, String>>>,
+    /// What the last pass left for the next.
+    pub kept: Kept,
 }
 
 /// Which region this cluster is: the one given at the start, or the first one seen.
@@ -242,9 +246,9 @@ impl Stacks {
                 ..Done::default()
             });
         }
-        let secrets = secrets::ensure(&self.applier, &stack, Timestamp::now()).await?;
+        let secrets = self.kept.secrets(&self.applier, &stack, Timestamp::now()).await?;
         written += secrets.written;
-        let plan = plan::plan(&stack, &secrets.material)?;
+        let plan = self.kept.plan(&stack, &secrets.material)?;
         let (mut reached, mut waiting) = progress::reached(&plan, cache);
         for (index, phase) in plan.phases.iter().enumerate() {
             if index >= reached {
@@ -286,7 +290,8 @@ impl Stacks {
             let applier = self.applier.clone();
             async move { applier.apply(Purpose::RegionStack, &manifest).await }
         };
-        let writes: Vec<_> = manifests.iter().cloned().map(one).collect();
+        let differing = manifests.iter().filter(|manifest| !self.applier.is_settled(manifest));
+        let writes: Vec<_> = differing.cloned().map(one).collect();
         let applied: Vec<Applied> = futures::stream::iter(writes)
             .buffer_unordered(WRITES_AT_ONCE)
             .try_collect()

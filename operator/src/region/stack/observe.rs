@@ -9,7 +9,7 @@ use crate::region::ingest::{self, validate::Settings};
 use crate::region::policy::hold::Placement;
 use crate::watch::Cache;
 use meridian_policy::{RegionName, RegionPolicy};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The RegionStack of a region.
 #[must_use]
@@ -71,7 +71,13 @@ pub fn namespace_ready(cache: &Cache, region: &RegionName) -> bool {
 }
 
 impl Observed for Cache {
+    /// Only what progress is read from: a pass looks at every workload several times.
     fn get(&self, key: &ObjectKey) -> Option<Value> {
-        Self::get(self, key).map(|object| observed(&object))
+        let object = Self::get(self, key)?;
+        Some(json!({
+            "metadata": {"generation": object.metadata.generation},
+            "spec": {"replicas": object.data["spec"]["replicas"]},
+            "status": object.data["status"],
+        }))
     }
 }

@@ -30,6 +30,7 @@ pub enum SecretsError {
 }
 
 /// The outcome of a look over all secrets.
+#[derive(Clone)]
 pub struct Secrets {
     /// What the plan needs to know.
     pub material: Material,

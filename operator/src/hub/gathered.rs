@@ -1,0 +1,202 @@
+//! Gathers what the policy is compiled from, again and again. It is gathered at every change of anything: parsing ten
+//! thousand tenants and their placements for one that differs would make each change as late as all of them together, so
+//! what was made of an observation is kept as long as that is the last one.
+
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
+
+use kube::api::DynamicObject;
+use meridian_policy::{Epoch, PolicySource, RegionName, RegionTrust, TenantFacts, TenantId, TenantResidencySpec};
+use serde::Deserialize;
+
+use super::admission::named;
+use super::source::{Course, Departing, Seen, facts, is_deleted, own_trust, regions, specs, told};
+use crate::manifest::{JURISDICTION, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT};
+use crate::watch::{Cache, Identity};
+
+/// What earlier looks made of what is still the same.
+#[derive(Default)]
+pub struct Gatherer {
+    residencies: Kept<Residency>,
+    /// By region: the epochs of the placements that its member holds.
+    epochs: BTreeMap<RegionName, Kept<Option<u64>>>,
+    trusts: BTreeMap<RegionName, Kept<Option<RegionTrust>>>,
+}
+
+/// What the policy needs of a TenantDataResidency.
+struct Residency {
+    spec: Option<TenantResidencySpec>,
+    course: Course,
+    epoch: Option<u64>,
+}
+
+impl Residency {
+    fn of(object: &DynamicObject) -> Self {
+        Self {
+            spec: TenantResidencySpec::deserialize(&object.data["spec"]).ok(),
+            course: Course::of(object),
+            epoch: object.data["status"]["epoch"].as_u64(),
+        }
+    }
+}
+
+impl Gatherer {
+    /// Everything, or nothing while a member that could be asked has not been listed yet: a policy compiled from half of
+    /// what there is would cut edges that are lawful. `seen` tells what is known of the member with that name.
+    #[must_use]
+    pub fn gather(&mut self, hub: &Cache, seen: impl Fn(&str) -> Seen) -> Option<PolicySource> {
+        let regions = regions(hub);
+        let placed: BTreeMap<RegionName, Seen> = regions
+            .iter()
+            .map(|(name, spec)| {
+                let seen = spec.primary().map(|cluster| seen(&cluster.name));
+                (name.clone(), seen.unwrap_or_default())
+            })
+            .collect();
+        if placed.values().any(|seen| seen.awaited) {
+            return None;
+        }
+        let known: Vec<&Cache> = placed.values().filter_map(Seen::known).collect();
+        let told = LazyCell::new(|| told(&known));
+        self.trusts.retain(|region, _| placed.contains_key(region));
+        let regions = regions
+            .into_iter()
+            .map(|(name, spec)| {
+                let held = placed.get(&name).and_then(|seen| seen.held.as_ref());
+                let own = held.and_then(|held| self.own_trust(&name, held));
+                let facts = facts(&name, &spec, own.or_else(|| told.get(&name).cloned()));
+                (name, facts)
+            })
+            .collect();
+        Some(PolicySource {
+            jurisdictions: named(specs(hub, JURISDICTION)),
+            parties: named(specs(hub, PARTY)),
+            tenants: self.tenants(hub, &placed),
+            regions,
+        })
+    }
+
+    fn own_trust(&mut self, region: &RegionName, held: &Cache) -> Option<RegionTrust> {
+        let key = ObjectKey::cluster(REGION_STACK, region.as_str());
+        let kept = self.trusts.entry(region.clone()).or_default();
+        let stack = held.identity(&key).map(|identity| (key, identity));
+        kept.look(held, stack, own_trust);
+        kept.values().next().cloned().flatten()
+    }
+
+    /// Tenants with the epoch of their home: the highest that any member or the tenant's own status has seen. A tenant that
+    /// was never placed gets the first epoch only while its home can be asked whether it holds a higher one.
+    fn tenants(&mut self, hub: &Cache, placed: &BTreeMap<RegionName, Seen>) -> BTreeMap<TenantId, TenantFacts> {
+        let (epochs, departing) = (placed_epochs(&mut self.epochs, placed), Departing::of(hub));
+        let observed = hub.identities_of(TENANT_DATA_RESIDENCY);
+        self.residencies.look(hub, observed, Residency::of);
+        let facts = self.residencies.values().filter_map(|residency| {
+            let spec = departing.left_of(residency.spec.clone()?, residency.course)?;
+            let placements = epochs.get(spec.tenant.as_str()).copied();
+            let home_is_known = placed.get(&spec.home.region).is_some_and(|seen| seen.known().is_some());
+            let epoch = match residency.epoch.max(placements) {
+                Some(epoch) => epoch.max(1),
+                // Nobody moves in where everybody is to move out.
+                None if home_is_known && !is_deleted(hub, &spec.home.region) => 1,
+                None => return None,
+            };
+            let epoch = Epoch::from(epoch);
+            Some((spec.tenant.clone(), TenantFacts { spec, epoch }))
+        });
+        facts.collect()
+    }
+}
+
+/// The highest epoch that any member's placements hold, by tenant. Gathered once for all tenants: a look through every
+/// member for each of them grows with the square of the fleet.
+fn placed_epochs<'a>(
+    of_regions: &'a mut BTreeMap<RegionName, Kept<Option<u64>>>,
+    placed: &BTreeMap<RegionName, Seen>,
+) -> BTreeMap<&'a str, u64> {
+    of_regions.retain(|region, _| placed.get(region).is_some_and(|seen| seen.known().is_some()));
+    for (region, seen) in placed {
+        if let Some(held) = seen.known() {
+            let kept = of_regions.entry(region.clone()).or_default();
+            let observed = held.identities_of(TENANT_PLACEMENT);
+            kept.look(held, observed, |object| object.data["spec"]["epoch"].as_u64());
+        }
+    }
+    let mut highest = BTreeMap::new();
+    for (key, (_, epoch)) in of_regions.values().flat_map(|kept| &kept.0) {
+        if let Some(epoch) = *epoch {
+            let known = highest.entry(key.name.as_str()).or_insert(epoch);
+            *known = epoch.max(*known);
+        }
+    }
+    highest
+}
+
+/// What was made of each object, and of which observation of it.
+struct Kept<T>(BTreeMap<ObjectKey, (Identity, T)>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T> Kept<T> {
+    /// Makes anew what is another observation than before, and forgets what is gone.
+    fn look(
+        &mut self,
+        cache: &Cache,
+        observed: impl IntoIterator<Item = (ObjectKey, Identity)>,
+        make: impl Fn(&DynamicObject) -> T,
+    ) {
+        let mut before = std::mem::take(&mut self.0);
+        for (key, identity) in observed {
+            // An object without a version cannot be told from another observation of it.
+            let same = |known: &Identity| known.version.is_some() && *known == identity;
+            let kept = before.remove(&key).filter(|(known, _)| same(known));
+            let made = kept.or_else(|| Some((identity, make(cache.get(&key)?.as_ref()))));
+            if let Some(made) = made {
+                self.0.insert(key, made);
+            }
+        }
+    }
+
+    fn values(&self) -> impl Iterator<Item = &T> {
+        self.0.values().map(|(_, made)| made)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::cell::Cell;
+
+    fn put(cache: &Cache, name: &str, version: Option<&str>, epoch: u64) {
+        let object = json!({"metadata": {"name": name, "namespace": "n", "uid": name, "resourceVersion": version},
+            "spec": {"epoch": epoch}});
+        let key = ObjectKey::namespaced(TENANT_PLACEMENT, "n", name);
+        cache.put(key, serde_json::from_value(object).unwrap());
+    }
+
+    #[test]
+    fn only_another_observation_is_looked_at_again_and_what_is_gone_is_forgotten() {
+        let (mut kept, cache, looks) = (Kept::default(), Cache::default(), Cell::new(0));
+        let mut look = |cache: &Cache| {
+            kept.look(cache, cache.identities_of(TENANT_PLACEMENT), |object| {
+                looks.set(looks.get() + 1);
+                object.data["spec"]["epoch"].as_u64()
+            });
+            (kept.values().copied().flatten().collect::<Vec<_>>(), looks.take())
+        };
+        put(&cache, "a", Some("1"), 1);
+        put(&cache, "b", Some("2"), 2);
+        assert_eq!(look(&cache), (vec![1, 2], 2));
+        assert_eq!(look(&cache), (vec![1, 2], 0));
+        put(&cache, "a", Some("3"), 7);
+        assert_eq!(look(&cache), (vec![7, 2], 1));
+        assert_eq!(look(&Cache::default()), (vec![], 0));
+        put(&cache, "c", None, 9);
+        assert_eq!(look(&cache).1, 3);
+        assert_eq!(look(&cache).1, 1, "without a version it may be another one each time");
+    }
+}

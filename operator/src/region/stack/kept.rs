@@ -1,0 +1,122 @@
+//! What one pass leaves for the next. A pass that finds nothing to do is by far the most frequent one: each change of any
+//! object in the region asks for one. It must not render a hundred objects and verify a dozen certificates anew.
+//!
+//! Nothing here decides: the plan is kept while its input is equal, secrets while they are the very observations that
+//! were looked at.
+
+use super::plan::{Material, Plan, components, plan};
+use super::secrets::{Credential, REGION_CA, Secrets, SecretsError, Wanted, ensure};
+use super::validate::Stack;
+use crate::apply::Applier;
+use crate::manifest::{NotAManifest, ObjectKey, SECRET};
+use jiff::Timestamp;
+use kube::api::DynamicObject;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What the last pass left. Clones share it.
+#[derive(Clone, Default)]
+pub struct Kept(Arc<Mutex<Left>>);
+
+#[derive(Default)]
+struct Left {
+    plan: Option<(Stack, Material, Arc<Plan>)>,
+    secrets: Option<Looked>,
+}
+
+/// Secrets that were all there and not due.
+struct Looked {
+    wanted: (Vec<Credential>, Vec<Wanted>),
+    seen: Vec<Arc<DynamicObject>>,
+    found: Secrets,
+}
+
+impl Kept {
+    fn lock(&self) -> MutexGuard<'_, Left> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The plan of a stack.
+    ///
+    /// # Errors
+    /// See [`plan`].
+    pub fn plan(&self, stack: &Stack, material: &Material) -> Result<Arc<Plan>, NotAManifest> {
+        if let Some((of, with, known)) = &self.lock().plan
+            && (of, with) == (stack, material)
+        {
+            return Ok(known.clone());
+        }
+        let made = Arc::new(plan(stack, material)?);
+        self.lock().plan = Some((stack.clone(), material.clone(), made.clone()));
+        Ok(made)
+    }
+
+    /// The secrets of a stack; made or renewed where that is due.
+    ///
+    /// # Errors
+    /// See [`ensure`].
+    pub async fn secrets(&self, applier: &Applier, stack: &Stack, now: Timestamp) -> Result<Secrets, SecretsError> {
+        let wanted = (components::credentials(stack), components::certificates(stack));
+        let seen = observed(applier, stack, &wanted);
+        if let (Some(looked), Some(seen)) = (&self.lock().secrets, &seen)
+            && looked.wanted == wanted
+            && now < looked.found.next_renewal
+            && same(&looked.seen, seen)
+        {
+            return Ok(looked.found.clone());
+        }
+        let found = ensure(applier, stack, now).await?;
+        self.lock().secrets = seen.filter(|_| found.written == 0).map(|seen| Looked {
+            wanted,
+            seen,
+            found: found.clone(),
+        });
+        Ok(found)
+    }
+}
+
+/// Every secret as it is observed now; nothing when one is missing.
+fn observed(
+    applier: &Applier,
+    stack: &Stack,
+    (credentials, certificates): &(Vec<Credential>, Vec<Wanted>),
+) -> Option<Vec<Arc<DynamicObject>>> {
+    let space = stack.namespace();
+    let credentials = credentials.iter().map(Credential::secret);
+    let certificates = certificates.iter().map(|wanted| wanted.secret.clone());
+    std::iter::once(REGION_CA.to_owned())
+        .chain(credentials)
+        .chain(certificates)
+        .map(|name| applier.cache().get(&ObjectKey::namespaced(SECRET, &space, &name)))
+        .collect()
+}
+
+fn same(left: &[Arc<DynamicObject>], right: &[Arc<DynamicObject>]) -> bool {
+    left.len() == right.len() && left.iter().zip(right).all(|(left, right)| Arc::ptr_eq(left, right))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::validate::example;
+    use super::*;
+
+    #[test]
+    fn the_plan_is_kept_while_its_input_is_equal_and_made_anew_when_it_is_not() {
+        let (kept, material) = (Kept::default(), Material::default());
+        let first = kept.plan(&example(), &material).unwrap();
+        assert!(Arc::ptr_eq(&first, &kept.plan(&example(), &material).unwrap()));
+        let mut other = example();
+        other.images.meridian = "meridian:2".to_owned();
+        let second = kept.plan(&other, &material).unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert_eq!(second.keys(), plan(&other, &material).unwrap().keys());
+    }
+
+    #[test]
+    fn an_equal_observation_is_not_the_same_one() {
+        let secret = || Arc::new(DynamicObject::new("a", &SECRET.resource()));
+        let one = secret();
+        assert!(same(&[one.clone()], &[one.clone()]));
+        assert!(!same(&[one.clone()], &[secret()]));
+        assert!(!same(&[one.clone()], &[one.clone(), one]));
+    }
+}
