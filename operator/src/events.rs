@@ -37,6 +37,8 @@ pub enum Reason {
     MemberUnreachable,
     /// A member answers again.
     MemberReachable,
+    /// Another hub writes into the member.
+    OtherHub,
 }
 
 impl Reason {

@@ -13,6 +13,7 @@ use meridian_crds::{ClusterMember, FitnessRegionSpec};
 use meridian_policy::{Denial, RegionName};
 use serde_json::Value;
 
+use super::adopt::claim::Holder;
 use super::departure::FINALIZER;
 use super::lease::Settled;
 use super::members::{Health, Member};
@@ -82,6 +83,29 @@ pub enum RegionError {
         /// What came back.
         cause: String,
     },
+    /// Another hub writes into the member.
+    #[error(
+        "cluster {cluster} of region {region} is written by another hub ({hub}), and this one changes nothing there while \
+         that one lives; stop one of the two"
+    )]
+    OtherHub {
+        /// Which region.
+        region: String,
+        /// Which cluster.
+        cluster: String,
+        /// Identity of the other hub.
+        hub: String,
+    },
+    /// It could not be found out whether another hub writes into the member.
+    #[error("cluster {cluster} of region {region} cannot be claimed for this hub: {cause}")]
+    Unclaimed {
+        /// Which region.
+        region: String,
+        /// Which cluster.
+        cluster: String,
+        /// What came back.
+        cause: String,
+    },
     /// The policy has no place for the region.
     #[error("{0}")]
     Policy(Box<Denial>),
@@ -101,6 +125,8 @@ impl RegionError {
             Self::Member(_) => "KubeconfigRefused",
             Self::Elsewhere { .. } => "CountryContradicted",
             Self::Unreachable { .. } => "MemberUnreachable",
+            Self::OtherHub { .. } => "OtherHub",
+            Self::Unclaimed { .. } => "MemberUnclaimed",
             Self::Policy(_) => "PolicyRefused",
             Self::Apply(_) | Self::Plan(_) => "ApplyFailed",
         }
@@ -114,6 +140,7 @@ impl RegionError {
                 | Self::NoKubeconfig { .. }
                 | Self::Member(_)
                 | Self::Elsewhere { .. }
+                | Self::OtherHub { .. }
                 | Self::Policy(_)
         )
     }
@@ -309,7 +336,7 @@ pub(crate) fn parse(name: &str, object: &Value) -> Result<(RegionName, FitnessRe
     Ok((region, spec))
 }
 
-/// The region's primary cluster, connected and answering as far as is known.
+/// The region's primary cluster, connected, answering as far as is known, and no other hub's.
 async fn place<'a>(
     hub: &Hub,
     name: &str,
@@ -324,7 +351,21 @@ async fn place<'a>(
             cause,
         });
     }
-    Ok((cluster, member))
+    let (region, named) = (name.to_owned(), cluster.name.clone());
+    match member.holder() {
+        // Until it is known, the member is not: see `Member::is_known`.
+        Holder::Us | Holder::Unasked => Ok((cluster, member)),
+        Holder::Other(hub) => Err(RegionError::OtherHub {
+            region,
+            cluster: named,
+            hub,
+        }),
+        Holder::Unknown(cause) => Err(RegionError::Unclaimed {
+            region,
+            cluster: named,
+            cause,
+        }),
+    }
 }
 
 /// The cluster that the region's objects are written into, which there must be.

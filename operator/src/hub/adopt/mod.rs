@@ -1,0 +1,7 @@
+//! A hub in front of members that know more than it does: it lost its state, or it is a second one started by mistake.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`claim`] | which hub writes into a member: one at a time |
+
+pub mod claim;
