@@ -39,6 +39,8 @@ pub enum Reason {
     MemberReachable,
     /// Another hub writes into the member.
     OtherHub,
+    /// The member holds tenants that the hub does not know.
+    TenantsUnknown,
 }
 
 impl Reason {

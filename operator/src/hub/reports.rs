@@ -47,6 +47,7 @@ impl News {
                 let reason = match stalled["reason"].as_str() {
                     Some("PolicyRefused") => Reason::PolicyRefused,
                     Some("OtherHub") => Reason::OtherHub,
+                    Some("TenantsUnknown") => Reason::TenantsUnknown,
                     _ => Reason::Invalid,
                 };
                 (reason, stalled)

@@ -3,5 +3,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`claim`] | which hub writes into a member: one at a time |
+//! | [`unknown`] | tenants that a member holds and the hub does not know: nothing of theirs is cut |
 
 pub mod claim;
+pub mod unknown;
