@@ -47,6 +47,8 @@ pub struct Leadership {
     /// Milliseconds after `base` until which writes are allowed; zero before the first acquisition.
     until: Arc<AtomicU64>,
     base: Instant,
+    /// What must hold besides.
+    bounds: Option<Arc<Leadership>>,
 }
 
 impl Leadership {
@@ -56,6 +58,7 @@ impl Leadership {
         Self {
             until: Arc::new(AtomicU64::new(0)),
             base: Instant::now(),
+            bounds: None,
         }
     }
 
@@ -67,20 +70,29 @@ impl Leadership {
         alone
     }
 
+    /// The same leadership in one place, which has to be granted too: until it is, writes there are refused.
+    #[must_use]
+    pub fn within(&self) -> Self {
+        Self {
+            bounds: Some(Arc::new(self.clone())),
+            ..Self::none()
+        }
+    }
+
     /// Whether a write may begin now.
     #[must_use]
     pub fn may_write(&self) -> bool {
         let now = u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX);
-        now < self.until.load(Ordering::SeqCst)
+        now < self.until.load(Ordering::SeqCst) && self.bounds.as_ref().is_none_or(|bounds| bounds.may_write())
     }
 
-    fn grant(&self, until: Instant) {
+    pub(crate) fn grant(&self, until: Instant) {
         let millis = until.saturating_duration_since(self.base).as_millis();
         self.until
             .store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
-    fn revoke(&self) {
+    pub(crate) fn revoke(&self) {
         self.until.store(0, Ordering::SeqCst);
     }
 }
@@ -316,6 +328,18 @@ impl Election {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_leadership_in_one_place_ends_with_the_whole() {
+        let (whole, until) = (Leadership::none(), Instant::now() + Duration::from_secs(60));
+        let place = whole.within();
+        place.grant(until);
+        assert!(!place.may_write());
+        whole.grant(until);
+        assert!(place.may_write() && !whole.within().may_write());
+        whole.revoke();
+        assert!(!place.may_write());
+    }
 
     const OWN: Duration = Duration::from_secs(13);
 

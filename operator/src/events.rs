@@ -37,6 +37,10 @@ pub enum Reason {
     MemberUnreachable,
     /// A member answers again.
     MemberReachable,
+    /// Another hub writes into the member.
+    OtherHub,
+    /// The member holds tenants that the hub does not know.
+    TenantsUnknown,
 }
 
 impl Reason {

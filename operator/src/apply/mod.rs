@@ -112,8 +112,8 @@ pub enum ApplyError {
         /// The object.
         key: Box<ObjectKey>,
     },
-    /// This process is not the leader (any more).
-    #[error("{key} was not written: this replica does not hold the role's lease")]
+    /// This process is not the leader (any more), or not there.
+    #[error("{key} was not written: this replica does not hold the role's lease, or another hub the cluster")]
     NotLeader {
         /// The object that was to be written.
         key: Box<ObjectKey>,

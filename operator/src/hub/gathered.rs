@@ -5,11 +5,13 @@
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
 
+use kube::ResourceExt;
 use kube::api::DynamicObject;
 use meridian_policy::{Epoch, PolicySource, RegionName, RegionTrust, TenantFacts, TenantId, TenantResidencySpec};
 use serde::Deserialize;
 
 use super::admission::named;
+use super::departure::FINALIZER;
 use super::source::{Course, Departing, Seen, facts, is_deleted, own_trust, regions, specs, told};
 use crate::manifest::{JURISDICTION, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT};
 use crate::watch::{Cache, Identity};
@@ -28,6 +30,7 @@ struct Residency {
     spec: Option<TenantResidencySpec>,
     course: Course,
     epoch: Option<u64>,
+    held: bool,
 }
 
 impl Residency {
@@ -36,6 +39,7 @@ impl Residency {
             spec: TenantResidencySpec::deserialize(&object.data["spec"]).ok(),
             course: Course::of(object),
             epoch: object.data["status"]["epoch"].as_u64(),
+            held: object.finalizers().iter().any(|name| name == FINALIZER),
         }
     }
 }
@@ -85,7 +89,8 @@ impl Gatherer {
     }
 
     /// Tenants with the epoch of their home: the highest that any member or the tenant's own status has seen. A tenant that
-    /// was never placed gets the first epoch only while its home can be asked whether it holds a higher one.
+    /// was never placed gets the first epoch only while its home can be asked whether it holds a higher one, and once its
+    /// finalizer is there: one that is placed must not go without every member's leave.
     fn tenants(&mut self, hub: &Cache, placed: &BTreeMap<RegionName, Seen>) -> BTreeMap<TenantId, TenantFacts> {
         let (epochs, departing) = (placed_epochs(&mut self.epochs, placed), Departing::of(hub));
         let observed = hub.identities_of(TENANT_DATA_RESIDENCY);
@@ -97,7 +102,7 @@ impl Gatherer {
             let epoch = match residency.epoch.max(placements) {
                 Some(epoch) => epoch.max(1),
                 // Nobody moves in where everybody is to move out.
-                None if home_is_known && !is_deleted(hub, &spec.home.region) => 1,
+                None if residency.held && home_is_known && !is_deleted(hub, &spec.home.region) => 1,
                 None => return None,
             };
             let epoch = Epoch::from(epoch);
@@ -168,7 +173,10 @@ impl<T> Kept<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::apply::observed;
+    use crate::hub::source::gather;
+    use crate::plugin::world::World;
+    use serde_json::{Value, json};
     use std::cell::Cell;
 
     fn put(cache: &Cache, name: &str, version: Option<&str>, epoch: u64) {
@@ -176,6 +184,30 @@ mod tests {
             "spec": {"epoch": epoch}});
         let key = ObjectKey::namespaced(TENANT_PLACEMENT, "n", name);
         cache.put(key, serde_json::from_value(object).unwrap());
+    }
+
+    #[test]
+    fn a_tenant_moves_in_only_once_its_residency_is_held() {
+        let mut world = World::settled();
+        world.empty_member("eu");
+        world.empty_member("us");
+        let key = ObjectKey::cluster(TENANT_DATA_RESIDENCY, "stride-eu");
+        let mut residency = observed(&world.hub.get(&key).unwrap());
+        residency["status"] = Value::Null;
+        let mut epoch = |finalizers: Value| {
+            residency["metadata"]["finalizers"] = finalizers;
+            world
+                .hub
+                .put(key.clone(), serde_json::from_value(residency.clone()).unwrap());
+            let seen = |cluster: &str| Seen {
+                held: Some(world.held(cluster).clone()),
+                awaited: false,
+            };
+            let source = gather(&world.hub, seen).unwrap();
+            source.tenants.get("stride-eu").map(|facts| facts.epoch)
+        };
+        assert_eq!(epoch(json!(["others/one"])), None);
+        assert_eq!(epoch(json!([FINALIZER])), Some(Epoch::from(1)));
     }
 
     #[test]

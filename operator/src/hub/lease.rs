@@ -37,6 +37,8 @@ pub struct Settled {
     pub written: u64,
     /// Revision that the member says it applies.
     pub applied: u64,
+    /// The pass went well, with a policy that knows every tenant which the member holds.
+    pub complete: bool,
 }
 
 /// What is known of every region. Clones share it.
@@ -83,7 +85,14 @@ impl Ledger {
         self.lock().settled.insert(region.to_owned(), settled);
     }
 
-    /// A region is gone, or its pass failed: nothing is renewed for it.
+    /// A region's pass failed: nothing is renewed for its cluster, whatever becomes of others in it.
+    pub fn fail(&self, region: &str) {
+        if let Some(settled) = self.lock().settled.get_mut(region) {
+            settled.complete = false;
+        }
+    }
+
+    /// A region is gone: nothing is renewed for it.
     pub fn forget(&self, region: &str) {
         self.lock().settled.remove(region);
     }
@@ -103,10 +112,11 @@ impl Ledger {
     }
 }
 
-/// Whether the lease may be renewed: the pass saw the policy that is wanted there, and the member applies what it wrote.
+/// Whether the lease may be renewed: the pass saw the policy that is wanted there, that knows every tenant which the member
+/// holds, and the member applies what it wrote.
 #[must_use]
 pub fn may_renew(settled: &Settled, wanted_serial: u64) -> bool {
-    settled.serial >= wanted_serial && settled.applied == settled.written
+    settled.serial >= wanted_serial && settled.complete && settled.applied == settled.written
 }
 
 /// Renews the leases of all members that are settled, until shutdown.
@@ -176,6 +186,7 @@ mod tests {
             serial,
             written,
             applied,
+            complete: true,
         }
     }
 
@@ -191,6 +202,15 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_that_does_not_know_every_tenant_there_renews_nothing() {
+        let incomplete = Settled {
+            complete: false,
+            ..settled("eu", 3, 7, 7)
+        };
+        assert!(!may_renew(&incomplete, 3));
+    }
+
+    #[test]
     fn one_unsettled_region_holds_back_the_lease_of_its_whole_cluster() {
         let ledger = Ledger::default();
         ledger.record("de", settled("eu", 1, 1, 1));
@@ -201,11 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn a_region_whose_pass_failed_is_not_renewed() {
+    fn a_region_whose_pass_failed_holds_back_the_lease_of_its_whole_cluster() {
         let ledger = Ledger::default();
-        ledger.record("us", settled("us", 1, 1, 1));
-        ledger.forget("us");
+        ledger.record("de", settled("eu", 1, 1, 1));
+        ledger.record("fr", settled("eu", 1, 1, 1));
+        ledger.fail("fr");
         assert!(ledger.renewable().is_empty());
+        ledger.forget("fr");
+        assert_eq!(ledger.renewable().len(), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! bounded, and what was last seen of it stays readable.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use kube::Client;
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::adopt::claim::{Claim, Claimant, Holder};
 use super::source::Seen;
 use crate::apply::Applier;
 use crate::election::Leadership;
@@ -68,6 +69,7 @@ pub struct Member {
     fingerprint: [u8; 32],
     since: Instant,
     health: Arc<Mutex<Health>>,
+    claim: Option<Claim>,
     stop: CancellationToken,
 }
 
@@ -84,10 +86,16 @@ impl Member {
         self.applier.cache()
     }
 
-    /// Whether everything the hub reads has been listed once.
+    /// Whether everything the hub reads has been listed once, and it was looked which hub writes there.
     #[must_use]
     pub fn is_known(&self) -> bool {
-        self.cache().is_synced(OBSERVED)
+        self.cache().is_synced(OBSERVED) && self.holder() != Holder::Unasked
+    }
+
+    /// Which hub writes there. Where nobody claims members, nobody else does either.
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        self.claim.as_ref().map_or(Holder::Us, Claim::holder)
     }
 }
 
@@ -96,6 +104,7 @@ impl Member {
 pub struct Members {
     connected: Arc<Mutex<BTreeMap<String, Arc<Member>>>>,
     refused: Arc<Mutex<BTreeSet<String>>>,
+    claimant: Arc<OnceLock<Claimant>>,
     leadership: Leadership,
     metrics: Metrics,
     on_change: OnMemberChange,
@@ -122,6 +131,7 @@ impl Members {
             Self {
                 connected: Arc::default(),
                 refused: Arc::default(),
+                claimant: Arc::default(),
                 leadership,
                 metrics,
                 on_change,
@@ -129,6 +139,12 @@ impl Members {
             },
             tasks,
         )
+    }
+
+    /// Members that are connected from now on are claimed for this hub before anything is written there. Only the first call
+    /// counts.
+    pub fn claim_as(&self, claimant: Claimant) {
+        self.claimant.get_or_init(|| claimant);
     }
 
     /// The member as it is connected now.
@@ -164,17 +180,23 @@ impl Members {
             return Ok(known);
         }
         let client = connect(name, kubeconfig).await?;
+        let claim = self.claimant.get();
+        let claim = claim.map(|claimant| Claim::new(claimant.clone(), &self.leadership));
+        let leadership = claim
+            .as_ref()
+            .map_or_else(|| self.leadership.clone(), Claim::leadership);
         let member = Arc::new(Member {
             name: name.to_owned(),
             applier: Applier::new(
                 client.clone(),
                 Cache::packing(&[REGION_STACK, TENANT_PLACEMENT]),
-                self.leadership.clone(),
+                leadership,
                 self.metrics.clone(),
             ),
             fingerprint,
             since: Instant::now(),
             health: Arc::new(Mutex::new(Health::Unknown)),
+            claim,
             stop: CancellationToken::new(),
         });
         self.begin(&member, client, &labels);
@@ -283,6 +305,11 @@ impl Members {
             std::future::pending().await
         };
         self.run(&member.stop, Box::pin(listed));
+        if let Some(claim) = member.claim.clone() {
+            let (name, tell) = (member.name.clone(), self.on_change.clone());
+            let kept = claim.keep(client.clone(), move || tell(&name, MemberChange::Whole));
+            self.run(&member.stop, Box::pin(kept));
+        }
         let probe = probe(
             member.name.clone(),
             client,

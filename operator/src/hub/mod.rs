@@ -14,9 +14,11 @@
 //! | [`pool`] | IngestPool → its copy in the member, and status back |
 //! | [`lease`] | the lease that lets a member transfer |
 //! | [`members`] | the member clusters |
+//! | [`adopt`] | what a hub does in members that know more than it does |
 //! | [`admission`], [`webhook`] | the policy's answer at `kubectl apply` |
 
 pub mod admission;
+pub mod adopt;
 pub mod changed;
 pub mod closing;
 pub mod compiled;
@@ -56,6 +58,7 @@ use crate::reconcile::{self, Bounds, Queue};
 use crate::tasks::{RunError, Tasks, cancel_on_signal};
 use crate::watch::{Cache, OnChange, Selection, follow, list};
 
+use adopt::claim::{self, Claimant};
 use changed::Concerned;
 use closing::Stacks;
 use compiled::Newest;
@@ -66,6 +69,9 @@ use reports::{News, Reports};
 
 /// The kinds that people write on the hub.
 pub(crate) const RESOURCES: &[Kind] = &[JURISDICTION, PARTY, FITNESS_REGION, TENANT_DATA_RESIDENCY, INGEST_POOL];
+
+/// The Lease that elects the leader among the hub's replicas.
+const ELECTION: &str = "meridian-hub";
 
 /// How the hub role is started.
 #[derive(Clone, Debug)]
@@ -271,7 +277,7 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
     let mut election = Election::new(
         client.clone(),
         &args.namespace,
-        "meridian-hub",
+        ELECTION,
         &args.identity,
         Timing::default(),
         metrics.clone(),
@@ -329,13 +335,18 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
     );
     tasks.spawn("members", members::run_tasks(member_tasks, shutdown.clone()));
     let release = election.releaser();
-    let (leading, works) = (hub.clone(), shutdown.clone());
+    let (leading, works, asked) = (hub.clone(), shutdown.clone(), client);
     tasks.spawn("leader", async move {
         leading.cache.synced(RESOURCES).await;
         leading.readiness.open("caches");
         if !election.acquire(&works).await {
             return Ok::<(), RunError>(());
         }
+        let identity = claim::identity(asked, &args.namespace, ELECTION).await;
+        leading.members.claim_as(Claimant {
+            hub: identity.map_err(|error| start_error(&error))?,
+            namespace: args.namespace.clone(),
+        });
         let mut led = Tasks::new(works.clone());
         led.spawn("election", election.hold(works.clone()));
         lead(&mut led, leading, queues, metrics, args, works);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use meridian_policy::RegionName;
 use serde_json::{Value, json};
 
+use super::adopt::claim::Holder;
 use super::members::{Health, Member};
 use super::source::Departing;
 use super::{Hub, source};
@@ -46,7 +47,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, PoolError> {
         .any(|name| name.as_str() == region);
     let copied = match &member {
         // A region that is being deleted takes its copies away; see `region::removal`.
-        Some(member) if member.is_known() && !departing => {
+        Some(member) if member.is_known() && member.holder() == Holder::Us && !departing => {
             member
                 .applier
                 .apply(Purpose::HubPool, &copy(&name, &region, &uid, &object)?)
@@ -95,6 +96,9 @@ fn status(
     copied: &Result<Applied, ApplyError>,
 ) -> Value {
     let standing = match (member.map(Member::health), copied) {
+        _ if matches!(member.map(Member::holder), Some(Holder::Other(_))) => {
+            Standing::InProgress(format!("the member of region {region} is written by another hub"))
+        }
         (_, Err(error)) => Standing::InProgress(error.to_string()),
         (None, _) => Standing::InProgress(format!("region {region} has no connected member")),
         (Some(Health::Unreachable(cause)), _) => {

@@ -42,8 +42,16 @@ impl News {
     pub fn of_status(status: &Value) -> Option<Self> {
         let (reason, condition) = match (holding(status, "Ready"), holding(status, "Stalled")) {
             (Some(ready), _) => (Reason::Ready, ready),
-            (None, Some(stalled)) if stalled["reason"] == "PolicyRefused" => (Reason::PolicyRefused, stalled),
-            (None, stalled) => (Reason::Invalid, stalled?),
+            (None, stalled) => {
+                let stalled = stalled?;
+                let reason = match stalled["reason"].as_str() {
+                    Some("PolicyRefused") => Reason::PolicyRefused,
+                    Some("OtherHub") => Reason::OtherHub,
+                    Some("TenantsUnknown") => Reason::TenantsUnknown,
+                    _ => Reason::Invalid,
+                };
+                (reason, stalled)
+            }
         };
         let note = condition["message"].as_str().unwrap_or_default().to_owned();
         Some(Self { reason, note })

@@ -223,7 +223,9 @@ fn judge(
         Some(_) => return None,
         None => Verdict {
             status: json!({"phase": "Pending"}),
-            standing: Standing::InProgress("its home cannot be asked for the epoch yet".to_owned()),
+            standing: Standing::InProgress(
+                "its home cannot be asked for the epoch yet, or its finalizer is not written yet".to_owned(),
+            ),
             residency: None,
         },
     })

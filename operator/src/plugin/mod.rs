@@ -19,7 +19,7 @@ pub mod reach;
 pub mod status;
 pub mod table;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;
 
 use std::fmt;
 use std::path::PathBuf;

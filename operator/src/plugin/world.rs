@@ -108,7 +108,8 @@ impl World {
             let name: RegionName = key.name.parse().unwrap();
             let held = self.held(&key.name);
             let uid = object.uid().unwrap();
-            let plan = RegionPlan::of(&name, &uid, &observed(&object), &policy, held).unwrap();
+            let object = observed(&object);
+            let plan = RegionPlan::of(&name, &uid, &object, &self.hub, &policy, held, now()).unwrap();
             plan.manifests().for_each(|manifest| write(held, manifest));
             for (key, pool) in self.hub.of_kind(INGEST_POOL) {
                 if pool.data["spec"]["region"] == name.as_str() {

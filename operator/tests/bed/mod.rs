@@ -6,6 +6,8 @@
 )]
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod hubs;
+
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};

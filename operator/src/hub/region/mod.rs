@@ -7,12 +7,15 @@ mod removal;
 mod status;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use meridian_crds::{ClusterMember, FitnessRegionSpec};
 use meridian_policy::{Denial, RegionName};
 use serde_json::Value;
 
+use super::adopt::claim::Holder;
 use super::departure::FINALIZER;
 use super::lease::Settled;
 use super::members::{Health, Member};
@@ -29,6 +32,10 @@ pub(crate) use removal::Removal;
 
 /// Placements of a region that are written at the same time.
 const PLACEMENTS_AT_ONCE: usize = 8;
+/// Reason of a region whose member holds tenants that the hub does not know.
+const TENANTS_UNKNOWN: &str = "TenantsUnknown";
+/// How often it is looked whether an edge of such a tenant has ended: no policy is compiled for that.
+const UNKNOWN_AGAIN: Duration = Duration::from_secs(60);
 /// Node label by which a cluster's nodes say in which country they stand.
 const COUNTRY_LABEL: &str = "meridian.sh/country";
 
@@ -82,6 +89,32 @@ pub enum RegionError {
         /// What came back.
         cause: String,
     },
+    /// Another hub writes into the member.
+    #[error(
+        "cluster {cluster} of region {region} is written by another hub ({hub}), and this one changes nothing there while \
+         that one lives; stop one of the two"
+    )]
+    OtherHub {
+        /// Which region.
+        region: String,
+        /// Which cluster.
+        cluster: String,
+        /// Identity of the other hub.
+        hub: String,
+    },
+    /// It could not be found out whether another hub writes into the member.
+    #[error("cluster {cluster} of region {region} cannot be claimed for this hub: {cause}")]
+    Unclaimed {
+        /// Which region.
+        region: String,
+        /// Which cluster.
+        cluster: String,
+        /// What came back.
+        cause: String,
+    },
+    /// The member holds tenants that the hub does not know, and what it has of them cannot be kept.
+    #[error("{0}")]
+    TenantsUnknown(String),
     /// The policy has no place for the region.
     #[error("{0}")]
     Policy(Box<Denial>),
@@ -101,6 +134,9 @@ impl RegionError {
             Self::Member(_) => "KubeconfigRefused",
             Self::Elsewhere { .. } => "CountryContradicted",
             Self::Unreachable { .. } => "MemberUnreachable",
+            Self::OtherHub { .. } => "OtherHub",
+            Self::Unclaimed { .. } => "MemberUnclaimed",
+            Self::TenantsUnknown(_) => TENANTS_UNKNOWN,
             Self::Policy(_) => "PolicyRefused",
             Self::Apply(_) | Self::Plan(_) => "ApplyFailed",
         }
@@ -114,6 +150,8 @@ impl RegionError {
                 | Self::NoKubeconfig { .. }
                 | Self::Member(_)
                 | Self::Elsewhere { .. }
+                | Self::OtherHub { .. }
+                | Self::TenantsUnknown(_)
                 | Self::Policy(_)
         )
     }
@@ -162,7 +200,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
         (lay_down(&hub, &name, &uid, &object).await, None)
     };
     if result.is_err() {
-        hub.ledger.forget(&name);
+        hub.ledger.fail(&name);
     }
     let held = held.map(|held| removal::also_failed(held, result.as_ref().err()));
     let mut status = status::status(&hub, &name, &object, &result, held.as_ref());
@@ -174,11 +212,16 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     match result {
         Ok(done) => {
             told?;
-            Ok(Pass::of(if done.wrote {
+            let pass = Pass::of(if done.wrote {
                 Outcome::Progressed
             } else {
                 done.outcome()
-            }))
+            });
+            Ok(if done.unknown.is_some() {
+                pass.again(UNKNOWN_AGAIN)
+            } else {
+                pass
+            })
         }
         Err(error) if error.is_refusal() => {
             tracing::warn!(region = %name, error = %error, "region refused");
@@ -210,6 +253,8 @@ struct Done {
     revision: u64,
     stack: Value,
     leaving: bool,
+    /// What is the matter with tenants that the hub does not know, when there are any.
+    unknown: Option<String>,
 }
 
 impl Done {
@@ -220,6 +265,7 @@ impl Done {
             revision: stack["spec"]["revision"].as_u64().unwrap_or_default(),
             stack,
             leaving: true,
+            unknown: None,
         }
     }
 
@@ -228,7 +274,7 @@ impl Done {
     }
 
     fn outcome(&self) -> Outcome {
-        if self.applied() == self.revision && !self.leaving {
+        if self.applied() == self.revision && !self.leaving && self.unknown.is_none() {
             Outcome::Steady
         } else {
             Outcome::Waiting
@@ -251,10 +297,12 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
             revision: 0,
             stack: Value::Null,
             leaving: false,
+            unknown: None,
         });
     };
     // plan
-    let mut plan = RegionPlan::of(&region, uid, object, &compiled.policy, member.cache())?;
+    let (policy, held) = (&compiled.policy, member.cache());
+    let mut plan = RegionPlan::of(&region, uid, object, &hub.cache, policy, held, Timestamp::now())?;
     // apply
     // From here on the member holds something of the region: not before, so that one that never reached it can go.
     let key = ObjectKey::cluster(FITNESS_REGION, name);
@@ -262,7 +310,7 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
     let mut wrote = member.applier.apply(Purpose::HubStack, &plan.stack).await? != Applied::Unchanged;
     // A stack is large: it is unpacked again only when it is another one now.
     let stack = if wrote {
-        source::stack(member.cache(), &region).unwrap_or(Value::Null)
+        source::stack(held, &region).unwrap_or(Value::Null)
     } else {
         plan.existing.take()
     };
@@ -272,15 +320,18 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
     while let Some(applied) = applied.try_next().await? {
         wrote |= applied != Applied::Unchanged;
     }
-    if !plan.surplus.is_empty() {
-        let kept = |key: &ObjectKey| !plan.surplus.contains(key);
-        wrote |= !member.applier.prune_unless(uid, kept).await?.is_empty();
+    for (key, placement) in plan.surplus.iter().filter_map(|key| Some((key, held.get(key)?))) {
+        if placement.metadata.deletion_timestamp.is_none() {
+            member.applier.delete(key, placement.metadata.uid.clone()).await?;
+            wrote = true;
+        }
     }
     let done = Done {
         wrote,
         revision: plan.revision,
         stack,
         leaving: false,
+        unknown: plan.unknown,
     };
     hub.ledger.record(
         name,
@@ -289,6 +340,7 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
             serial: compiled.serial,
             written: done.revision,
             applied: done.applied(),
+            complete: done.unknown.is_none(),
         },
     );
     Ok(done)
@@ -311,7 +363,7 @@ pub(crate) fn parse(name: &str, object: &Value) -> Result<(RegionName, FitnessRe
     Ok((region, spec))
 }
 
-/// The region's primary cluster, connected and answering as far as is known.
+/// The region's primary cluster, connected, answering as far as is known, and no other hub's.
 async fn place<'a>(
     hub: &Hub,
     name: &str,
@@ -326,7 +378,21 @@ async fn place<'a>(
             cause,
         });
     }
-    Ok((cluster, member))
+    let (region, named) = (name.to_owned(), cluster.name.clone());
+    match member.holder() {
+        // Until it is known, the member is not: see `Member::is_known`.
+        Holder::Us | Holder::Unasked => Ok((cluster, member)),
+        Holder::Other(hub) => Err(RegionError::OtherHub {
+            region,
+            cluster: named,
+            hub,
+        }),
+        Holder::Unknown(cause) => Err(RegionError::Unclaimed {
+            region,
+            cluster: named,
+            cause,
+        }),
+    }
 }
 
 /// The cluster that the region's objects are written into, which there must be.

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName, RegionPolicy};
 use serde_json::{Value, json};
 
 use super::{RegionError, removal};
 use crate::apply::observed;
-use crate::hub::source;
+use crate::hub::adopt::unknown::Unknown;
+use crate::hub::{adopt, source};
 use crate::manifest::{
     MANAGED_BY, MANAGED_BY_LABEL, Manifest, NotAManifest, OWNER_UID_LABEL, ObjectKey, REGION_LABEL, REGION_STACK,
     TENANT_PLACEMENT,
@@ -26,19 +28,26 @@ pub(crate) struct RegionPlan {
     pub(crate) surplus: BTreeSet<ObjectKey>,
     /// The stack as the member holds it; null when it does not.
     pub(crate) existing: Value,
+    /// What is the matter with tenants that the hub does not know, when there are any: what the member has of them is in the
+    /// plan as it is.
+    pub(crate) unknown: Option<String>,
 }
 
 impl RegionPlan {
-    /// The plan of a region, from its FitnessRegion, the policy and what its member holds.
+    /// The plan of a region, from its FitnessRegion, the policy, what its member holds, and the hub's resources, which say
+    /// what of that the hub knows.
     ///
     /// # Errors
-    /// [`RegionError::Policy`] when the policy has no place for the region.
+    /// [`RegionError::Policy`] when the policy has no place for the region; [`RegionError::TenantsUnknown`] when nothing can
+    /// be planned without losing what the member has of tenants that the hub does not know.
     pub(crate) fn of(
         region: &RegionName,
         uid: &str,
         object: &Value,
+        hub: &Cache,
         compiled: &CompiledPolicy,
         held: &Cache,
+        now: Timestamp,
     ) -> Result<Self, RegionError> {
         let existing = source::stack(held, region).unwrap_or(Value::Null);
         let policy = match compiled.for_region(region, PolicyRevision::default()) {
@@ -46,6 +55,8 @@ impl RegionPlan {
             Err(denial) => removal::without_law(object, &existing, compiled)
                 .ok_or_else(|| RegionError::Policy(Box::new(denial)))?,
         };
+        let unknown = Unknown::of(region, object, hub, compiled, held, &existing, now)?;
+        let policy = unknown.join(policy);
         let content = content(&policy, object);
         let revision = next_revision(&existing, &content);
         let policy = RegionPolicy {
@@ -56,7 +67,7 @@ impl RegionPlan {
         // The namespace is the region role's to make: until it is there, no placement is planned and none is pruned either.
         let (placements, surplus) = if existing["status"]["namespaceReady"].as_bool() == Some(true) {
             let placements = placements(region, uid, compiled, &policy, held)?;
-            let surplus = surplus(uid, &placements, held);
+            let surplus = surplus(region, &placements, held, &unknown);
             (placements, surplus)
         } else {
             (Vec::new(), BTreeSet::new())
@@ -67,6 +78,7 @@ impl RegionPlan {
             placements,
             surplus,
             existing,
+            unknown: unknown.said(),
         })
     }
 
@@ -177,10 +189,11 @@ fn placements(
     Ok(placements)
 }
 
-/// The region's placements that are there and not planned.
-fn surplus(uid: &str, placements: &[Manifest], held: &Cache) -> BTreeSet<ObjectKey> {
-    let owned = held.owned_by(uid).into_iter().map(|(key, _)| key);
-    owned
-        .filter(|key| key.kind == TENANT_PLACEMENT && !placements.iter().any(|placement| placement.key() == key))
+/// The region's placements that are there and not planned. By region, not by owner: a FitnessRegion that was made anew
+/// takes away what was written for the one before it, too.
+fn surplus(region: &RegionName, placements: &[Manifest], held: &Cache, unknown: &Unknown) -> BTreeSet<ObjectKey> {
+    let planned: BTreeSet<_> = placements.iter().map(Manifest::key).collect();
+    adopt::unknown::placements(region, held)
+        .filter(|key| !planned.contains(key) && !unknown.keeps(&key.name) && adopt::unknown::is_ours(region, key, held))
         .collect()
 }

@@ -5,7 +5,7 @@ use meridian_policy::RegionName;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Done, RegionError};
+use super::{Done, RegionError, TENANTS_UNKNOWN};
 use crate::conditions::{Observation, Standing, Status};
 use crate::hub::departure::Waiting;
 use crate::hub::members::{Health, Member};
@@ -61,6 +61,12 @@ pub(super) fn status(
         },
         Err(error) => Standing::InProgress(error.to_string()),
         Ok(done) if done.leaving => Standing::InProgress(held.map(|held| held.message.clone()).unwrap_or_default()),
+        Ok(Done {
+            unknown: Some(message), ..
+        }) => Standing::Failed {
+            reason: TENANTS_UNKNOWN,
+            message: message.clone(),
+        },
         Ok(done) if done.applied() == done.revision && holds(&stack, "Ready") => Standing::Current,
         Ok(done) if done.applied() == done.revision => Standing::InProgress(message(&stack, "Ready")),
         Ok(done) => Standing::InProgress(format!(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 use kube::api::DynamicObject;
 use meridian_policy::Violation;
 use serde::Serialize;
@@ -12,7 +13,9 @@ use super::Action;
 use super::fields::{FieldChange, changes};
 use super::files::{Applied, Files};
 use crate::apply::observed;
+use crate::hub::departure::FINALIZER;
 use crate::hub::{admission, source};
+use crate::manifest::TENANT_DATA_RESIDENCY;
 use crate::plugin::explain::advice;
 use crate::watch::Cache;
 
@@ -106,6 +109,10 @@ fn stored(live: Option<&DynamicObject>, applied: &Applied) -> DynamicObject {
     let Some(live) = live else {
         stored.metadata.uid = Some(UNBORN.to_owned());
         stored.metadata.generation = Some(1);
+        // The hub puts it there before it compiles a tenant that is new.
+        if applied.key.kind == TENANT_DATA_RESIDENCY {
+            stored.finalizers_mut().push(FINALIZER.to_owned());
+        }
         return stored;
     };
     let given = std::mem::replace(&mut stored.metadata, live.metadata.clone());

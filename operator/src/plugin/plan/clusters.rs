@@ -121,7 +121,7 @@ fn region(
     };
     let lay_down = |held: &Cache| {
         stands_where_declared(name, &cluster, held)?;
-        copies(&region, &uid, &object, hub, policy, held)
+        copies(&region, &uid, &object, hub, policy, held, now)
     };
     let planned = match members.get(&cluster.name) {
         Some(Ok(held)) => leaving(&region, &object, hub, members, held, now)
@@ -191,8 +191,9 @@ fn copies(
     hub: &Cache,
     policy: &CompiledPolicy,
     held: &Cache,
+    now: Timestamp,
 ) -> Result<(Vec<CopyRow>, Vec<String>), RegionError> {
-    let plan = RegionPlan::of(region, uid, object, policy, held)?;
+    let plan = RegionPlan::of(region, uid, object, hub, policy, held, now)?;
     let mut rows = Vec::new();
     for manifest in plan.manifests() {
         rows.extend(copy(manifest, held)?);
@@ -206,7 +207,9 @@ fn copies(
             rows.extend(copy(&manifest, held)?);
         }
     }
-    Ok((rows, notes(region, policy, held)))
+    let mut notes = notes(region, policy, held);
+    notes.extend(plan.unknown.clone());
+    Ok((rows, notes))
 }
 
 fn copy(manifest: &Manifest, held: &Cache) -> Result<Option<CopyRow>, RegionError> {
