@@ -6,6 +6,7 @@ use meridian_kit::headers::CONTENT_TYPE;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// What readiness depends on: named gates, each open or closed with a reason. Clones share them.
@@ -100,9 +101,55 @@ async fn render(State(admin): State<Admin>) -> impl IntoResponse {
     )
 }
 
+/// How long one question to another process may take, and the pause before the next.
+const ASK: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Asks an operator's /readyz until it says that it is ready.
+///
+/// # Errors
+/// The last answer, when there was no better one in time.
+pub async fn wait_until_ready(url: &str, within: Duration) -> Result<(), String> {
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(ASK)
+        .build()
+        .map_err(|error| error.to_string())?;
+    let began = Instant::now();
+    loop {
+        let said = match http.get(url).send().await {
+            Ok(answer) if answer.status().is_success() => return Ok(()),
+            Ok(answer) => answer.text().await.unwrap_or_default(),
+            Err(error) => error.to_string(),
+        };
+        if began.elapsed() >= within {
+            return Err(format!("{url} is not ready within {} s: {said}", within.as_secs()));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_readiness_hears_what_is_missing_and_then_that_nothing_is() {
+        let (readiness, stop) = (Readiness::default(), CancellationToken::new());
+        readiness.expect("caches");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/readyz", listener.local_addr().unwrap());
+        let router = router(readiness.clone(), Metrics::default());
+        let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let serving = tokio::spawn(serving.into_future());
+
+        let error = wait_until_ready(&url, Duration::ZERO).await.unwrap_err();
+        assert!(error.contains("caches"), "{error}");
+        readiness.open("caches");
+        wait_until_ready(&url, Duration::from_secs(60)).await.unwrap();
+        stop.cancel();
+        serving.await.unwrap().unwrap();
+    }
 
     #[test]
     fn a_gate_that_was_only_declared_keeps_the_process_unready() {

@@ -72,6 +72,8 @@ enum Verb {
     },
     /// Write the custom resources' YAML and the chart's copy of it.
     Crds,
+    /// Write the chart's renderings, which `test` compares with what it renders then.
+    Chart,
     /// Bring up the clusters hub, eu and us, without the platform.
     Cluster,
     /// Build the platform's image and load it into the clusters.
@@ -135,6 +137,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             return Ok(verify::close(&deploy::prove(&paths, &cache, &programs, &wanted)?));
         }
         Verb::Crds => generated::write(&paths)?,
+        Verb::Chart => verify::chart::write(&paths, &cache)?,
         Verb::Down { cache: wipe } => down(&paths, &cache, wipe)?,
         Verb::Cluster => {
             let _alone = cache.lock("demo")?;

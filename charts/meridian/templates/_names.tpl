@@ -11,3 +11,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 app.kubernetes.io/name: meridian-operator
 app.kubernetes.io/component: {{ .Values.role }}
 {{- end }}
+
+{{- define "meridian.priorityClass" -}}
+{{ .Values.operator.priorityClass.name | default (printf "meridian-operator-%s" .Values.role) }}
+{{- end }}

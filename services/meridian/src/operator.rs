@@ -2,19 +2,33 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use meridian_operator::region::stack::validate::{Images, NodePorts};
-use meridian_operator::{HubArgs, RegionArgs, run_hub, run_region};
+use meridian_operator::{HubArgs, RegionArgs, admin, run_hub, run_region};
 use meridian_policy::RegionName;
 
-/// Which role.
+/// Which role, or what is asked of one that runs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Role {
     /// Compiles the policy and writes each region's desired state.
     Hub(Hub),
     /// Lays one region down in this cluster.
     Region(Region),
+    /// Waits until a running operator says that it is ready (`helm test`).
+    Ready(Ready),
+}
+
+/// Whom to ask, and for how long.
+#[derive(Args, Debug)]
+pub(crate) struct Ready {
+    /// Where it says so.
+    #[arg(long, default_value = "http://meridian-operator:9000/readyz")]
+    url: String,
+    /// How long to wait for it.
+    #[arg(long, default_value_t = 60)]
+    within_seconds: u64,
 }
 
 /// What both roles are told.
@@ -70,13 +84,15 @@ pub(crate) struct Region {
 }
 
 pub(crate) async fn run(role: Role) -> Result<(), String> {
-    let name = match &role {
-        Role::Hub(_) => "operator-hub",
-        Role::Region(_) => "operator-region",
-    };
-    meridian_kit::log::install(name, "", None).map_err(|error| error.to_string())?;
-    meridian_kit::tls::install_crypto_provider();
+    match &role {
+        Role::Hub(_) => begin("operator-hub")?,
+        Role::Region(_) => begin("operator-region")?,
+        Role::Ready(_) => {}
+    }
     match role {
+        Role::Ready(Ready { url, within_seconds }) => {
+            admin::wait_until_ready(&url, Duration::from_secs(within_seconds)).await
+        }
         Role::Hub(Hub {
             replica,
             webhook_listen,
@@ -129,4 +145,10 @@ pub(crate) async fn run(role: Role) -> Result<(), String> {
             run_region(args).await.map_err(|error| error.to_string())
         }
     }
+}
+
+fn begin(name: &'static str) -> Result<(), String> {
+    meridian_kit::log::install(name, "", None).map_err(|error| error.to_string())?;
+    meridian_kit::tls::install_crypto_provider();
+    Ok(())
 }

@@ -45,6 +45,8 @@ impl<'a> Release<'a> {
             format!("image.reference={}", image.tag),
             format!("dataPlane.postgresImage={}", clusters.data.postgres.tag),
             format!("dataPlane.kafkaImage={}", clusters.data.kafka.tag),
+            // One node has room for one, and nothing to take over from.
+            "operator.replicas=1".to_owned(),
         ];
         let chart = paths.project.join("charts/meridian");
         let inputs = inputs(&chart, &values)?;

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that CI runs, in the order in which it fails soonest.
 
+pub mod chart;
 mod demo;
 mod tally;
 
@@ -19,7 +20,6 @@ use crate::paths::Paths;
 use crate::preflight;
 use crate::programs;
 use crate::progress::{self, Log};
-use crate::tools;
 
 const DENY_VERSION: &str = "0.20.2";
 
@@ -61,7 +61,7 @@ pub fn run(paths: &Paths, cache: &Cache, scope: Scope) -> Result<Tally> {
     }
     total.add(check("chart copy of the CRDs", || generated::verify(paths)));
     total.add(deny(paths, cache)?);
-    total.add(chart(paths, cache)?);
+    total.add(chart::verify(paths, cache)?);
     // Tests have limits of time: they do not begin while clusters come up beside them.
     let clusters = demo.end();
     let Ok(programs) = programs else {
@@ -144,31 +144,6 @@ fn deny(paths: &Paths, cache: &Cache) -> Result<Tally> {
                 .args(["--all-features", "check", "bans", "licenses", "sources"]),
         )
     }))
-}
-
-fn chart(paths: &Paths, cache: &Cache) -> Result<Tally> {
-    let log = Log::fresh(paths, "test-chart")?;
-    let mut total = Tally::default();
-    for role in ["hub", "region"] {
-        total.add(check(&format!("chart, role {role}"), || {
-            let helm = tools::path(paths, cache, "helm")?;
-            let chart = paths.project.join("charts/meridian");
-            log.run(
-                Command::new(&helm)
-                    .arg("lint")
-                    .arg("--strict")
-                    .arg(&chart)
-                    .args(["--set", &format!("role={role}")]),
-            )?;
-            log.run(
-                Command::new(&helm)
-                    .args(["template", "meridian"])
-                    .arg(&chart)
-                    .args(["--set", &format!("role={role}")]),
-            )
-        }));
-    }
-    Ok(total)
 }
 
 /// Unit, property and integration tests, with the real parts beside them.
