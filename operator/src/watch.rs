@@ -519,7 +519,7 @@ mod tests {
         let told = Arc::new(Mutex::new(Vec::new()));
         let heard = told.clone();
         let on_change: OnChange = Arc::new(move |_, change| heard.lock().unwrap().push(change.is_known()));
-        let mut tell = |event| absorb(event, CONFIG_MAP, &selection, &cache, &on_change, &mut BTreeSet::new());
+        let tell = |event| absorb(event, CONFIG_MAP, &selection, &cache, &on_change, &mut BTreeSet::new());
         tell(watcher::Event::Apply(config("a", "u", "10")));
         // Somebody writes version 11, and our write, which returns version 12, has that in it.
         cache.put(key("a"), config("a", "u", "12"));
