@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Condition;
 use crate::closing::ClosingEdge;
-use crate::workload::{DataPlane, ServiceTuning, services_are_known};
+use crate::workload::{DataPlane, Rollout, ServiceTuning, services_are_known};
 
 /// The spec of a FitnessRegion.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -61,10 +61,13 @@ pub struct FitnessRegionSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub services: BTreeMap<String, ServiceTuning>,
-    /// The image of all services, where it is not the platform's default.
+    /// The image of all services. Left out, the one in force stays in force; see `rollout.unnamedImage`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub image: Option<String>,
+    /// How a change reaches what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// Change nothing in the members. Leases go on, so revocations still apply.
     #[serde(default)]
     pub paused: bool,

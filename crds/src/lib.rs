@@ -28,9 +28,12 @@ pub use ingest_pool::{
 };
 pub use jurisdiction::{Jurisdiction, JurisdictionResource, JurisdictionStatus};
 pub use party::{Party, PartyResource};
-pub use region_stack::{Ack, AckRole, RegionStack, RegionStackSpec, RegionStackStatus};
+pub use region_stack::{Ack, AckRole, RegionStack, RegionStackSpec, RegionStackStatus, RolloutProgress, StackImages};
 pub use tenant_data_residency::{
     EdgeDecision, EdgeVerdict, TenantDataResidency, TenantDataResidencyStatus, TenantPhase, TenantResidency,
 };
 pub use tenant_placement::{TenantPlacement, TenantPlacementSpec, TenantPlacementStatus};
-pub use workload::{DataPlane, Kafka, KafkaMode, Postgres, PostgresMode, Resources, SERVICES, ServiceTuning};
+pub use workload::{
+    DEADLINE_SECONDS, DataPlane, Kafka, KafkaMode, Postgres, PostgresMode, Resources, Rollout, SERVICES, ServiceTuning,
+    UnnamedImage,
+};

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Condition;
 use crate::fitness_region::{DeletionPolicy, Endpoints};
-use crate::workload::{DataPlane, ServiceTuning, services_are_known};
+use crate::workload::{DataPlane, Rollout, ServiceTuning, services_are_known};
 
 /// The spec of a RegionStack.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -31,6 +31,8 @@ use crate::workload::{DataPlane, ServiceTuning, services_are_known};
     validation = ("self.metadata.name == self.spec.region", "the resource is named after its region")
 )]
 #[serde(rename_all = "camelCase")]
+// A newer hub may say what this version does not know: kept, and ignored outside of edges (docs/adr/0015).
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 #[x_kube(
     validation = ("self.revision >= oldSelf.revision", "revision never decreases"),
     validation = ("self.epochFloor >= oldSelf.epochFloor", "epochFloor never decreases"),
@@ -42,10 +44,13 @@ pub struct RegionStackSpec {
     pub region: RegionName,
     /// Whose law holds.
     pub jurisdiction: JurisdictionName,
-    /// The image of all services, where it is not the one that the region's operator was installed with.
+    /// The image of all services. Left out, the one in force stays in force; see `rollout.unnamedImage`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
+    /// How a change reaches what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// Host name of the public certificate.
     #[schemars(length(min = 1, max = 253))]
     pub public_host: String,
@@ -101,6 +106,12 @@ pub struct RegionStackStatus {
     /// Whether the region's namespace is there, so that placements can be written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_ready: Option<bool>,
+    /// What was rolled out last to the end: what stays in force where the spec names nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<StackImages>,
+    /// The change that is being rolled out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutProgress>,
     /// The region's own CA, PEM: what other regions verify it by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65_536))]
@@ -121,6 +132,33 @@ pub struct RegionStackStatus {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub counts: BTreeMap<String, i64>,
+}
+
+/// The images of a stack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StackImages {
+    /// Of all services.
+    #[schemars(length(max = 512))]
+    pub meridian: String,
+    /// Of PostgreSQL.
+    #[schemars(length(max = 512))]
+    pub postgres: String,
+    /// Of Kafka.
+    #[schemars(length(max = 512))]
+    pub kafka: String,
+}
+
+/// How far a change is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutProgress {
+    /// Digest of what is rolled out.
+    #[schemars(length(max = 64))]
+    pub change: String,
+    /// The service that gets it first, alone.
+    #[schemars(length(max = 63))]
+    pub canary: String,
 }
 
 /// An acknowledged cut.

@@ -2,6 +2,7 @@
 
 use kube::{CustomResource, KubeSchema};
 use meridian_policy::{CompiledEdge, Epoch, OrganizationName, PolicyRevision, RegionName, TenantId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Condition;
@@ -26,6 +27,8 @@ use crate::Condition;
     validation = ("self.metadata.name == self.spec.tenant", "the resource is named after its tenant")
 )]
 #[serde(rename_all = "camelCase")]
+// A newer hub may say what this version does not know (docs/adr/0015).
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 #[x_kube(
     validation = ("self.epoch >= oldSelf.epoch", "epoch never decreases"),
     validation = ("self.revision >= oldSelf.revision", "revision never decreases"),
@@ -45,7 +48,7 @@ pub struct TenantPlacementSpec {
     pub revision: PolicyRevision,
     /// The edges that leave from here, as the policy compiled them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(schema_with = "edges")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
     pub edges: Vec<CompiledEdge>,
 }
@@ -68,4 +71,10 @@ pub struct TenantPlacementStatus {
     /// The revision that is obeyed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_revision: Option<PolicyRevision>,
+}
+
+fn edges(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let mut edge = CompiledEdge::json_schema(generator);
+    edge.insert("x-kubernetes-preserve-unknown-fields".to_owned(), true.into());
+    schemars::json_schema!({ "type": "array", "maxItems": 256, "items": edge })
 }

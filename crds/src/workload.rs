@@ -28,6 +28,45 @@ pub(crate) fn services_are_known() -> String {
     )
 }
 
+/// How a change reaches what runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// When a region that names no image gets another one.
+    #[serde(default)]
+    pub unnamed_image: UnnamedImage,
+    /// Seconds in which a changed service must become available; past them the rollout halts.
+    #[serde(default = "deadline_seconds")]
+    #[schemars(range(min = 10, max = 3600))]
+    pub deadline_seconds: u32,
+}
+
+/// The default of [`Rollout::deadline_seconds`].
+pub const DEADLINE_SECONDS: u32 = 300;
+
+const fn deadline_seconds() -> u32 {
+    DEADLINE_SECONDS
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            unnamed_image: UnnamedImage::default(),
+            deadline_seconds: DEADLINE_SECONDS,
+        }
+    }
+}
+
+/// When a region that names no image gets another one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UnnamedImage {
+    /// When it names one: an upgrade of the operator restarts nothing.
+    #[default]
+    StaysInForce,
+    /// When the region's operator is upgraded.
+    FollowsOperator,
+}
+
 /// Where the region's data is kept and its events run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -23,6 +23,8 @@ pub enum Reason {
     Pruned,
     /// A migration job failed.
     MigrationFailed,
+    /// A changed service did not become available; the others keep what they run.
+    RolloutHalted,
     /// A certificate was issued or renewed.
     CertificateIssued,
     /// A revision or epoch would have gone down.

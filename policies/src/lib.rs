@@ -39,7 +39,7 @@ pub use names::{
     CountryCode, DocumentDigest, Epoch, InvalidName, JurisdictionName, OrganizationName, PartyName, PolicyRevision,
     RegionName, SubdivisionCode, TenantId,
 };
-pub use region_policy::{DirectoryEntry, Peer, PeerTenant, RegionPolicy, TenantHome};
+pub use region_policy::{DirectoryEntry, Peer, PeerTenant, RegionPolicy, TenantHome, UnreadField};
 pub use review::{review, review_change, review_region};
 pub use rule::{Denial, Rule, Violation};
 pub use source::{PolicySource, RegionFacts, RegionTrust, TenantFacts};

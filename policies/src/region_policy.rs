@@ -91,7 +91,38 @@ pub struct PeerTenant {
     pub organization: OrganizationName,
 }
 
+/// What an edge says that this version does not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "edge {edge} says {field}, which this version does not know: the policy is not taken until this part is upgraded"
+)]
+pub struct UnreadField {
+    /// The edge.
+    pub edge: EdgeId,
+    /// What it says.
+    pub field: String,
+}
+
 impl RegionPolicy {
+    /// The first field that `told` says of an edge and this version does not read. What a newer hub adds to an edge may
+    /// narrow it, and an edge that is obeyed in part lets out too much: such a policy is not taken.
+    #[must_use]
+    pub fn unread(&self, told: &serde_json::Value) -> Option<UnreadField> {
+        let sides = [("exports", &self.exports), ("imports", &self.imports)];
+        sides.into_iter().find_map(|(side, edges)| {
+            let told = told.get(side).and_then(serde_json::Value::as_array)?;
+            told.iter().zip(edges).find_map(|(told, edge)| {
+                let read = serde_json::to_value(edge).unwrap_or_default();
+                let mut fields = told.as_object()?.iter().filter(|(_, value)| !value.is_null());
+                let (field, _) = fields.find(|(field, _)| read.get(field).is_none())?;
+                Some(UnreadField {
+                    edge: edge.id.clone(),
+                    field: field.clone(),
+                })
+            })
+        })
+    }
+
     /// The tenant, if its home is here.
     #[must_use]
     pub fn home(&self, tenant: &TenantId) -> Option<&TenantHome> {

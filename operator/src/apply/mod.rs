@@ -8,6 +8,7 @@
 //! `meridian.sh/adopt: "true"` on it.
 
 mod difference;
+mod undeclared;
 
 pub use difference::{difference, digest};
 
@@ -235,7 +236,7 @@ impl Applier {
     /// Writes the status subresource as its one field manager; no request when it says the same already.
     ///
     /// `observed_status` is the status as last seen, without parts that others write. What was told and how the API server
-    /// kept it is remembered, so that a field which its schema drops (an older CRD) is not told again and again.
+    /// kept it is remembered, so that a field which its schema does not know (an older CRD) is not told again and again.
     ///
     /// # Errors
     /// See [`ApplyError`]. A custom resource that is gone meanwhile is [`ApplyError::is_not_found`].
@@ -243,7 +244,7 @@ impl Applier {
         &self,
         key: &ObjectKey,
         observed_status: &Value,
-        status: Value,
+        mut status: Value,
     ) -> Result<Applied, ApplyError> {
         let wanted = digest(&status);
         let known = self
@@ -259,15 +260,24 @@ impl Applier {
         if same {
             return Ok(Applied::Unchanged);
         }
-        let body = serde_json::json!({
-            "apiVersion": key.kind.api_version(), "kind": key.kind.kind,
-            "metadata": {"name": key.name, "namespace": key.namespace}, "status": status,
-        });
         let params = PatchParams::apply(Purpose::Status.manager()).force();
-        let patch = Patch::Apply(&body);
-        let written = self
-            .write("status", key, self.api(key).patch_status(&key.name, &params, &patch))
-            .await?;
+        let written = loop {
+            let body = serde_json::json!({
+                "apiVersion": key.kind.api_version(), "kind": key.kind.kind,
+                "metadata": {"name": key.name, "namespace": key.namespace}, "status": status,
+            });
+            let patch = Patch::Apply(&body);
+            let told = self
+                .write("status", key, self.api(key).patch_status(&key.name, &params, &patch))
+                .await;
+            match told {
+                // What an older definition does not know is left out, so that the rest is said.
+                Err(error) if undeclared::leave_out(&mut status, &error) => {
+                    tracing::warn!(resource = %key, error = %error, "status is told without a field");
+                }
+                told => break told?,
+            }
+        };
         let kept = restricted(&status, &written.data["status"]);
         self.told
             .lock()

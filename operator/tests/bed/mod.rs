@@ -90,7 +90,7 @@ pub async fn install_custom_resources_of_a_member(client: &Client) {
     install(client, &crds).await;
 }
 
-async fn install(client: &Client, crds: &[CustomResourceDefinition]) {
+pub async fn install(client: &Client, crds: &[CustomResourceDefinition]) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in crds {
         let params = PatchParams::apply("test").force();

@@ -132,7 +132,7 @@ fn stack(
         "publicHost": wanted["gateway"]["host"], "publicUrl": policy.public_url, "peerUrl": wanted["gateway"]["peerUrl"],
         "countriesServed": policy.countries_served, "policy": policy,
     });
-    for optional in ["image", "dataPlane", "services", "paused"] {
+    for optional in ["image", "rollout", "dataPlane", "services", "paused"] {
         if !wanted[optional].is_null() {
             spec[optional] = wanted[optional].clone();
         }

@@ -10,7 +10,7 @@ pub mod scale;
 pub mod validate;
 
 use super::stack::validate::{Images, namespace};
-use super::stack::{observe as stack_observe, progress, secrets, validate as stack_validate};
+use super::stack::{images, observe as stack_observe, progress, secrets, validate as stack_validate};
 use crate::apply::{Applied, Applier, ApplyError, Purpose, observed};
 use crate::conditions::{Observation, Standing, Status, merge};
 use crate::events::{Events, Reason};
@@ -151,7 +151,13 @@ impl Pools {
         {
             return Err(missing());
         }
-        let request = stack_validate::validate(&stack, &self.images).map_err(|_| missing())?;
+        let running = stack_observe::running(cache, &pool.region);
+        let unnamed = images::unnamed(&stack, &running, &self.images);
+        let mut request = stack_validate::validate(&stack, &unnamed).map_err(|_| missing())?;
+        // Writers get a new image when every service has it.
+        if let Some(image) = images::rolled_out(&stack) {
+            request.images.meridian = image;
+        }
         let secret = cache
             .get(&ObjectKey::namespaced(SECRET, &namespace(&pool.region), "db-telemetry"))
             .ok_or_else(missing)?;

@@ -1,13 +1,15 @@
 //! RegionStack: lays a region's stack down and keeps it.
 //!
 //! observe ([`observe`]) → validate ([`validate`]) → plan ([`plan`], pure) → apply (here, phase by phase as
-//! [`progress`] allows) → status ([`status`]).
+//! [`progress`] allows, and changes of what runs service by service as [`rollout`] says) → status ([`status`]).
 
+pub mod images;
 pub mod kept;
 pub mod observe;
 pub mod plan;
 pub mod progress;
 mod removal;
+pub mod rollout;
 pub mod secrets;
 pub mod status;
 pub mod validate;
@@ -25,6 +27,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kept::Kept;
 use meridian_policy::{RegionName, RegionPolicy};
+use rollout::State;
 use secrets::SecretsError;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -59,6 +62,7 @@ impl StackError {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
+            Self::Invalid(Invalid::NotUnderstood(_)) => "PolicyNotUnderstood",
             Self::Invalid(_) => "Invalid",
             Self::Secrets(SecretsError::Certificate(_)) => "CertificateFailed",
             Self::Secrets(SecretsError::DamagedCredential(_)) => "CredentialDamaged",
@@ -74,13 +78,18 @@ impl StackError {
     pub fn needs_somebody(&self) -> bool {
         matches!(
             self.reason(),
-            "Invalid" | "CertificateFailed" | "CredentialDamaged" | "ForeignObject" | "PlanFailed"
+            "Invalid"
+                | "PolicyNotUnderstood"
+                | "CertificateFailed"
+                | "CredentialDamaged"
+                | "ForeignObject"
+                | "PlanFailed"
         )
     }
 
     fn event(&self) -> Reason {
         match self.reason() {
-            "Invalid" => Reason::Invalid,
+            "Invalid" | "PolicyNotUnderstood" => Reason::Invalid,
             "ForeignObject" => Reason::ForeignObject,
             _ => Reason::ReconcileFailed,
         }
@@ -102,10 +111,41 @@ pub struct Done {
     pub ca_certificate: Option<String>,
     /// Counts for status.
     pub counts: Option<Value>,
+    /// The change that is being rolled out.
+    pub rollout: Option<Canary>,
+    /// Why the rollout does not go on.
+    pub halted: Option<String>,
     /// Nothing was done on request.
     pub paused: bool,
     /// When the next certificate is due.
     pub next_renewal: Option<Timestamp>,
+}
+
+/// The service that gets a change first; status remembers it from pass to pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Canary {
+    /// Digest of the change.
+    pub change: String,
+    /// The service.
+    pub service: String,
+}
+
+impl Canary {
+    fn remembered(object: &Value) -> Option<Self> {
+        let text = |key: &str| object["status"]["rollout"][key].as_str().map(ToOwned::to_owned);
+        Some(Self {
+            change: text("change")?,
+            service: text("canary")?,
+        })
+    }
+}
+
+/// What a rollout did in this pass.
+#[derive(Debug, Default)]
+struct Rolled {
+    written: usize,
+    canary: Option<Canary>,
+    keep: Vec<String>,
 }
 
 /// The controller.
@@ -179,9 +219,9 @@ impl Stacks {
         if let Some(keys) = object.pointer("/status/jwks") {
             self.token_keys.recall(keys);
         }
-        let request = validate::validate(&object, &self.images);
+        let request = self.validated(&name, &object);
         let result = match &request {
-            Ok(request) => self.lay_down(request.clone()).await,
+            Ok(request) => self.lay_down(request.clone(), Canary::remembered(&object)).await,
             Err(invalid) => Err(invalid.clone().into()),
         };
         let region = request.as_ref().ok().map(|r| &r.region);
@@ -222,7 +262,15 @@ impl Stacks {
         Ok(Pass::of(outcome).again(due.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)))
     }
 
-    async fn lay_down(&self, request: Request) -> Result<Done, StackError> {
+    fn validated(&self, name: &str, object: &Value) -> Result<Request, Invalid> {
+        let running = name
+            .parse()
+            .map(|region| observe::running(self.applier.cache(), &region));
+        let images = images::unnamed(object, &running.unwrap_or_default(), &self.images);
+        validate::validate(object, &images)
+    }
+
+    async fn lay_down(&self, request: Request, remembered: Option<Canary>) -> Result<Done, StackError> {
         self.served.claim(&request.region)?;
         let cache = self.applier.cache();
         let (asked, region) = (request.policy.clone(), request.region.clone());
@@ -250,11 +298,20 @@ impl Stacks {
         written += secrets.written;
         let plan = self.kept.plan(&stack, &secrets.material)?;
         let (mut reached, mut waiting) = progress::reached(&plan, cache);
+        let mut rolled = Rolled {
+            canary: remembered.clone(),
+            ..Rolled::default()
+        };
         for (index, phase) in plan.phases.iter().enumerate() {
-            if index >= reached {
+            if index >= reached || !rolled.keep.is_empty() {
                 break;
             }
-            let now = self.apply_all(&phase.manifests).await?;
+            let now = if phase.name == "services" {
+                rolled = self.roll_out(&plan, remembered.as_ref()).await?;
+                rolled.written
+            } else {
+                self.apply_all(&rollout::of_phase(phase, cache)).await?
+            };
             if now > 0 {
                 // What was just changed is not ready yet: an upgrade goes phase by phase as a first start does, and
                 // stops at the first phase that does not become healthy.
@@ -263,15 +320,45 @@ impl Stacks {
             written += now;
         }
         written += self.prune(&stack, &plan, &secrets.material).await?;
+        if let (Some(canary), false) = (&rolled.canary, rolled.keep.is_empty()) {
+            waiting = Some(format!("{} wait for {}", rolled.keep.join(", "), canary.service));
+        }
+        let parts = progress::conditions(&plan, cache);
+        let any_failed = parts.iter().any(|part| part.reason == "Failed");
         Ok(Done {
             written,
             waiting,
-            parts: progress::conditions(&plan, cache),
+            halted: any_failed.then(|| rollout::halt(&plan, cache)).flatten(),
+            rollout: rolled.canary,
+            parts,
             refusals,
             ca_certificate: Some(secrets.material.ca_certificate),
             counts: Some(counts),
             paused: false,
             next_renewal: Some(secrets.next_renewal),
+        })
+    }
+
+    /// Takes a change of services as far as it may go now.
+    async fn roll_out(&self, plan: &plan::Plan, remembered: Option<&Canary>) -> Result<Rolled, StackError> {
+        let services = rollout::together(plan);
+        let states = rollout::states(&services, self.applier.cache())?;
+        if states.iter().all(|state| matches!(state, State::Changed(_))) {
+            return Ok(Rolled::default());
+        }
+        let change = rollout::change(&services);
+        let known = remembered.filter(|canary| canary.change == change);
+        let place = |canary: &Canary| {
+            services
+                .iter()
+                .position(|manifest| manifest.key().name == canary.service)
+        };
+        let step = rollout::step(&states, known.and_then(place));
+        let name = |index: usize| services.get(index).map(|manifest| manifest.key().name.clone());
+        Ok(Rolled {
+            written: self.apply_all(&rollout::pick(&services, &step.write)).await?,
+            canary: step.canary.and_then(name).map(|service| Canary { change, service }),
+            keep: step.keep.into_iter().filter_map(name).collect(),
         })
     }
 
@@ -315,7 +402,10 @@ impl Stacks {
     async fn report(&self, object: &Value, name: &str, result: &Result<Done, StackError>) {
         let (reason, note) = match (result, status::standing(result)) {
             (Err(error), _) => (error.event(), error.to_string()),
-            (Ok(_), crate::conditions::Standing::Failed { message, .. }) => (Reason::MigrationFailed, message),
+            (Ok(_), crate::conditions::Standing::Failed { reason, message }) => match reason {
+                status::ROLLOUT_HALTED => (Reason::RolloutHalted, message),
+                _ => (Reason::MigrationFailed, message),
+            },
             (Ok(done), _) if !done.refusals.is_empty() => (
                 Reason::DecreaseRefused,
                 done.refusals

@@ -1,10 +1,14 @@
 //! What is there: everything a pass over a RegionStack looks at, read from the cache.
 
+use super::images::Running;
+use super::plan::components::{KEYRING, Workload, run_as};
 use super::plan::foundation::{POLICY, POLICY_KEY};
 use super::progress::Observed;
 use super::validate::namespace;
 use crate::apply::observed;
-use crate::manifest::{CONFIG_MAP, INGEST_POOL, NAMESPACE, ObjectKey, REGION_STACK, TENANT_PLACEMENT};
+use crate::manifest::{
+    CONFIG_MAP, DEPLOYMENT, INGEST_POOL, NAMESPACE, ObjectKey, REGION_STACK, STATEFUL_SET, TENANT_PLACEMENT,
+};
 use crate::region::ingest::{self, validate::Settings};
 use crate::region::policy::hold::Placement;
 use crate::watch::Cache;
@@ -24,6 +28,28 @@ pub fn stack(cache: &Cache, region: &str) -> Option<Value> {
 pub fn held_policy(cache: &Cache, region: &RegionName) -> Option<RegionPolicy> {
     let config = cache.get(&ObjectKey::namespaced(CONFIG_MAP, &namespace(region), POLICY))?;
     serde_json::from_str(config.data["data"][POLICY_KEY].as_str()?).ok()
+}
+
+/// What the workloads that are there run.
+#[must_use]
+pub fn running(cache: &Cache, region: &RegionName) -> Running {
+    let image = |kind, name: &str| {
+        let workload = cache.get(&ObjectKey::namespaced(kind, &namespace(region), name))?;
+        let image = workload
+            .data
+            .pointer("/spec/template/spec/containers/0/image")?
+            .as_str()?;
+        Some(image.to_owned())
+    };
+    let services = run_as(Workload::Deployment)
+        .map(|component| component.name)
+        .collect::<Vec<_>>();
+    let last = services.into_iter().rev().find_map(|name| image(DEPLOYMENT, name));
+    Running {
+        meridian: last.or_else(|| image(STATEFUL_SET, KEYRING)),
+        postgres: image(STATEFUL_SET, "postgres"),
+        kafka: image(STATEFUL_SET, "kafka"),
+    }
 }
 
 /// The placements of a region; one that does not parse is as good as absent, and said so.

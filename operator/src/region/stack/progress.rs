@@ -6,7 +6,7 @@ use crate::manifest::{DEPLOYMENT, JOB, ObjectKey, STATEFUL_SET};
 use serde_json::Value;
 
 /// What one workload or job is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// As planned, and ready.
     Ready,
@@ -37,7 +37,8 @@ pub fn of(key: &ObjectKey, object: Option<&Value>) -> Progress {
             .any(|c| c["type"] == kind && c["status"] == status)
     };
     let ready = match key.kind {
-        DEPLOYMENT if condition("Progressing", "False") => return Progress::Failed,
+        // Of a change that has been looked at: what failed before it says nothing.
+        DEPLOYMENT if seen && condition("Progressing", "False") => return Progress::Failed,
         DEPLOYMENT => {
             seen && number("/status/updatedReplicas") >= wanted
                 && number("/status/availableReplicas") >= wanted

@@ -1,12 +1,15 @@
 //! What the RegionStack says of itself after a pass, whether that went well or not.
 
-use super::validate::{Invalid, Request};
-use super::{Done, StackError};
+use super::validate::{Images, Invalid, Request};
+use super::{Canary, Done, StackError};
 use crate::conditions::{Observation, Standing, merge};
 use crate::region::policy::hold::Refusal;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
+
+/// Reason of a rollout that does not go on.
+pub const ROLLOUT_HALTED: &str = "RolloutHalted";
 
 /// What a pass knows besides its own outcome.
 pub struct Facts {
@@ -25,7 +28,7 @@ pub struct Facts {
 pub fn standing(result: &Result<Done, StackError>) -> Standing {
     match result {
         Err(StackError::Invalid(Invalid::SecondRegion { .. })) => failed("OneRegionPerCluster", result),
-        Err(StackError::Invalid(_)) => failed("Invalid", result),
+        Err(error @ StackError::Invalid(_)) => failed(error.reason(), result),
         Err(error) if error.needs_somebody() => failed(error.reason(), result),
         Err(error) => Standing::InProgress(error.to_string()),
         Ok(done) if done.paused => {
@@ -35,6 +38,10 @@ pub fn standing(result: &Result<Done, StackError>) -> Standing {
             let failed = done.parts.iter().find(|part| part.reason == "Failed");
             let waiting = done.parts.iter().find(|part| !part.holds());
             match (failed, waiting, &done.waiting) {
+                _ if done.halted.is_some() => Standing::Failed {
+                    reason: ROLLOUT_HALTED,
+                    message: done.halted.clone().unwrap_or_default(),
+                },
                 (Some(part), _, _) => Standing::Failed {
                     reason: "WorkloadFailed",
                     message: part.message.clone(),
@@ -63,7 +70,9 @@ pub fn status(
 ) -> Value {
     let previous: Vec<Condition> = serde_json::from_value(object["status"]["conditions"].clone()).unwrap_or_default();
     let generation = object["metadata"]["generation"].as_i64();
-    let mut observations = standing(result).observations();
+    let standing = standing(result);
+    let whole = standing == Standing::Current;
+    let mut observations = standing.observations();
     match result {
         Ok(done) => {
             observations.extend(done.parts.iter().cloned());
@@ -117,12 +126,30 @@ pub fn status(
         }
     };
     let done = result.as_ref().ok();
+    keep(
+        "images",
+        request.filter(|_| whole).map(|request| images(&request.images)),
+    );
+    if done.is_none_or(|done| done.paused) {
+        keep("rollout", None);
+    }
     keep("appliedRevision", facts.applied_revision.map(Value::from));
     keep("caBundle", done.and_then(|d| d.ca_certificate.clone()).map(Value::from));
     keep("jwks", facts.token_keys.clone());
     keep("endpoints", request.map(endpoints));
     keep("counts", done.and_then(|d| d.counts.clone()));
+    if let Some(canary) = done.and_then(|done| done.rollout.as_ref()) {
+        status["rollout"] = rollout(canary);
+    }
     status
+}
+
+fn images(images: &Images) -> Value {
+    json!({"meridian": images.meridian, "postgres": images.postgres, "kafka": images.kafka})
+}
+
+fn rollout(canary: &Canary) -> Value {
+    json!({"change": canary.change, "canary": canary.service})
 }
 
 fn endpoints(request: &Request) -> Value {

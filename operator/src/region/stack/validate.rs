@@ -2,7 +2,8 @@
 
 use crate::manifest::{MANAGED_BY, MANAGED_BY_LABEL, OWNER_UID_LABEL, REGION_LABEL};
 use crate::region::ingest::validate::Settings;
-use meridian_policy::{RegionName, RegionPolicy};
+use meridian_crds::Rollout;
+use meridian_policy::{RegionName, RegionPolicy, UnreadField};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -13,6 +14,8 @@ pub struct Tuning {
     pub replicas: Option<u32>,
     /// `resources` of the container; the component's default when absent.
     pub resources: Option<Value>,
+    /// Its image; the region's when absent.
+    pub image: Option<String>,
 }
 
 /// The images of a stack.
@@ -45,6 +48,8 @@ pub struct Stack {
     pub ingest: Option<Settings>,
     /// How it is reached from outside the cluster.
     pub node_ports: NodePorts,
+    /// Seconds in which a changed service must become available.
+    pub deadline_seconds: u32,
 }
 
 /// How gateway and replicator are reached from outside the cluster.
@@ -105,6 +110,9 @@ pub enum Invalid {
         /// What was asked for.
         mode: String,
     },
+    /// The policy of a newer hub.
+    #[error(transparent)]
+    NotUnderstood(UnreadField),
     /// Another region is served here already.
     #[error("this cluster is region {served}; a member cluster belongs to one region")]
     SecondRegion {
@@ -137,6 +145,8 @@ pub struct Request {
     pub tuning: BTreeMap<String, Tuning>,
     /// Nothing is to be changed.
     pub paused: bool,
+    /// Seconds in which a changed service must become available.
+    pub deadline_seconds: u32,
 }
 
 impl Request {
@@ -149,6 +159,7 @@ impl Request {
             images,
             public_host,
             tuning,
+            deadline_seconds,
             ..
         } = self;
         Stack {
@@ -160,6 +171,7 @@ impl Request {
             policy,
             ingest,
             node_ports: NodePorts::default(),
+            deadline_seconds,
         }
     }
 }
@@ -200,23 +212,25 @@ pub fn validate(object: &Value, defaults: &Images) -> Result<Request, Invalid> {
     let mut policy: RegionPolicy = parse("spec.policy", &spec["policy"])?;
     // The revision is the stack's; a policy compiled before it was allocated may not know it yet.
     policy.revision = parse("spec.revision", &spec["revision"])?;
-    let meridian = spec["image"]
-        .as_str()
-        .filter(|i| !i.is_empty())
-        .unwrap_or(&defaults.meridian)
-        .to_owned();
+    if let Some(unread) = policy.unread(&spec["policy"]) {
+        return Err(Invalid::NotUnderstood(unread));
+    }
+    let rollout: Option<Rollout> = parse("spec.rollout", &spec["rollout"])?;
+    let named = |image: &Value, default: &str| named(image).unwrap_or_else(|| default.to_owned());
     Ok(Request {
         uid: object["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
         policy,
         images: Images {
-            meridian,
-            ..defaults.clone()
+            meridian: named(&spec["image"], &defaults.meridian),
+            postgres: named(&spec["dataPlane"]["postgres"]["image"], &defaults.postgres),
+            kafka: named(&spec["dataPlane"]["kafka"]["image"], &defaults.kafka),
         },
         public_host: text("spec.publicHost", "publicHost")?,
         public_url: text("spec.publicUrl", "publicUrl")?,
         peer_url: spec["peerUrl"].as_str().map(ToOwned::to_owned),
         tuning: tuning(&spec["services"])?,
         paused: spec["paused"].as_bool().unwrap_or(false),
+        deadline_seconds: rollout.unwrap_or_default().deadline_seconds,
         region,
     })
 }
@@ -226,6 +240,10 @@ fn parse<T: serde::de::DeserializeOwned>(field: &'static str, value: &Value) -> 
         field,
         cause: e.to_string(),
     })
+}
+
+fn named(image: &Value) -> Option<String> {
+    image.as_str().filter(|image| !image.is_empty()).map(ToOwned::to_owned)
 }
 
 /// `services` as a map by name or as a list of `{name, …}`.
@@ -239,7 +257,15 @@ fn tuning(services: &Value) -> Result<BTreeMap<String, Tuning>, Invalid> {
             .as_object()
             .filter(|r| !r.is_empty())
             .map(|r| Value::Object(r.clone()));
-        Ok((name.to_owned(), Tuning { replicas, resources }))
+        let image = named(&value["image"]);
+        Ok((
+            name.to_owned(),
+            Tuning {
+                replicas,
+                resources,
+                image,
+            },
+        ))
     };
     match services {
         Value::Object(map) => map.iter().map(|(name, value)| one(name, value)).collect(),
@@ -260,6 +286,8 @@ pub fn namespace(region: &RegionName) -> String {
 /// A small valid stack for the tests of this crate.
 #[cfg(test)]
 pub(crate) fn example() -> Stack {
+    use meridian_crds::DEADLINE_SECONDS;
+
     let policy = serde_json::from_value(json!({
         "region": "eu", "jurisdiction": "eu", "revision": 7,
         "public_url": "https://eu.meridian.localhost:8443", "issuer": "https://eu.meridian.localhost:8443",
@@ -285,7 +313,7 @@ pub(crate) fn example() -> Stack {
             "gateway".to_owned(),
             Tuning {
                 replicas: Some(2),
-                resources: None,
+                ..Tuning::default()
             },
         )]),
         policy,
@@ -295,6 +323,7 @@ pub(crate) fn example() -> Stack {
             per_tenant: None,
         }),
         node_ports: NodePorts::Fixed,
+        deadline_seconds: DEADLINE_SECONDS,
     }
 }
 
@@ -317,12 +346,20 @@ mod tests {
     }
 
     #[test]
-    fn a_stack_takes_the_operators_images_unless_it_names_one() {
+    fn a_stack_takes_the_images_in_force_unless_it_names_others() {
         let request = validate(&object(), &images()).unwrap();
         assert_eq!((request.images, request.policy.revision.0), (images(), 9));
         let mut named = object();
         named["spec"]["image"] = json!("m:2");
-        assert_eq!(validate(&named, &images()).unwrap().images.meridian, "m:2");
+        named["spec"]["dataPlane"] = json!({"postgres": {"image": "p:2"}});
+        named["spec"]["services"]["gateway"]["image"] = json!("m:3");
+        let request = validate(&named, &images()).unwrap();
+        assert_eq!(request.images.meridian, "m:2");
+        assert_eq!(
+            (request.images.postgres.as_str(), request.images.kafka.as_str()),
+            ("p:2", "k:1")
+        );
+        assert_eq!(request.tuning["gateway"].image.as_deref(), Some("m:3"));
     }
 
     #[test]

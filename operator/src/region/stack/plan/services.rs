@@ -82,7 +82,7 @@ fn deployment(stack: &Stack, component: &Component, template: Value) -> Value {
     json!({
         "apiVersion": DEPLOYMENT.api_version(), "kind": DEPLOYMENT.kind, "metadata": metadata,
         "spec": {
-            "replicas": replicas, "revisionHistoryLimit": 3, "progressDeadlineSeconds": 300, "minReadySeconds": 1,
+            "replicas": replicas, "revisionHistoryLimit": 3, "progressDeadlineSeconds": stack.deadline_seconds, "minReadySeconds": 1,
             "selector": {"matchLabels": selector(stack, component.name)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": template,
@@ -128,15 +128,15 @@ fn pod<'a>(stack: &Stack, component: &'a Component, material: &Material) -> Pod<
         mounts.push(mount("tls-public", PUBLIC_TLS_DIR));
         variables.push(env("MERIDIAN_PUBLIC_TLS_DIR", PUBLIC_TLS_DIR));
     }
-    let tuned = stack.tuning.get(name).and_then(|t| t.resources.clone());
+    let tuned = stack.tuning.get(name).cloned().unwrap_or_default();
     let mut container = json!({
-        "name": name, "image": stack.images.meridian, "args": [name],
+        "name": name, "image": tuned.image.as_ref().unwrap_or(&stack.images.meridian), "args": [name],
         "ports": [
             {"name": "https", "containerPort": component.port, "protocol": "TCP"},
             {"name": "admin", "containerPort": 9000, "protocol": "TCP"},
         ],
         "env": variables,
-        "resources": tuned.unwrap_or_else(|| resources("10m", component.memory)),
+        "resources": tuned.resources.unwrap_or_else(|| resources("10m", component.memory)),
         "volumeMounts": mounts,
         // Endpoints learn of the end before the process does, so that nobody is sent to a closed door.
         "lifecycle": {"preStop": {"sleep": {"seconds": 2}}},
