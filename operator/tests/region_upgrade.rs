@@ -320,6 +320,7 @@ async fn an_edge_that_says_more_than_the_region_knows_is_never_obeyed_in_part() 
     assert_eq!(status["appliedRevision"], 2);
     // So the hub renews no lease, and without one nothing is transferred; home-region work goes on with what was held.
     let settled = Settled {
+        complete: true,
         member: "m".into(),
         serial: 1,
         written: 3,
