@@ -29,6 +29,15 @@ impl Readiness {
         self.set(gate, Err(why.to_owned()));
     }
 
+    /// Closes the gate when what is returned is dropped: by whatever is behind the gate, however it ends.
+    #[must_use]
+    pub fn closes_at_the_end(&self, gate: &'static str) -> ClosesAtTheEnd {
+        ClosesAtTheEnd {
+            readiness: self.clone(),
+            gate,
+        }
+    }
+
     fn set(&self, gate: &'static str, state: Result<(), String>) {
         self.0
             .lock()
@@ -44,6 +53,18 @@ impl Readiness {
             .iter()
             .filter_map(|(gate, state)| Some((*gate, state.as_ref().err()?.clone())))
             .collect()
+    }
+}
+
+/// See [`Readiness::closes_at_the_end`].
+pub struct ClosesAtTheEnd {
+    readiness: Readiness,
+    gate: &'static str,
+}
+
+impl Drop for ClosesAtTheEnd {
+    fn drop(&mut self) {
+        self.readiness.close(self.gate, "it has ended");
     }
 }
 
@@ -161,5 +182,21 @@ mod tests {
         );
         readiness.open("caches");
         assert!(readiness.closed().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_gate_closes_with_the_task_behind_it_even_when_that_panics() {
+        let readiness = Readiness::default();
+        let closes = readiness.closes_at_the_end("watch");
+        readiness.open("watch");
+        let task = tokio::spawn(async move {
+            let _closes = closes;
+            panic!("a defect");
+        });
+        assert!(task.await.is_err());
+        assert_eq!(
+            readiness.closed().into_iter().next(),
+            Some(("watch", "it has ended".to_owned()))
+        );
     }
 }

@@ -4,15 +4,18 @@
 //! monotonic clock from *before* the last renewal was sent, it may not write any more. That is earlier than the
 //! end of the lease by more than one request may take ([`crate::apply::REQUEST_TIMEOUT`]), so its last write has ended
 //! before anybody else can begin. Candidates trust no clock but their own either: they take the lease when they have seen
-//! it unchanged for its whole duration, or at once when it was released.
+//! it unchanged for its whole duration, or at once when it was released, which a watch tells them.
 
 use crate::metrics::Metrics;
 use crate::tasks::RunError;
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, ObjectMeta, PostParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,11 +34,11 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// 13 s, 8 s, 1 s: a replica that was killed is replaced within 15 s, one that left within 2 s.
+    /// 12 s, 7 s, 1 s: a replica that was killed is replaced within 15 s, one that left within 2 s.
     fn default() -> Self {
         Self {
-            duration: Duration::from_secs(13),
-            renew_deadline: Duration::from_secs(8),
+            duration: Duration::from_secs(12),
+            renew_deadline: Duration::from_secs(7),
             retry: Duration::from_secs(1),
         }
     }
@@ -164,6 +167,8 @@ impl Election {
 
     /// Waits until this process holds the lease; returns `false` when shutdown came first.
     pub async fn acquire(&mut self, shutdown: &CancellationToken) -> bool {
+        let only_this = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
+        let mut changes = pin!(watcher(self.api.clone(), only_this).default_backoff());
         let mut seen = Seen {
             version: None,
             since: Instant::now(),
@@ -177,11 +182,12 @@ impl Election {
             tokio::select! {
                 () = shutdown.cancelled() => return false,
                 () = tokio::time::sleep(self.timing.retry) => {}
+                _ = changes.next() => {}
             }
         }
     }
 
-    /// Keeps the lease until shutdown, then releases it (call this as the *last* task to stop: after it, others write).
+    /// Keeps the lease until shutdown. It is released by [`Self::releaser`], after the last writer has stopped.
     ///
     /// # Errors
     /// When the lease was lost. The leadership refuses writes from that moment; the process should end.
@@ -234,7 +240,7 @@ impl Election {
         }
     }
 
-    /// A function to release the lease after everything else has stopped.
+    /// A function to release the lease after the last writer has stopped; servers may still finish what they were asked.
     pub fn releaser(&self) -> impl FnOnce() -> futures::future::BoxFuture<'static, ()> + Send + 'static {
         let (api, name, identity) = (self.api.clone(), self.name.clone(), self.identity.clone());
         let leadership = self.leadership.clone();
@@ -341,7 +347,7 @@ mod tests {
         assert!(!place.may_write());
     }
 
-    const OWN: Duration = Duration::from_secs(13);
+    const OWN: Duration = Duration::from_secs(12);
 
     fn held_by(holder: Option<&str>, seconds: i32) -> LeaseSpec {
         LeaseSpec {
@@ -354,19 +360,19 @@ mod tests {
     #[test]
     fn a_free_or_released_lease_is_taken_at_once_and_a_held_one_only_after_its_whole_duration() {
         assert_eq!(step(None, "me", Duration::ZERO, OWN), Step::Create);
-        assert_eq!(step(Some(&held_by(None, 13)), "me", Duration::ZERO, OWN), Step::Take);
+        assert_eq!(step(Some(&held_by(None, 12)), "me", Duration::ZERO, OWN), Step::Take);
         assert_eq!(
             step(
-                Some(&held_by(Some("other"), 13)),
+                Some(&held_by(Some("other"), 12)),
                 "me",
-                Duration::from_millis(12_999),
+                Duration::from_millis(11_999),
                 OWN
             ),
             Step::Wait
         );
-        assert_eq!(step(Some(&held_by(Some("other"), 13)), "me", OWN, OWN), Step::Take);
+        assert_eq!(step(Some(&held_by(Some("other"), 12)), "me", OWN, OWN), Step::Take);
         assert_eq!(
-            step(Some(&held_by(Some("me"), 13)), "me", Duration::ZERO, OWN),
+            step(Some(&held_by(Some("me"), 12)), "me", Duration::ZERO, OWN),
             Step::Renew
         );
     }

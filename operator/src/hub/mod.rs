@@ -337,10 +337,16 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
     let release = election.releaser();
     let (leading, works, asked) = (hub.clone(), shutdown.clone(), client);
     tasks.spawn("leader", async move {
-        leading.cache.synced(RESOURCES).await;
+        if works
+            .run_until_cancelled(leading.cache.synced(RESOURCES))
+            .await
+            .is_none()
+        {
+            return Ok::<(), RunError>(());
+        }
         leading.readiness.open("caches");
         if !election.acquire(&works).await {
-            return Ok::<(), RunError>(());
+            return Ok(());
         }
         let identity = claim::identity(asked, &args.namespace, ELECTION).await;
         leading.members.claim_as(Claimant {
@@ -350,11 +356,12 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
         let mut led = Tasks::new(works.clone());
         led.spawn("election", election.hold(works.clone()));
         lead(&mut led, leading, queues, metrics, args, works);
-        led.run().await
+        let ended = led.run().await;
+        // The last writer has stopped. Reviews that are being answered need not hold up the next leader.
+        release().await;
+        ended
     });
-    let ended = tasks.run().await;
-    release().await;
-    ended
+    tasks.run().await
 }
 
 fn watch_resources(tasks: &mut Tasks, hub: &Arc<Hub>, queues: &Queues, client: &Client) {
@@ -370,7 +377,11 @@ fn watch_resources(tasks: &mut Tasks, hub: &Arc<Hub>, queues: &Queues, client: &
             hub.cache.clone(),
             on_change.clone(),
         );
-        tasks.spawn_until_shutdown("watch", follows);
+        let closes = hub.readiness.closes_at_the_end("caches");
+        tasks.spawn_until_shutdown("watch", async move {
+            let _closes = closes;
+            follows.await;
+        });
     }
     let secrets = Selection {
         kind: SECRET,

@@ -182,6 +182,7 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
         &client,
         &cache,
         &queues,
+        &readiness,
         &Mirror {
             feed: feed.clone(),
             identity: identity.clone(),
@@ -229,11 +230,13 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
     };
     let pools = Pools::new(applier, events, args.images, args.brokers);
     tasks.spawn("controllers", async move {
-        if !election.acquire(&shutdown).await {
+        let known = async {
+            cache.synced(WRITTEN).await;
+            cache.synced(ASKED).await;
+        };
+        if shutdown.run_until_cancelled(known).await.is_none() || !election.acquire(&shutdown).await {
             return Ok(());
         }
-        cache.synced(WRITTEN).await;
-        cache.synced(ASKED).await;
         for (key, _) in ASKED.iter().flat_map(|kind| cache.of_kind(*kind)) {
             queues.changed(&key, None);
         }
@@ -250,16 +253,16 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
             pools.clone().reconcile(name)
         });
         // All three end together: the lease is given up only after the last write.
-        tokio::select! {
-            ended = stack => ended.map_err(|e| e.to_string())?,
-            ended = pool => ended.map_err(|e| e.to_string())?,
-            lost = election.hold(CancellationToken::new()) => lost.map_err(|e| e.to_string())?,
-        }
-        Ok::<_, String>(())
+        let ended = tokio::select! {
+            ended = stack => ended.map_err(|e| e.to_string()),
+            ended = pool => ended.map_err(|e| e.to_string()),
+            lost = election.hold(CancellationToken::new()) => lost.map_err(|e| e.to_string()),
+        };
+        // Services that still listen to the feed need not hold up the next leader.
+        release().await;
+        ended
     });
-    let ended = tasks.run().await;
-    release().await;
-    ended
+    tasks.run().await
 }
 
 /// What every replica takes over from what the leader has written down.
@@ -309,7 +312,14 @@ fn only_region(cache: &Cache) -> Option<RegionName> {
     key.name.parse().ok()
 }
 
-fn watch_everything(tasks: &mut Tasks, client: &Client, cache: &Cache, queues: &Queues, mirror: &Mirror) {
+fn watch_everything(
+    tasks: &mut Tasks,
+    client: &Client,
+    cache: &Cache,
+    queues: &Queues,
+    readiness: &Readiness,
+    mirror: &Mirror,
+) {
     let selections = WRITTEN
         .iter()
         .map(|kind| Selection::managed(*kind))
@@ -328,7 +338,14 @@ fn watch_everything(tasks: &mut Tasks, client: &Client, cache: &Cache, queues: &
             queues.changed(key, object);
         });
         let name = selection.kind.plural;
-        tasks.spawn_until_shutdown(name, follow(client.clone(), selection, cache.clone(), on_change));
+        let (closes, follows) = (
+            readiness.closes_at_the_end("caches"),
+            follow(client.clone(), selection, cache.clone(), on_change),
+        );
+        tasks.spawn_until_shutdown(name, async move {
+            let _closes = closes;
+            follows.await;
+        });
     }
 }
 
