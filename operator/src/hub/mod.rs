@@ -431,11 +431,6 @@ fn lead(
         timeout: Duration::from_secs(30),
         ..Bounds::default()
     };
-    // A pass over a region mostly waits for its member's API server.
-    let of_members = Bounds {
-        concurrency: 16,
-        ..bounds
-    };
     queues.everything(&hub.cache);
     let (of_regions, of_tenants, of_pools) = (hub.clone(), hub.clone(), hub);
     let region = move |name| region::reconcile(of_regions.clone(), name);
@@ -443,7 +438,7 @@ fn lead(
     let pool = move |name| pool::reconcile(of_pools.clone(), name);
     tasks.spawn(
         "region",
-        reconcile::run(queues.regions, of_members, metrics.clone(), shutdown.clone(), region),
+        reconcile::run(queues.regions, bounds, metrics.clone(), shutdown.clone(), region),
     );
     tasks.spawn(
         "residency",
