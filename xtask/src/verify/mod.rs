@@ -2,9 +2,9 @@
 
 pub mod chart;
 mod demo;
+mod lanes;
 mod tally;
 
-use std::fs;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -155,32 +155,32 @@ fn tests(paths: &Paths, cache: &Cache) -> Tally {
 }
 
 fn run_tests(paths: &Paths, cache: &Cache) -> Result<Tally> {
-    let log = Log::fresh(paths, "test-cargo")?;
     let began = Instant::now();
     let running = Running::start(paths, cache, PARTS).context("the parts that tests need")?;
-    progress::say(&format!("tests … (log: {})", log.shown()));
-    let mut command = paths.cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]);
-    command.envs(running.env().iter().map(|(name, value)| (*name, value.as_str())));
-    let ended = log.run(&mut command);
-    let text = fs::read_to_string(log.path()).context("the log of the tests")?;
-    let mut tally = Tally::of_cargo_test(&text);
-    // Among the others and counted with them; named here since they are a check of their own.
-    let catalogue = named(&text, "catalogue_");
-    progress::say(&format!("catalogue: {catalogue}"));
-    if let Err(error) = ended {
-        if tally.failed == 0 {
-            // A crate that does not compile has no closing line of its own.
-            tally.failed += 1;
+    progress::say("tests …");
+    let mut total = Tally::default();
+    let mut catalogue = Tally::default();
+    for lane in lanes::run(paths, &running)? {
+        let mut tally = Tally::of_cargo_test(&lane.text);
+        catalogue.add(named(&lane.text, "catalogue_"));
+        if let Err(error) = lane.result {
+            if tally.failed == 0 {
+                // A crate that does not compile has no closing line of its own.
+                tally.failed += 1;
+            }
+            progress::say(&format!("tests: FAILED: {error:#}"));
+            for line in lane
+                .text
+                .lines()
+                .filter(|line| line.starts_with("test ") && line.ends_with("FAILED"))
+            {
+                progress::say(&format!("  {line}"));
+            }
         }
-        progress::say(&format!("tests: FAILED: {error:#}"));
-        for line in text
-            .lines()
-            .filter(|line| line.starts_with("test ") && line.ends_with("FAILED"))
-        {
-            progress::say(&format!("  {line}"));
-        }
+        total.add(tally);
     }
-    progress::say(&format!("tests: {tally} in {:.0} s", began.elapsed().as_secs_f32()));
-    Ok(tally)
+    // Among the others and counted with them; named here since they are a check of their own.
+    progress::say(&format!("catalogue: {catalogue}"));
+    progress::say(&format!("tests: {total} in {:.0} s", began.elapsed().as_secs_f32()));
+    Ok(total)
 }
