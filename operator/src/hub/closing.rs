@@ -96,7 +96,13 @@ fn in_force(stack: &Value, stacks: &Stacks, concerns: &impl Fn(Ends<'_>) -> bool
             let (from, to): (RegionName, RegionName) = (ends.from.parse().ok()?, ends.to.parse().ok()?);
             Some(ClosingEdge {
                 edge: EdgeId::deserialize(&edge["id"]).ok()?,
-                export_revision: written(stacks, &from),
+                // An exporter that has lost the edge already may have acknowledged that: what the importer acknowledges
+                // counts, which is waited for by its revision.
+                export_revision: if exports(stacks, &from, &edge["id"]) {
+                    written(stacks, &from)
+                } else {
+                    PolicyRevision::default()
+                },
                 // It may purge on its exporter's word before it applies what is written.
                 import_revision: written(stacks, &to).min(applied(stacks, &to)),
                 expires: Timestamp::deserialize(&edge["expires"]).ok()?,
@@ -201,6 +207,11 @@ fn written(stacks: &Stacks, region: &RegionName) -> PolicyRevision {
     PolicyRevision::from(revision.unwrap_or_default())
 }
 
+fn exports(stacks: &Stacks, region: &RegionName, edge: &Value) -> bool {
+    let stack = stacks.get(region).and_then(Option::as_ref);
+    stack.is_some_and(|stack| list(&stack["spec"]["policy"]["exports"]).any(|export| export["id"] == *edge))
+}
+
 fn applied(stacks: &Stacks, region: &RegionName) -> PolicyRevision {
     let stack = stacks.get(region).and_then(Option::as_ref);
     let revision = stack.and_then(|stack| stack["status"]["appliedRevision"].as_u64());
@@ -299,6 +310,20 @@ mod tests {
         let never = Some(json!({"spec": {"revision": 1}}));
         assert_eq!(missing(&before(), &stacks(never.clone(), never), now).len(), 0);
         assert_eq!(missing(&before(), &Stacks::new(), now).len(), 0);
+    }
+
+    #[test]
+    fn an_exporter_that_has_acknowledged_already_is_not_asked_again() {
+        let purged = json!(["replicator"]);
+        let eu = || stack("eu", 5, &json!({}), &json!([ack("exporter", 5, &purged)]));
+        let us = stack("us", 7, &json!({"imports": [edge()]}), &json!([ack("importer", 3, &purged)]));
+        let closing = seen(None, &stacks(eu(), us), |_| true);
+        let open = |acks: &Value| {
+            let us = stack("us", 8, &json!({}), acks);
+            missing(&closing, &stacks(eu(), us), Timestamp::UNIX_EPOCH).len()
+        };
+        assert_eq!(open(&json!([ack("importer", 3, &purged)])), 1, "of an earlier cut");
+        assert_eq!(open(&json!([ack("importer", 8, &purged)])), 0);
     }
 
     #[test]
