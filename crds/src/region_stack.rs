@@ -31,7 +31,7 @@ use crate::workload::{DataPlane, Rollout, ServiceTuning, services_are_known};
     validation = ("self.metadata.name == self.spec.region", "the resource is named after its region")
 )]
 #[serde(rename_all = "camelCase")]
-// A newer hub may say what this version does not know: kept, and ignored outside of edges (docs/adr/0015).
+// A newer hub may say what this version does not know: kept, and ignored outside of edges (docs/adr/0013).
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 #[x_kube(
     validation = ("self.revision >= oldSelf.revision", "revision never decreases"),

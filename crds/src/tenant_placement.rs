@@ -27,7 +27,7 @@ use crate::Condition;
     validation = ("self.metadata.name == self.spec.tenant", "the resource is named after its tenant")
 )]
 #[serde(rename_all = "camelCase")]
-// A newer hub may say what this version does not know (docs/adr/0015).
+// A newer hub may say what this version does not know (docs/adr/0013).
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 #[x_kube(
     validation = ("self.epoch >= oldSelf.epoch", "epoch never decreases"),

@@ -287,6 +287,7 @@ impl Election {
             field_manager: Some("meridian-election".to_owned()),
             ..PostParams::default()
         };
+        let renews = matches!(step, Step::Renew);
         let written = match step {
             Step::Wait => return Ok(false),
             Step::Create => self.api.create(&params, &self.lease(None, true)).await,
@@ -302,7 +303,10 @@ impl Election {
                 };
                 Ok(true)
             }
-            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(false),
+            // Of a holder, this may be an own write that was given up and arrived late: the next look tells.
+            Err(kube::Error::Api(status)) if !renews && (status.is_conflict() || status.is_already_exists()) => {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }

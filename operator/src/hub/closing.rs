@@ -316,7 +316,12 @@ mod tests {
     fn an_exporter_that_has_acknowledged_already_is_not_asked_again() {
         let purged = json!(["replicator"]);
         let eu = || stack("eu", 5, &json!({}), &json!([ack("exporter", 5, &purged)]));
-        let us = stack("us", 7, &json!({"imports": [edge()]}), &json!([ack("importer", 3, &purged)]));
+        let us = stack(
+            "us",
+            7,
+            &json!({"imports": [edge()]}),
+            &json!([ack("importer", 3, &purged)]),
+        );
         let closing = seen(None, &stacks(eu(), us), |_| true);
         let open = |acks: &Value| {
             let us = stack("us", 8, &json!({}), acks);

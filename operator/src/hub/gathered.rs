@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::admission::named;
 use super::departure::FINALIZER;
-use super::source::{Course, Departing, Seen, facts, is_deleted, own_trust, regions, specs, told};
+use super::source::{Course, Departing, Seen, facts, is_deleted, is_let_go, own_trust, regions, specs, told};
 use crate::manifest::{JURISDICTION, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT};
 use crate::watch::{Cache, Identity};
 
@@ -57,7 +57,9 @@ impl Gatherer {
                 (name.clone(), seen.unwrap_or_default())
             })
             .collect();
-        if placed.values().any(|seen| seen.awaited) {
+        // Nobody connects the member of a region that is let go of: it would be awaited for ever.
+        let awaited = |(name, seen): (&RegionName, &Seen)| seen.awaited && !is_let_go(hub, name);
+        if placed.iter().any(awaited) {
             return None;
         }
         let known: Vec<&Cache> = placed.values().filter_map(Seen::known).collect();

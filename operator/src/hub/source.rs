@@ -248,6 +248,15 @@ pub(super) fn is_deleted(hub: &Cache, region: &RegionName) -> bool {
     found.is_some_and(|region| region.deleting)
 }
 
+/// It is being deleted, and this hub has nothing to wait for any more; only somebody else's finalizer keeps it.
+pub(super) fn is_let_go(hub: &Cache, region: &RegionName) -> bool {
+    let found = hub.get(&ObjectKey::cluster(FITNESS_REGION, region.as_str()));
+    found.is_some_and(|region| {
+        let held = region.finalizers().iter().any(|name| name == FINALIZER);
+        region.metadata.deletion_timestamp.is_some() && !held
+    })
+}
+
 fn is_closing(object: &DynamicObject) -> bool {
     object.metadata.deletion_timestamp.is_some() && closing::recorded(&object.data).is_some()
 }

@@ -1,7 +1,7 @@
 //! Which images are in force. Pure.
 //!
 //! An upgrade of the operator brings other default images; a region that names none keeps what it runs all the same, until
-//! it names one or says that it follows the operator (docs/adr/0015).
+//! it names one or says that it follows the operator (docs/adr/0013).
 
 use super::validate::Images;
 use meridian_crds::{Rollout, UnnamedImage};

@@ -298,6 +298,7 @@ impl Stacks {
         written += secrets.written;
         let plan = self.kept.plan(&stack, &secrets.material)?;
         let (mut reached, mut waiting) = progress::reached(&plan, cache);
+        let halted = self.has_failed(&plan, remembered.as_ref())?;
         let mut rolled = Rolled {
             canary: remembered.clone(),
             ..Rolled::default()
@@ -310,7 +311,7 @@ impl Stacks {
                 rolled = self.roll_out(&plan, remembered.as_ref()).await?;
                 rolled.written
             } else {
-                self.apply_all(&rollout::of_phase(phase, cache)).await?
+                self.apply_all(&rollout::of_phase(phase, halted, cache)).await?
             };
             if now > 0 {
                 // What was just changed is not ready yet: an upgrade goes phase by phase as a first start does, and
@@ -337,6 +338,19 @@ impl Stacks {
             paused: false,
             next_renewal: Some(secrets.next_renewal),
         })
+    }
+
+    /// Whether the service that was to show that this change works has shown that it does not.
+    fn has_failed(&self, plan: &plan::Plan, remembered: Option<&Canary>) -> Result<bool, ApplyError> {
+        let services = rollout::together(plan);
+        let Some(canary) = remembered.filter(|canary| canary.change == rollout::change(&services)) else {
+            return Ok(false);
+        };
+        let manifest = services
+            .into_iter()
+            .find(|manifest| manifest.key().name == canary.service);
+        let state = manifest.map(|manifest| rollout::state(manifest, self.applier.cache()));
+        Ok(state.transpose()? == Some(State::Changed(progress::Progress::Failed)))
     }
 
     /// Takes a change of services as far as it may go now.

@@ -45,6 +45,16 @@ pub fn step(states: &[State], canary: Option<usize>) -> Step {
         let all = states.iter().enumerate();
         all.filter(|(_, state)| is(**state)).map(|(index, _)| index).collect()
     };
+    let state_of = |index: usize| states.get(index).copied();
+    let chosen = canary.filter(|index| matches!(state_of(*index), Some(State::Changed(_))));
+    if chosen.and_then(state_of) == Some(State::Changed(Progress::Failed)) {
+        // Also what is unavailable for a moment: it has a chance with what it ran, and none with this.
+        return Step {
+            write: those(&|state| state == State::Absent),
+            keep: those(&|state| matches!(state, State::Outdated { .. })),
+            canary: chosen,
+        };
+    }
     let mut write = those(&|state| matches!(state, State::Absent | State::Outdated { available: false }));
     let waiting = those(&|state| state == State::Outdated { available: true });
     if waiting.is_empty() {
@@ -53,8 +63,6 @@ pub fn step(states: &[State], canary: Option<usize>) -> Step {
             ..Step::default()
         };
     }
-    let state_of = |index: usize| states.get(index).copied();
-    let chosen = canary.filter(|index| matches!(state_of(*index), Some(State::Changed(_))));
     if chosen.and_then(state_of) == Some(State::Changed(Progress::Ready)) {
         write.extend(waiting);
         return Step {
@@ -84,15 +92,17 @@ fn is_keyring(manifest: &Manifest) -> bool {
     manifest.key().kind == STATEFUL_SET && manifest.key().name == KEYRING
 }
 
-/// What a phase other than the services' writes: everything, but for a keyring that is there and waits for its turn.
+/// What a phase other than the services' writes: everything, but for a keyring that is there and waits for its turn, which
+/// does not come while the change is `halted`.
 #[must_use]
-pub fn of_phase(phase: &Phase, cache: &Cache) -> Vec<Manifest> {
+pub fn of_phase(phase: &Phase, halted: bool, cache: &Cache) -> Vec<Manifest> {
     let waits = |manifest: &&Manifest| {
         is_keyring(manifest)
-            && matches!(
-                state(manifest, cache),
-                Ok(State::Outdated { available: true } | State::Changed(_))
-            )
+            && match state(manifest, cache) {
+                Ok(State::Outdated { available }) => available || halted,
+                Ok(State::Changed(_)) => true,
+                _ => false,
+            }
     };
     phase
         .manifests
@@ -202,6 +212,11 @@ mod tests {
     #[test]
     fn a_failed_canary_keeps_the_others_as_they_are() {
         assert_eq!(looks(&[new(Failed), OLD, OLD], Some(0)), (vec![], vec![1, 2], Some(0)));
+        assert_eq!(
+            looks(&[new(Failed), BROKEN, OLD], Some(0)),
+            (vec![], vec![1, 2], Some(0))
+        );
+        assert_eq!(looks(&[new(Failed), BROKEN], Some(0)), (vec![], vec![1], Some(0)));
     }
 
     #[test]

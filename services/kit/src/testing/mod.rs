@@ -67,7 +67,7 @@ use feed::Feed;
 use services::{Place, Running, SERVICES, place};
 
 /// The longest that a test waits for something that should happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A region that lives as long as the value.
 pub struct Region {
