@@ -68,8 +68,8 @@ pub struct RegionArgs {
     pub brokers: Option<String>,
 }
 
-/// Kinds that the region role writes.
-const WRITTEN: &[Kind] = &[
+/// Kinds that the region role writes, and watches by its label.
+pub const WRITTEN: &[Kind] = &[
     NAMESPACE,
     CONFIG_MAP,
     SECRET,
@@ -83,8 +83,8 @@ const WRITTEN: &[Kind] = &[
     DISRUPTION_BUDGET,
     NETWORK_POLICY,
 ];
-/// Kinds that it is asked by.
-const ASKED: &[Kind] = &[REGION_STACK, TENANT_PLACEMENT, INGEST_POOL];
+/// Kinds that it is asked by, and watches all of.
+pub const ASKED: &[Kind] = &[REGION_STACK, TENANT_PLACEMENT, INGEST_POOL];
 
 /// Events come in bursts; a pass a little later sees them all.
 const SETTLE: Duration = Duration::from_millis(50);

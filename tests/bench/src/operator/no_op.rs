@@ -15,10 +15,7 @@ use kube::api::{Patch, PatchParams};
 use meridian_operator::apply::Applier;
 use meridian_operator::election::Leadership;
 use meridian_operator::events::Events;
-use meridian_operator::manifest::{
-    CONFIG_MAP, DEPLOYMENT, DISRUPTION_BUDGET, INGEST_POOL, JOB, Kind, LIMIT_RANGE, NAMESPACE, NETWORK_POLICY,
-    ObjectKey, REGION_STACK, RESOURCE_QUOTA, SECRET, SERVICE, SERVICE_ACCOUNT, STATEFUL_SET, TENANT_PLACEMENT,
-};
+use meridian_operator::manifest::{DEPLOYMENT, JOB, Kind, ObjectKey, REGION_STACK, STATEFUL_SET};
 use meridian_operator::metrics::Metrics;
 use meridian_operator::reconcile::Outcome;
 use meridian_operator::region::identity::TokenKeys;
@@ -26,6 +23,7 @@ use meridian_operator::region::policy::feed::Feed;
 use meridian_operator::region::stack::kept::Kept;
 use meridian_operator::region::stack::validate::NodePorts;
 use meridian_operator::region::stack::{Served, Stacks};
+use meridian_operator::region::{ASKED, WRITTEN};
 use meridian_operator::watch::{Cache, OnChange, Selection, follow};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -37,23 +35,6 @@ use crate::report::{Bound, Metric, Report};
 
 const REGION: &str = "no-op";
 const SPACE: &str = "meridian-no-op";
-/// What the region role writes, and watches by its label.
-const WRITTEN: &[Kind] = &[
-    NAMESPACE,
-    CONFIG_MAP,
-    SECRET,
-    SERVICE,
-    SERVICE_ACCOUNT,
-    RESOURCE_QUOTA,
-    LIMIT_RANGE,
-    DEPLOYMENT,
-    STATEFUL_SET,
-    JOB,
-    DISRUPTION_BUDGET,
-    NETWORK_POLICY,
-];
-/// What it is asked by, and watches all of.
-const ASKED: &[Kind] = &[REGION_STACK, TENANT_PLACEMENT, INGEST_POOL];
 /// Kinds that a controller or a kubelet would report about.
 const WORKLOADS: &[Kind] = &[DEPLOYMENT, STATEFUL_SET, JOB];
 /// How long passes are counted, in processor time.
