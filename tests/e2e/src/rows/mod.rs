@@ -84,7 +84,7 @@ pub const ALL: [Row; 16] = [
     },
     Row {
         number: 12,
-        promise: "Another replica leads within 15 s of kill -9 of the hub's leader, within 2 s of SIGTERM",
+        promise: "The hub is led again within 15 s of kill -9 of its leader, and within 2 s of SIGTERM",
     },
     Row {
         number: 13,

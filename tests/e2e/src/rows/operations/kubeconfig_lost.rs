@@ -48,10 +48,11 @@ pub async fn prove(world: &World) -> Result<Outcome> {
 }
 
 async fn without(world: &World, began: Instant) -> Result<Duration> {
-    until(NOTICED, "ClustersReachable False of us", || async {
+    until(NOTICED, "us no longer Ready", || async {
         let now = region(world, "us").await?;
-        if condition(&now, "ClustersReachable") != "False" {
-            bail!("it is {:?}", condition(&now, "ClustersReachable"));
+        let told = ["ClustersReachable", "Ready"].map(|kind| condition(&now, kind));
+        if told.contains(&"True") {
+            bail!("ClustersReachable and Ready are {told:?}");
         }
         Ok(Some(()))
     })
