@@ -34,7 +34,7 @@ pub use diff::{
     Widening, diff, widenings, widenings_with,
 };
 pub use edge::{CompiledEdge, EdgeId};
-pub use expiry::{Ending, ExpiryWarning, Soon, expiry_warnings};
+pub use expiry::{Ending, ExpiryWarning, Instruments, Soon, expiry_warnings};
 pub use names::{
     CountryCode, DocumentDigest, Epoch, InvalidName, JurisdictionName, OrganizationName, PartyName, PolicyRevision,
     RegionName, SubdivisionCode, TenantId,
