@@ -91,6 +91,22 @@ pub(super) fn status(
         };
         observations.push(Observation::new(kind, status, reason, message(&stack, kind)));
     }
+    // A region role of before has nothing to say of it.
+    if let Some(seen) = condition(&stack, "ResidencyVerified") {
+        let status = match seen["status"].as_str() {
+            _ if degraded => Status::Unknown,
+            Some("True") => Status::True,
+            Some("False") => Status::False,
+            _ => Status::Unknown,
+        };
+        let reason = if degraded { "MemberUnreachable" } else { "Observed" };
+        observations.push(Observation::new(
+            "ResidencyVerified",
+            status,
+            reason,
+            message(&stack, "ResidencyVerified"),
+        ));
+    }
     observations.push(Observation::new(
         "Degraded",
         degraded,
