@@ -1,6 +1,7 @@
 //! Compiles the policy: from what people wrote to the edges that may carry data, and the refusal of every other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 
 use jiff::Timestamp;
 
@@ -9,6 +10,7 @@ use crate::catalogue::{Catalogue, TransferableFields};
 use crate::edge::{CompiledEdge, EdgeId};
 use crate::names::{RegionName, TenantId};
 use crate::rule::{Denial, Rule, Violation};
+use crate::shared::Shared;
 use crate::source::{PolicySource, TenantFacts};
 use crate::spec::ReplicateTo;
 use crate::vocabulary::DataClass;
@@ -19,7 +21,7 @@ pub struct CompiledPolicy {
     pub(crate) source: PolicySource,
     pub(crate) fields: TransferableFields,
     pub(crate) homes: Homes,
-    edges: BTreeMap<EdgeId, CompiledEdge>,
+    edges: BTreeMap<EdgeId, Shared<CompiledEdge>>,
     refusals: BTreeMap<EdgeId, Vec<Denial>>,
     exports: BTreeMap<RegionName, Vec<EdgeId>>,
     imports: BTreeMap<RegionName, Vec<EdgeId>>,
@@ -46,7 +48,7 @@ pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Time
 /// What became of the edges that tenants ask for.
 #[derive(Default)]
 struct Outcome {
-    edges: BTreeMap<EdgeId, CompiledEdge>,
+    edges: BTreeMap<EdgeId, Shared<CompiledEdge>>,
     refusals: BTreeMap<EdgeId, Vec<Denial>>,
 }
 
@@ -64,7 +66,7 @@ impl Outcome {
             let twice = twice.contains(&edge_id);
             match compile_edge(of, fields, (id, tenant), (class, ask), twice, now) {
                 Ok(edge) => {
-                    self.edges.insert(edge_id, edge);
+                    self.edges.insert(edge_id, edge.into());
                 }
                 Err(denials) => {
                     self.refusals.insert(edge_id, denials);
@@ -191,25 +193,25 @@ impl CompiledPolicy {
 
     /// The edges that may carry data.
     pub fn edges(&self) -> impl Iterator<Item = &CompiledEdge> {
-        self.edges.values()
+        self.edges.values().map(Deref::deref)
     }
 
     /// The edges that leave from a region.
     pub fn exports_of(&self, region: &RegionName) -> impl Iterator<Item = &CompiledEdge> {
         let ids = self.exports.get(region).into_iter().flatten();
-        ids.filter_map(|id| self.edges.get(id))
+        ids.filter_map(|id| self.edges.get(id).map(Deref::deref))
     }
 
     /// The edges that arrive in a region.
     pub fn imports_of(&self, region: &RegionName) -> impl Iterator<Item = &CompiledEdge> {
         let ids = self.imports.get(region).into_iter().flatten();
-        ids.filter_map(|id| self.edges.get(id))
+        ids.filter_map(|id| self.edges.get(id).map(Deref::deref))
     }
 
     /// The edge of that name, if it may carry data.
     #[must_use]
     pub fn edge(&self, id: &EdgeId) -> Option<&CompiledEdge> {
-        self.edges.get(id)
+        self.edges.get(id).map(Deref::deref)
     }
 
     /// The edges that were asked for and refused, with every refusal. Each has at least one.

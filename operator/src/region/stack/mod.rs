@@ -210,7 +210,7 @@ impl Stacks {
     /// What failed, after status has been told.
     pub async fn reconcile(self, name: String) -> Result<Pass, StackError> {
         let cache = self.applier.cache();
-        let Some(object) = observe::stack(cache, &name) else {
+        let Some(object) = self.kept.stack(cache, &name) else {
             return Ok(Pass::of(Outcome::Gone));
         };
         if let Some(pass) = self.end(&name, &object).await? {
@@ -274,7 +274,7 @@ impl Stacks {
         self.served.claim(&request.region)?;
         let cache = self.applier.cache();
         let (asked, region) = (request.policy.clone(), request.region.clone());
-        let held = observe::held_policy(cache, &region);
+        let held = self.kept.held_policy(cache, &region);
         let (policy, refusals) = hold::decide(&region, held.as_ref(), &asked, &observe::placements(cache, &region));
         let policy =
             policy.ok_or_else(|| Invalid::NoPolicy(refusals.first().map(ToString::to_string).unwrap_or_default()))?;
@@ -380,7 +380,7 @@ impl Stacks {
     /// before services hear it, so that a restart cannot fall behind what they were told.
     async fn policy_first(&self, stack: &Stack) -> Result<usize, StackError> {
         let mut written = self.apply_all(&[plan::namespace(stack)?]).await?;
-        let policy = Manifest::new(plan::foundation::policy(stack))?;
+        let policy = self.kept.policy(stack)?;
         written += self.apply_all(std::slice::from_ref(&policy)).await?;
         self.feed.publish(&stack.policy);
         Ok(written)
