@@ -227,6 +227,9 @@ impl Cache {
         // Items of a list come without their type; a plan names it.
         object.types = Some(types(key.kind));
         let object = Arc::new(object);
+        if self.has(&key, &object, watched) {
+            return (object, true);
+        }
         let mut stored = Stored::new(&object, self.packs.contains(&key.kind));
         let version = stored.version();
         let mut objects = self.lock();
@@ -247,6 +250,20 @@ impl Cache {
             objects.insert(key, stored);
         }
         (object, same || told)
+    }
+
+    /// Whether this very observation is kept already; then it need not be packed once more.
+    fn has(&self, key: &ObjectKey, object: &DynamicObject, watched: bool) -> bool {
+        let identity = Identity::of(object);
+        let mut objects = self.lock();
+        let Some(last) = objects.all.get_mut(key) else {
+            return false;
+        };
+        let same = identity.version.is_some() && last.identity == identity;
+        if same && watched {
+            last.watched = last.watched.max(version(identity.version.as_deref()));
+        }
+        same
     }
 
     fn remove(&self, key: &ObjectKey, uid: Option<&str>) {

@@ -139,6 +139,9 @@ impl ApplyError {
     }
 }
 
+/// Digest of a status that was told, and what the API server kept of it where that is not all.
+type StatusTold = (String, Option<Value>);
+
 /// Writes planned objects into one cluster.
 #[derive(Clone)]
 pub struct Applier {
@@ -146,8 +149,7 @@ pub struct Applier {
     cache: Cache,
     leadership: Leadership,
     metrics: Metrics,
-    /// Per object: digest of the status told, and what the API server kept of it.
-    told: Arc<Mutex<BTreeMap<ObjectKey, (String, Value)>>>,
+    told: Arc<Mutex<BTreeMap<ObjectKey, StatusTold>>>,
     /// Per object: digest of the plan that it was last found to be as, and the observation that it was found in.
     as_planned: Arc<Mutex<BTreeMap<ObjectKey, (String, Identity)>>>,
 }
@@ -254,7 +256,9 @@ impl Applier {
             .get(key)
             .cloned();
         let same = match known {
-            Some((told, kept)) => told == wanted && difference(&kept, observed_status).is_none(),
+            Some((told, kept)) => {
+                told == wanted && difference(kept.as_ref().unwrap_or(&status), observed_status).is_none()
+            }
             None => difference(&status, observed_status).is_none() && difference(observed_status, &status).is_none(),
         };
         if same {
@@ -279,6 +283,7 @@ impl Applier {
             }
         };
         let kept = restricted(&status, &written.data["status"]);
+        let kept = (digest(&kept) != wanted).then_some(kept);
         self.told
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
