@@ -217,15 +217,27 @@ impl Applier {
     /// since then neither the plan nor what is observed is another.
     #[must_use]
     pub fn is_settled(&self, manifest: &Manifest) -> bool {
-        let Some(seen) = self.cache.identity(manifest.key()) else {
-            return false;
-        };
         let found = self.as_planned.lock().unwrap_or_else(PoisonError::into_inner);
         // An object without a version cannot be told from another observation of it.
-        seen.version.is_some()
-            && found
-                .get(manifest.key())
-                .is_some_and(|(digest, found)| digest == manifest.digest() && *found == seen)
+        found.get(manifest.key()).is_some_and(|(digest, found)| {
+            found.version.is_some() && digest == manifest.digest() && self.cache.is_still(manifest.key(), found)
+        })
+    }
+
+    /// Whether applying this would change nothing, by comparison where that is not known yet.
+    ///
+    /// # Errors
+    /// [`ApplyError::Foreign`].
+    pub fn is_as_planned(&self, manifest: &Manifest) -> Result<bool, ApplyError> {
+        if self.is_settled(manifest) {
+            return Ok(true);
+        }
+        let live = self.cache.get(manifest.key());
+        let same = foresee(live.as_deref(), manifest)? == Applied::Unchanged;
+        if let (true, Some(live)) = (same, live) {
+            self.found_as_planned(manifest, &live);
+        }
+        Ok(same)
     }
 
     fn found_as_planned(&self, manifest: &Manifest, live: &DynamicObject) {
@@ -331,8 +343,8 @@ impl Applier {
         keep: impl Fn(&ObjectKey) -> bool,
     ) -> Result<Vec<ObjectKey>, ApplyError> {
         let (mut removed, mut failed) = (Vec::new(), None);
-        for (key, owned) in self.cache.owned_by(owner_uid) {
-            if keep(&key) || owned.deleting {
+        for (key, owned) in self.cache.owned_by(owner_uid, |key| !keep(key)) {
+            if owned.deleting {
                 continue;
             }
             match self.delete(&key, owned.uid).await {

@@ -24,7 +24,7 @@ pub struct Kept(Arc<Mutex<Left>>);
 
 #[derive(Default)]
 struct Left {
-    stack: Option<(Arc<DynamicObject>, Value)>,
+    stack: Option<(Arc<DynamicObject>, Arc<Value>)>,
     held: Option<(Arc<DynamicObject>, Option<RegionPolicy>)>,
     policy: Option<(String, RegionPolicy, Manifest)>,
     plan: Option<(Stack, Material, Arc<Plan>)>,
@@ -45,13 +45,13 @@ impl Kept {
 
     /// The RegionStack of a region, opened.
     #[must_use]
-    pub fn stack(&self, cache: &Cache, region: &str) -> Option<Value> {
+    pub fn stack(&self, cache: &Cache, region: &str) -> Option<Arc<Value>> {
         let seen = cache.get(&ObjectKey::cluster(REGION_STACK, region))?;
         let mut left = self.lock();
         let known = left.stack.take().filter(|(known, _)| Arc::ptr_eq(known, &seen));
         let (_, opened) = left
             .stack
-            .insert(known.unwrap_or_else(|| (seen.clone(), observe::opened(&seen))));
+            .insert(known.unwrap_or_else(|| (seen.clone(), Arc::new(observe::opened(&seen)))));
         Some(opened.clone())
     }
 
