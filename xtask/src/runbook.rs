@@ -1,6 +1,6 @@
 //! `cargo xtask runbook`: runs a page of docs/runbooks as it is written, on the running demo. Its commands are the page's
 //! blocks marked `sh`, one script in the page's order; what a reader is only shown is in blocks marked otherwise. The pages
-//! count on the demo's clusters, which hold the platform's image, and on three variables that name the images.
+//! count on the demo's clusters, which hold the platform's image, and on variables that name the images.
 //!
 //! No lock is held meanwhile: a page may use `cargo xtask` itself.
 
@@ -19,6 +19,9 @@ use crate::programs::Programs;
 use crate::progress::{self, Log};
 use crate::verify::Tally;
 
+/// The platform's image under a name that no cluster has run yet: what a new release is to it.
+const NEXT_IMAGE: &str = "meridian.sh/meridian:next";
+
 /// Runs the pages one after the other; a page that fails ends the run, since the demo is not what the next one expects.
 ///
 /// # Errors
@@ -27,6 +30,7 @@ pub fn run(paths: &Paths, cache: &Cache, programs: &Programs, names: &[String]) 
     let path = on_path::path(paths, cache, programs)?;
     let clusters = cluster::up(paths, cache)?;
     let image = deploy::image(paths, cache, programs)?;
+    cluster::name_also(&image.tag, NEXT_IMAGE)?;
     let pages = names.iter().map(|name| page(paths, name)).collect::<Result<Vec<_>>>()?;
     let mut counted = Tally::default();
     for (name, script) in names.iter().zip(pages) {
@@ -41,6 +45,7 @@ pub fn run(paths: &Paths, cache: &Cache, programs: &Programs, names: &[String]) 
             .current_dir(&paths.project)
             .env("PATH", &path)
             .env("IMAGE", &image.tag)
+            .env("NEXT_IMAGE", NEXT_IMAGE)
             .env("POSTGRES_IMAGE", &clusters.data.postgres.tag)
             .env("KAFKA_IMAGE", &clusters.data.kafka.tag);
         let done = log.run(&mut shell);

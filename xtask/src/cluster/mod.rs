@@ -208,6 +208,30 @@ pub fn load(paths: &Paths, cache: &Cache, name: &str, images: &[oci::Image]) -> 
     )
 }
 
+/// Gives an image that every node of the demo holds a second name.
+///
+/// # Errors
+/// When a node does not hold it.
+pub fn name_also(tag: &str, other: &str) -> Result<()> {
+    let name = |spec: &Spec| {
+        let node = spec.node();
+        let again = [
+            "exec",
+            &node,
+            "ctr",
+            "--namespace",
+            "k8s.io",
+            "images",
+            "tag",
+            "--force",
+            tag,
+            other,
+        ];
+        output(&mut docker(again)).map(drop)
+    };
+    each(CLUSTERS.iter(), name).map(drop)
+}
+
 fn load_stock(paths: &Paths, kind: &Path, wanted: &[&Spec], tags: &[&str]) -> Result<()> {
     let log = Log::fresh(paths, "load-stock")?;
     for &spec in wanted {

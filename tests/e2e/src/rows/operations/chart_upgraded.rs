@@ -50,7 +50,7 @@ async fn upgraded(world: &World) -> Result<String> {
         let up = began.elapsed();
         // Rolled back whatever was seen.
         let again = Instant::now();
-        let back = ["rollback", "meridian", "--force-conflicts"];
+        let back = ["rollback", "meridian", "--force-conflicts", "--wait"];
         tokio::try_join!(helm("hub", &back), helm("eu", &back))?;
         let back = again.elapsed();
         there?;
@@ -70,7 +70,7 @@ async fn upgraded(world: &World) -> Result<String> {
     let (took, registered) = tokio::join!(there_and_back, register(world, running));
     let ((up, back), registered) = (took?, registered?);
     Ok(format!(
-        "hub and eu upgraded in {:.0} s and rolled back in {:.0} s; none of eu's {} pods was started anew, {registered} athletes registered meanwhile, none in vain",
+        "hub and eu upgraded and tested (helm test) in {:.0} s, rolled back in {:.0} s; none of eu's {} pods was started anew, {registered} athletes registered meanwhile, none in vain",
         up.as_secs_f32(),
         back.as_secs_f32(),
         before.len()
@@ -94,6 +94,8 @@ async fn there(world: &World, before: &Pods) -> Result<()> {
         runs(cluster, NEW).await?;
     }
     super::all_ready(world, SETTLES).await?;
+    let test = ["test", "meridian"];
+    tokio::try_join!(helm("hub", &test), helm("eu", &test))?;
     undisturbed(&world.eu, before).await.context("by the upgrade")
 }
 
@@ -143,7 +145,7 @@ async fn helm(cluster: &str, arguments: &[&str]) -> Result<()> {
     let done = Command::new("helm")
         .args(["--kube-context", &format!("kind-{cluster}"), "--namespace", OPERATORS])
         .args(arguments)
-        .args(["--wait", "--timeout", "180s"])
+        .args(["--timeout", "180s"])
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()

@@ -40,8 +40,7 @@ pub async fn prove(world: &World) -> Result<Outcome> {
 async fn takeovers(world: &World) -> Result<(SignedDuration, SignedDuration)> {
     scale(world, 2).await?;
     let leader = next(world, |_| true).await?;
-    let began = Timestamp::now();
-    signal(world, &leader, "SIGKILL").await?;
+    let began = signal(world, &leader, "SIGKILL").await?;
     // By the other replica, or by the same pod, whose container is started anew: what counts is that somebody leads.
     let killed = next(world, |now| now.renewed > began)
         .await?
@@ -51,8 +50,7 @@ async fn takeovers(world: &World) -> Result<(SignedDuration, SignedDuration)> {
 
     scale(world, 2).await?;
     let leader = next(world, |_| true).await?;
-    let began = Timestamp::now();
-    signal(world, &leader, "SIGTERM").await?;
+    let began = signal(world, &leader, "SIGTERM").await?;
     let other = next(world, |now| now.name != leader.name).await?;
     let ended = other.acquired.duration_since(began);
     ensure!(ended <= AFTER_SIGTERM, "nobody led for {ended:#} after SIGTERM");
@@ -84,15 +82,21 @@ async fn next(world: &World, wanted: impl Fn(&Leader) -> bool) -> Result<Leader>
     .await
 }
 
-/// To the first process of the leader's container; nothing is told to the kubelet or the API server.
-async fn signal(world: &World, leader: &Leader, signal: &str) -> Result<()> {
+/// To the first process of the leader's container; nothing is told to the kubelet or the API server. Gives when. A pod
+/// whose container was just started anew still names the one that ended.
+async fn signal(world: &World, leader: &Leader, signal: &str) -> Result<Timestamp> {
     let pods: Api<Pod> = Api::namespaced(world.hub.client.clone(), OPERATORS);
-    let status = pods.get(&leader.name).await?.status;
-    let container = status.and_then(|status| status.container_statuses?.into_iter().next()?.container_id);
-    let id = container.as_deref().and_then(|id| id.strip_prefix("containerd://"));
-    let id = id.with_context(|| format!("{} runs in no container", leader.name))?;
-    node::read("hub", &format!("ctr -n k8s.io tasks kill --signal {signal} {id}")).await?;
-    Ok(())
+    let pods = &pods;
+    until(TAKES_OVER, "the leader's container", || async {
+        let status = pods.get(&leader.name).await?.status;
+        let container = status.and_then(|status| status.container_statuses?.into_iter().next()?.container_id);
+        let id = container.as_deref().and_then(|id| id.strip_prefix("containerd://"));
+        let id = id.with_context(|| format!("{} runs in no container", leader.name))?;
+        let began = Timestamp::now();
+        node::read("hub", &format!("ctr -n k8s.io tasks kill --signal {signal} {id}")).await?;
+        Ok(Some(began))
+    })
+    .await
 }
 
 fn deployments(world: &World) -> Api<Deployment> {
