@@ -79,7 +79,8 @@ pub struct RegionStackSpec {
     /// What becomes of what was laid down when this resource is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
-    /// The compiled policy of the region. Its form is meridian-policy's: the API server keeps what it does not know.
+    /// The compiled policy of the region. Its form is meridian-policy's: the API server keeps what it does not know. A
+    /// region that says so in `status.policyForms` gets it packed (docs/adr/0014).
     #[schemars(schema_with = "any_object")]
     pub policy: RegionPolicy,
     /// Of the policy. It only grows.
@@ -104,6 +105,10 @@ pub struct RegionStackStatus {
     /// The revision of the policy that every service here obeys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_revision: Option<PolicyRevision>,
+    /// The forms in which the region's operator reads the policy, beside the plain one: `packed` (docs/adr/0014).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 32)))]
+    pub policy_forms: Vec<String>,
     /// Whether the region's namespace is there, so that placements can be written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_ready: Option<bool>,

@@ -221,7 +221,13 @@ fn crossing(
             "home": {"region": name}, "classes": classes}))
             .unwrap();
         let epoch = Epoch::new(1);
-        source.tenants.insert(spec.tenant.clone(), TenantFacts { spec, epoch });
+        source.tenants.insert(
+            spec.tenant.clone(),
+            TenantFacts {
+                spec: spec.into(),
+                epoch,
+            },
+        );
     }
     source
 }

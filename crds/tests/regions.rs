@@ -68,7 +68,7 @@ fn demo() -> PolicySource {
         (
             spec.tenant.clone(),
             TenantFacts {
-                spec,
+                spec: spec.into(),
                 epoch: Epoch::new(1),
             },
         )

@@ -9,6 +9,7 @@
 //! | [`apply`] | server-side apply, one field manager per purpose, skipping writes that would change nothing; pruning |
 //! | [`watch`] | a cache of observed objects fed by watches, which tells controllers what changed |
 //! | [`packed`] | an observed object in little memory, for a hub that observes many |
+//! | [`policy_form`] | how a policy lies in a RegionStack |
 //! | [`reconcile`] | the work queue: one pass per object at a time, back-off per object, bounded concurrency |
 //! | [`conditions`] | status conditions that keep their transition times and follow kstatus |
 //! | [`finalizer`] | a deleted resource stays until what depends on it is gone |
@@ -31,6 +32,7 @@ pub mod member;
 pub mod metrics;
 pub mod packed;
 pub mod plugin;
+pub mod policy_form;
 pub mod reconcile;
 pub mod region;
 pub mod tasks;

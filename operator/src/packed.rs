@@ -1,13 +1,41 @@
 //! An observed object in as little memory as it needs. As parsed JSON an object takes six to ten times the size of its text
 //! (each map is a tree of its own), which a hub with ten thousand tenants cannot afford; it looks at few of them at a time.
 
+use std::cell::RefCell;
+
 use kube::api::{DynamicObject, ObjectMeta, TypeMeta};
 use serde_json::Value;
+use zstd::bulk::{Compressor, Decompressor};
 
 /// Texts below this size are kept as they are: compressing them would save little.
 const COMPRESSED_FROM: usize = 512;
 /// The fastest level: the texts repeat themselves a lot.
 const LEVEL: i32 = 1;
+
+thread_local! {
+    // What these work in is a hundred times as large as an object: one for each thread, not for each object.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn compressed(text: &[u8]) -> Option<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|kept| {
+        if kept.is_none() {
+            *kept = Compressor::new(LEVEL).ok();
+        }
+        kept.as_mut()?.compress(text).ok()
+    })
+}
+
+/// The text of `length` bytes that was compressed; `None` where it is damaged.
+pub(crate) fn decompressed(bytes: &[u8], length: usize) -> Option<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        if kept.is_none() {
+            *kept = Decompressor::new().ok();
+        }
+        kept.as_mut()?.decompress(bytes, length).ok()
+    })
+}
 
 /// A packed object.
 pub struct Packed {
@@ -28,7 +56,7 @@ impl Packed {
             });
         }
         let length = Some(text.len());
-        let bytes = zstd::bulk::compress(&text, LEVEL).ok()?.into_boxed_slice();
+        let bytes = compressed(&text)?.into_boxed_slice();
         Some(Self { bytes, length })
     }
 
@@ -37,7 +65,7 @@ impl Packed {
     pub fn unpack(&self, types: TypeMeta) -> Option<DynamicObject> {
         let parse = |text: &[u8]| serde_json::from_slice::<(ObjectMeta, Value)>(text).ok();
         let (metadata, data) = match self.length {
-            Some(length) => parse(&zstd::bulk::decompress(&self.bytes, length).ok()?)?,
+            Some(length) => parse(&decompressed(&self.bytes, length)?)?,
             None => parse(&self.bytes)?,
         };
         Some(DynamicObject {

@@ -204,13 +204,20 @@ impl Cache {
             .collect()
     }
 
-    /// All objects labelled as managed by Meridian for the owner with this UID.
+    /// Whether this is the last observation of it.
     #[must_use]
-    pub fn owned_by(&self, uid: &str) -> Vec<(ObjectKey, Identity)> {
+    pub fn is_still(&self, key: &ObjectKey, identity: &Identity) -> bool {
+        let objects = self.lock();
+        objects.all.get(key).is_some_and(|stored| stored.identity == *identity)
+    }
+
+    /// The objects labelled as managed by Meridian for the owner with this UID, of those that are `wanted`.
+    #[must_use]
+    pub fn owned_by(&self, uid: &str, wanted: impl Fn(&ObjectKey) -> bool) -> Vec<(ObjectKey, Identity)> {
         self.lock()
             .all
             .iter()
-            .filter(|(_, stored)| !uid.is_empty() && stored.owner.as_deref() == Some(uid))
+            .filter(|(key, stored)| !uid.is_empty() && stored.owner.as_deref() == Some(uid) && wanted(key))
             .map(|(k, stored)| (k.clone(), stored.identity.clone()))
             .collect()
     }
@@ -227,6 +234,9 @@ impl Cache {
         // Items of a list come without their type; a plan names it.
         object.types = Some(types(key.kind));
         let object = Arc::new(object);
+        if self.has(&key, &object, watched) {
+            return (object, true);
+        }
         let mut stored = Stored::new(&object, self.packs.contains(&key.kind));
         let version = stored.version();
         let mut objects = self.lock();
@@ -247,6 +257,20 @@ impl Cache {
             objects.insert(key, stored);
         }
         (object, same || told)
+    }
+
+    /// Whether this very observation is kept already; then it need not be packed once more.
+    fn has(&self, key: &ObjectKey, object: &DynamicObject, watched: bool) -> bool {
+        let identity = Identity::of(object);
+        let mut objects = self.lock();
+        let Some(last) = objects.all.get_mut(key) else {
+            return false;
+        };
+        let same = identity.version.is_some() && last.identity == identity;
+        if same && watched {
+            last.watched = last.watched.max(version(identity.version.as_deref()));
+        }
+        same
     }
 
     fn remove(&self, key: &ObjectKey, uid: Option<&str>) {
@@ -499,7 +523,7 @@ mod tests {
         assert_eq!(packed.get(&key("a")), whole.get(&key("a")));
         assert_eq!(packed.of_kind(CONFIG_MAP), whole.of_kind(CONFIG_MAP));
         assert_eq!(packed.keys_of(CONFIG_MAP), [key("a")]);
-        assert_eq!(packed.owned_by("owner"), whole.owned_by("owner"));
+        assert_eq!(packed.owned_by("owner", |_| true), whole.owned_by("owner", |_| true));
         assert_eq!(packed.identity(&key("a")).unwrap().version.as_deref(), Some("10"));
     }
 
@@ -558,7 +582,8 @@ mod tests {
             vec![("a".to_owned(), true), ("gone".to_owned(), false)]
         );
         assert!(cache.is_synced(&[CONFIG_MAP]));
-        assert_eq!(cache.owned_by("owner").len(), 1);
-        assert!(cache.owned_by("").is_empty());
+        assert_eq!(cache.owned_by("owner", |_| true).len(), 1);
+        assert!(cache.owned_by("owner", |_| false).is_empty());
+        assert!(cache.owned_by("", |_| true).is_empty());
     }
 }

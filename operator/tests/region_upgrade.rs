@@ -16,7 +16,9 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use meridian_operator::hub::lease::{Settled, may_renew};
 use meridian_operator::manifest::{DEPLOYMENT, REGION_STACK, STATEFUL_SET, TENANT_PLACEMENT};
+use meridian_operator::policy_form::{self, Others};
 use meridian_operator::reconcile::Outcome;
+use meridian_policy::RegionPolicy;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -300,6 +302,38 @@ async fn what_a_newer_hub_says_of_a_region_is_kept_and_otherwise_ignored() {
     );
     let held = bed.stacks.feed.policy().unwrap();
     assert_eq!((held.revision.0, held.homes[0].epoch.0), (2, 2));
+}
+
+/// As a hub writes it for a region that says that it reads it.
+fn packed(policy: &Value) -> Value {
+    let mut own: RegionPolicy = serde_json::from_value(policy.clone()).unwrap();
+    let others = policy_form::packed_others(&Others::taken_from(&mut own)).unwrap();
+    policy_form::packed(&own, &others).unwrap()
+}
+
+#[tokio::test]
+async fn a_packed_policy_is_obeyed_as_a_plain_one_and_a_damaged_one_is_not() {
+    let bed = running().await;
+    assert_eq!(bed.status().await["policyForms"], json!(["packed"]));
+    let plain = bed.stacks.feed.policy().unwrap();
+    put(&bed, 2, |spec| spec["policy"] = packed(&spec["policy"])).await;
+    bed.settle().await;
+    let held = bed.stacks.feed.policy().unwrap();
+    assert_eq!(
+        (held.revision.0, &held.homes, &held.peers),
+        (2, &plain.homes, &plain.peers)
+    );
+    put(&bed, 3, |spec| {
+        spec["policy"] = json!({"packed": {"own": "AAAA", "others": "AAAA"}})
+    })
+    .await;
+    assert_eq!(bed.pass().await.unwrap().outcome, Outcome::Refused);
+    assert_eq!(bed.status().await["appliedRevision"], 2);
+    assert_eq!(
+        bed.stacks.feed.policy().unwrap(),
+        held,
+        "what is in force stays in force"
+    );
 }
 
 #[tokio::test]

@@ -18,6 +18,18 @@ impl CompiledPolicy {
     /// # Errors
     /// `unknown-region` or `unknown-jurisdiction`: such a region gets no policy, and serves nothing.
     pub fn for_region(&self, region: &RegionName, revision: PolicyRevision) -> Result<RegionPolicy, Denial> {
+        Ok(RegionPolicy {
+            directory: self.directory(),
+            peers: self.peers().filter(|peer| peer.region != *region).collect(),
+            ..self.own_part(region, revision)?
+        })
+    }
+
+    /// The same without directory and peers, which change seldom and are most of it.
+    ///
+    /// # Errors
+    /// See [`CompiledPolicy::for_region`].
+    pub fn own_part(&self, region: &RegionName, revision: PolicyRevision) -> Result<RegionPolicy, Denial> {
         let facts = self.source.regions.get(region).ok_or_else(|| {
             Denial::new(
                 Rule::UnknownRegion,
@@ -51,17 +63,22 @@ impl CompiledPolicy {
             age_of_digital_consent: Some(law.age_of_digital_consent.clone()),
             retention: strictest(law, &homes),
             homes,
-            directory: self.source.regions.values().map(directory_entry).collect(),
-            peers: self
-                .source
-                .regions
-                .values()
-                .filter(|other| other.name != *region)
-                .filter_map(|o| self.peer(o))
-                .collect(),
+            directory: Vec::new(),
+            peers: Vec::new(),
             exports: self.exports_of(region).cloned().collect(),
             imports: self.imports_of(region).cloned().collect(),
         })
+    }
+
+    /// All regions, as athletes are told of them.
+    #[must_use]
+    pub fn directory(&self) -> Vec<DirectoryEntry> {
+        self.source.regions.values().map(directory_entry).collect()
+    }
+
+    /// All regions that the others can verify, as the others are told of them.
+    pub fn peers(&self) -> impl Iterator<Item = Peer> {
+        self.source.regions.values().filter_map(|region| self.peer(region))
     }
 
     fn homed_in(&self, region: &RegionName) -> impl Iterator<Item = &TenantFacts> {

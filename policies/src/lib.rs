@@ -22,6 +22,7 @@ mod onward;
 pub mod region_policy;
 pub mod review;
 pub mod rule;
+mod shared;
 pub mod source;
 pub mod spec;
 pub mod vocabulary;
@@ -45,6 +46,7 @@ pub use names::{
 pub use region_policy::{DirectoryEntry, Peer, PeerTenant, RegionPolicy, TenantHome, UnreadField};
 pub use review::{review, review_change, review_region};
 pub use rule::{Denial, Rule, Violation};
+pub use shared::Shared;
 pub use source::{PolicySource, RegionFacts, RegionTrust, TenantFacts};
 pub use spec::{
     AgeOfConsent, Certification, ClassResidency, Home, ImpactAssessment, JurisdictionSpec, OfferedMechanism, PartySpec,

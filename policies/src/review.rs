@@ -104,7 +104,7 @@ pub(crate) fn review_with(
     now: Timestamp,
 ) -> Vec<Violation> {
     let tenant = TenantFacts {
-        spec: spec.clone(),
+        spec: spec.clone().into(),
         epoch,
     };
     let mut violations = home(&tenant, source);

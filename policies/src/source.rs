@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{CountryCode, Epoch, JurisdictionName, PartyName, RegionName, TenantId};
+use crate::shared::Shared;
 use crate::spec::{JurisdictionSpec, PartySpec, TenantResidencySpec};
 
 /// All that the policy is compiled from, as the hub knows it.
@@ -53,7 +54,7 @@ pub struct RegionTrust {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantFacts {
     /// The residency asked for.
-    pub spec: TenantResidencySpec,
+    pub spec: Shared<TenantResidencySpec>,
     /// Of its home.
     pub epoch: Epoch,
 }

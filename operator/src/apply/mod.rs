@@ -139,6 +139,9 @@ impl ApplyError {
     }
 }
 
+/// Digest of a status that was told, and what the API server kept of it where that is not all.
+type StatusTold = (String, Option<Value>);
+
 /// Writes planned objects into one cluster.
 #[derive(Clone)]
 pub struct Applier {
@@ -146,8 +149,7 @@ pub struct Applier {
     cache: Cache,
     leadership: Leadership,
     metrics: Metrics,
-    /// Per object: digest of the status told, and what the API server kept of it.
-    told: Arc<Mutex<BTreeMap<ObjectKey, (String, Value)>>>,
+    told: Arc<Mutex<BTreeMap<ObjectKey, StatusTold>>>,
     /// Per object: digest of the plan that it was last found to be as, and the observation that it was found in.
     as_planned: Arc<Mutex<BTreeMap<ObjectKey, (String, Identity)>>>,
 }
@@ -215,15 +217,27 @@ impl Applier {
     /// since then neither the plan nor what is observed is another.
     #[must_use]
     pub fn is_settled(&self, manifest: &Manifest) -> bool {
-        let Some(seen) = self.cache.identity(manifest.key()) else {
-            return false;
-        };
         let found = self.as_planned.lock().unwrap_or_else(PoisonError::into_inner);
         // An object without a version cannot be told from another observation of it.
-        seen.version.is_some()
-            && found
-                .get(manifest.key())
-                .is_some_and(|(digest, found)| digest == manifest.digest() && *found == seen)
+        found.get(manifest.key()).is_some_and(|(digest, found)| {
+            found.version.is_some() && digest == manifest.digest() && self.cache.is_still(manifest.key(), found)
+        })
+    }
+
+    /// Whether applying this would change nothing, by comparison where that is not known yet.
+    ///
+    /// # Errors
+    /// [`ApplyError::Foreign`].
+    pub fn is_as_planned(&self, manifest: &Manifest) -> Result<bool, ApplyError> {
+        if self.is_settled(manifest) {
+            return Ok(true);
+        }
+        let live = self.cache.get(manifest.key());
+        let same = foresee(live.as_deref(), manifest)? == Applied::Unchanged;
+        if let (true, Some(live)) = (same, live) {
+            self.found_as_planned(manifest, &live);
+        }
+        Ok(same)
     }
 
     fn found_as_planned(&self, manifest: &Manifest, live: &DynamicObject) {
@@ -254,7 +268,9 @@ impl Applier {
             .get(key)
             .cloned();
         let same = match known {
-            Some((told, kept)) => told == wanted && difference(&kept, observed_status).is_none(),
+            Some((told, kept)) => {
+                told == wanted && difference(kept.as_ref().unwrap_or(&status), observed_status).is_none()
+            }
             None => difference(&status, observed_status).is_none() && difference(observed_status, &status).is_none(),
         };
         if same {
@@ -279,6 +295,7 @@ impl Applier {
             }
         };
         let kept = restricted(&status, &written.data["status"]);
+        let kept = (digest(&kept) != wanted).then_some(kept);
         self.told
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -326,8 +343,8 @@ impl Applier {
         keep: impl Fn(&ObjectKey) -> bool,
     ) -> Result<Vec<ObjectKey>, ApplyError> {
         let (mut removed, mut failed) = (Vec::new(), None);
-        for (key, owned) in self.cache.owned_by(owner_uid) {
-            if keep(&key) || owned.deleting {
+        for (key, owned) in self.cache.owned_by(owner_uid, |key| !keep(key)) {
+            if owned.deleting {
                 continue;
             }
             match self.delete(&key, owned.uid).await {

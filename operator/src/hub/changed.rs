@@ -90,7 +90,10 @@ mod tests {
         }))
         .unwrap();
         let epoch = Epoch::from(1);
-        TenantFacts { spec, epoch }
+        TenantFacts {
+            spec: spec.into(),
+            epoch,
+        }
     }
 
     fn source() -> PolicySource {

@@ -1,6 +1,6 @@
 //! The compiled policy: made anew whenever what it is made from changes, or when something in it begins or ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,9 +9,11 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::changed::{Concerned, concerned};
+use super::region::Told;
 
-/// Changes that come together are compiled together: `kubectl apply -f` of a folder is one change.
-const GATHER: Duration = Duration::from_millis(30);
+/// Changes that come together are compiled together: `kubectl apply -f` of a folder is one change, and so are tenants that
+/// change twenty times a second, of whom each compile looks at all.
+const GATHER: Duration = Duration::from_millis(100);
 /// How soon what was not known yet is looked for again, whether or not anything is heard.
 const AGAIN: Duration = Duration::from_secs(1);
 /// The longest sleep while nothing is due; a clock that was set back is noticed within it.
@@ -25,6 +27,14 @@ pub struct Compiled {
     pub at: Timestamp,
     /// The policy.
     pub policy: CompiledPolicy,
+    told: Arc<OnceLock<Told>>,
+}
+
+impl Compiled {
+    /// What it tells regions of each other.
+    pub(crate) fn told(&self) -> &Told {
+        self.told.get_or_init(|| Told::of(&self.policy))
+    }
 }
 
 /// Where the newest compiled policy is found. Clones share it.
@@ -93,9 +103,12 @@ pub async fn keep(
             let concerned = previous.as_ref().map_or(Concerned::Everybody, |known| {
                 concerned(&known.policy, known.at, &source, now)
             });
-            let policy = match (&previous, &concerned) {
-                (Some(known), Concerned::Only { tenants, .. }) => known.policy.recompile(source, tenants, now),
-                _ => compile(&source, now),
+            let (policy, told) = match (&previous, &concerned) {
+                // Whoever concerns only some of them tells nothing new of others.
+                (Some(known), Concerned::Only { tenants, .. }) => {
+                    (known.policy.recompile(source, tenants, now), known.told.clone())
+                }
+                _ => (compile(&source, now), Arc::default()),
             };
             expect(serial, &concerned);
             tracing::info!(revision = serial, "policy compiled");
@@ -103,6 +116,7 @@ pub async fn keep(
                 serial,
                 at: now,
                 policy,
+                told,
             })));
             announce(&concerned);
         }

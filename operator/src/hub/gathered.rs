@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 use kube::api::DynamicObject;
-use meridian_policy::{Epoch, PolicySource, RegionName, RegionTrust, TenantFacts, TenantId, TenantResidencySpec};
+use meridian_policy::{
+    Epoch, PolicySource, RegionName, RegionTrust, Shared, TenantFacts, TenantId, TenantResidencySpec,
+};
 use serde::Deserialize;
 
 use super::admission::named;
@@ -27,7 +29,7 @@ pub struct Gatherer {
 
 /// What the policy needs of a TenantDataResidency.
 struct Residency {
-    spec: Option<TenantResidencySpec>,
+    spec: Option<Shared<TenantResidencySpec>>,
     course: Course,
     epoch: Option<u64>,
     held: bool,
@@ -36,7 +38,9 @@ struct Residency {
 impl Residency {
     fn of(object: &DynamicObject) -> Self {
         Self {
-            spec: TenantResidencySpec::deserialize(&object.data["spec"]).ok(),
+            spec: TenantResidencySpec::deserialize(&object.data["spec"])
+                .ok()
+                .map(Shared::from),
             course: Course::of(object),
             epoch: object.data["status"]["epoch"].as_u64(),
             held: object.finalizers().iter().any(|name| name == FINALIZER),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use meridian_crds::ClosingEdge;
-use meridian_policy::{CompiledEdge, CompiledPolicy, EdgeId, Rule, TenantFacts, TenantResidencySpec};
+use meridian_policy::{CompiledEdge, CompiledPolicy, EdgeId, Rule, Shared, TenantFacts, TenantResidencySpec};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -201,7 +201,7 @@ struct Verdict {
 /// from of the object, where that is not its spec: it looks at everybody who is being deleted.
 fn judge(
     object: &Value,
-    asked: impl FnOnce() -> Option<TenantResidencySpec>,
+    asked: impl FnOnce() -> Option<Shared<TenantResidencySpec>>,
     policy: &CompiledPolicy,
     now: Timestamp,
 ) -> Option<Verdict> {
@@ -218,7 +218,7 @@ fn judge(
         Err(error) => return Some(unreadable(format!("spec cannot be read: {error}"))),
     };
     Some(match policy.source().tenants.get(&spec.tenant) {
-        Some(facts) if facts.spec == spec || asked().as_ref() == Some(&facts.spec) => {
+        Some(facts) if *facts.spec == spec || asked().as_ref() == Some(&facts.spec) => {
             decided(&spec, facts, policy, now)
         }
         Some(_) => return None,

@@ -7,7 +7,8 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use meridian_crds::FitnessRegionSpec;
 use meridian_policy::{
-    Epoch, OrganizationName, PolicySource, RegionFacts, RegionName, RegionTrust, TenantFacts, TenantResidencySpec,
+    Epoch, OrganizationName, PolicySource, RegionFacts, RegionName, RegionTrust, Shared, TenantFacts,
+    TenantResidencySpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,6 +20,7 @@ use super::gathered::Gatherer;
 use super::members::OBSERVED;
 use crate::apply::into_observed;
 use crate::manifest::{FITNESS_REGION, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY};
+use crate::policy_form;
 use crate::watch::Cache;
 
 /// What is known of one member.
@@ -54,7 +56,8 @@ pub(crate) fn for_review(hub: &Cache) -> PolicySource {
 /// As it is written on the hub, whoever is being deleted.
 pub(crate) fn as_written(hub: &Cache) -> PolicySource {
     written(hub, |object| {
-        TenantResidencySpec::deserialize(&object.data["spec"]).ok()
+        let spec = TenantResidencySpec::deserialize(&object.data["spec"]);
+        spec.ok().map(Shared::from)
     })
 }
 
@@ -64,7 +67,7 @@ pub(crate) fn of_hub(hub: &Cache) -> PolicySource {
     written(hub, |object| departing.asked(object))
 }
 
-fn written(hub: &Cache, asked: impl Fn(&DynamicObject) -> Option<TenantResidencySpec>) -> PolicySource {
+fn written(hub: &Cache, asked: impl Fn(&DynamicObject) -> Option<Shared<TenantResidencySpec>>) -> PolicySource {
     let tenants = hub
         .of_kind(TENANT_DATA_RESIDENCY)
         .into_iter()
@@ -148,7 +151,7 @@ pub(super) fn own_trust(stack: &DynamicObject) -> Option<RegionTrust> {
 pub(super) fn told(known: &[&Cache]) -> BTreeMap<RegionName, RegionTrust> {
     let mut told = BTreeMap::new();
     for (_, object) in known.iter().flat_map(|held| held.of_kind(REGION_STACK)) {
-        for peer in object.data["spec"]["policy"]["peers"].as_array().into_iter().flatten() {
+        for peer in policy_form::peers(&object.data["spec"]["policy"]) {
             let Ok(region) = RegionName::deserialize(&peer["region"]) else {
                 continue;
             };
@@ -218,15 +221,23 @@ impl Departing {
 
     /// The residency that the policy is compiled from: what the TenantDataResidency says, without edges from or to whoever
     /// is being deleted. Nothing, when it cannot be read or the tenant has left.
-    pub(crate) fn asked(&self, object: &DynamicObject) -> Option<TenantResidencySpec> {
+    pub(crate) fn asked(&self, object: &DynamicObject) -> Option<Shared<TenantResidencySpec>> {
         let spec = TenantResidencySpec::deserialize(&object.data["spec"]).ok()?;
-        self.left_of(spec, Course::of(object))
+        self.left_of(spec.into(), Course::of(object))
     }
 
     /// The same of a residency that has been read already.
-    pub(super) fn left_of(&self, mut spec: TenantResidencySpec, course: Course) -> Option<TenantResidencySpec> {
+    pub(super) fn left_of(
+        &self,
+        mut spec: Shared<TenantResidencySpec>,
+        course: Course,
+    ) -> Option<Shared<TenantResidencySpec>> {
         if course == Course::Gone {
             return None;
+        }
+        // Nearly always: then it stays the one that everybody shares.
+        if course == Course::Stays && self.regions.is_empty() && self.tenants.is_empty() {
+            return Some(spec);
         }
         let organization = spec.organization.clone();
         for class in &mut spec.classes {
@@ -289,8 +300,15 @@ pub(super) fn settled(stack: &Value) -> bool {
         .is_none_or(|applied| applied == written)
 }
 
-/// The region's stack as its member holds it.
+/// The region's stack as its member holds it, with what is its own of its policy opened. What cannot be opened stays
+/// packed.
 pub(crate) fn stack(held: &Cache, region: &RegionName) -> Option<Value> {
     let key = ObjectKey::cluster(REGION_STACK, region.as_str());
-    held.get(&key).map(into_observed)
+    let mut stack = into_observed(held.get(&key)?);
+    if let Some(policy) = stack.pointer_mut("/spec/policy")
+        && let Err(error) = policy_form::open_own(policy)
+    {
+        tracing::warn!(region = %region, error = %error, "what a member holds cannot be read");
+    }
+    Some(stack)
 }

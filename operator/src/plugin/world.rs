@@ -18,7 +18,7 @@ use super::observe::{Members, Silence};
 use super::plan::{self, Files, PlanReport};
 use crate::apply::{digest, observed};
 use crate::hub::members::OBSERVED;
-use crate::hub::region::RegionPlan;
+use crate::hub::region::{RegionPlan, Told};
 use crate::hub::source::{Seen, gather};
 use crate::hub::{RESOURCES, pool};
 use crate::manifest::{
@@ -104,12 +104,13 @@ impl World {
             awaited: false,
         };
         let policy = compile(&gather(&self.hub, seen).unwrap(), now());
+        let told = Told::of(&policy);
         for (key, object) in self.hub.of_kind(FITNESS_REGION) {
             let name: RegionName = key.name.parse().unwrap();
             let held = self.held(&key.name);
             let uid = object.uid().unwrap();
             let object = observed(&object);
-            let plan = RegionPlan::of(&name, &uid, &object, &self.hub, &policy, held, now()).unwrap();
+            let plan = RegionPlan::of(&name, &uid, &object, &self.hub, (&policy, &told), held, now()).unwrap();
             plan.manifests().for_each(|manifest| write(held, manifest));
             for (key, pool) in self.hub.of_kind(INGEST_POOL) {
                 if pool.data["spec"]["region"] == name.as_str() {
@@ -126,7 +127,8 @@ impl World {
     /// What a region says once it has applied a revision.
     fn answer(&self, region: &RegionName, revision: u64) {
         let status = json!({
-            "appliedRevision": revision, "namespaceReady": true, "caBundle": format!("-----CA of {region}-----"),
+            "appliedRevision": revision, "namespaceReady": true, "policyForms": ["packed"],
+            "caBundle": format!("-----CA of {region}-----"),
             "jwks": {"keys": [{"kid": format!("key of {region}")}]},
             "conditions": [condition("PolicyFresh", "True", "LeaseHeld", "the hub vouches for the policy in force")],
         });

@@ -12,6 +12,7 @@ use meridian_operator::hub::{HubArgs, run_with};
 use meridian_operator::manifest::{
     FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
 };
+use meridian_operator::policy_form;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -321,7 +322,9 @@ impl World {
     }
 
     pub async fn stack(&self, region: &str) -> Value {
-        self.member_object(REGION_STACK, region).await.unwrap_or_default()
+        let mut stack = self.member_object(REGION_STACK, region).await.unwrap_or_default();
+        policy_form::open(&mut stack["spec"]["policy"]).unwrap();
+        stack
     }
 
     pub async fn member_object(&self, kind: Kind, name: &str) -> Option<Value> {
@@ -356,6 +359,7 @@ async fn obey(member: Client) {
             namespace(&member, &format!("meridian-{name}")).await;
             let status = json!({"status": {
                 "namespaceReady": true, "appliedRevision": revision, "caBundle": format!("the CA of {name}"), "jwks": {"keys": []},
+                "policyForms": ["packed"],
             }});
             // It may be gone meanwhile.
             let _ = stacks

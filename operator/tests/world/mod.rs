@@ -19,6 +19,7 @@ use meridian_operator::hub::{HubArgs, run_with};
 use meridian_operator::manifest::{
     FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
 };
+use meridian_operator::policy_form;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -223,7 +224,9 @@ impl World {
 
     pub async fn held(&self, kind: Kind, name: &str) -> Option<Value> {
         let api: Api<DynamicObject> = Api::all_with(self.member.clone(), &kind.resource());
-        Some(serde_json::to_value(api.get_opt(name).await.unwrap()?).unwrap())
+        let mut object = serde_json::to_value(api.get_opt(name).await.unwrap()?).unwrap();
+        policy_form::open(&mut object["spec"]["policy"]).unwrap();
+        Some(object)
     }
 
     pub async fn placement(&self, region: &str, tenant: &str) -> Option<Value> {
@@ -320,18 +323,19 @@ async fn regions(member: Client, slow: Arc<Mutex<BTreeSet<String>>>, mute: Arc<M
     let stacks: Api<DynamicObject> = Api::all_with(member.clone(), &REGION_STACK.resource());
     let mut cuts = Cuts::default();
     loop {
-        for stack in stacks
+        for mut stack in stacks
             .list(&ListParams::default())
             .await
             .unwrap_or_else(|error| panic!("{error}"))
         {
+            policy_form::open(&mut stack.data["spec"]["policy"]).unwrap();
             let name = stack.name_any();
             if slow.lock().unwrap().contains(&name) {
                 continue;
             }
             let silent: BTreeSet<String> = slow.lock().unwrap().union(&mute.lock().unwrap()).cloned().collect();
             let wanted = json!({
-                "namespaceReady": true, "appliedRevision": stack.data["spec"]["revision"],
+                "namespaceReady": true, "appliedRevision": stack.data["spec"]["revision"], "policyForms": ["packed"],
                 "acks": cuts.acknowledged(&name, &stack.data["spec"], &silent),
             });
             let unchanged = |field: &str| stack.data["status"][field] == wanted[field];

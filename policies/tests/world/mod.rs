@@ -142,7 +142,8 @@ pub fn residency(name: &str, home: &str, classes: Vec<ClassResidency>) -> Tenant
             classes,
             retention: BTreeMap::new(),
             key_reference: None,
-        },
+        }
+        .into(),
         epoch: Epoch(1),
     }
 }

@@ -42,6 +42,8 @@ pub enum Part {
 const FLEET_HUB: &str = "MERIDIAN_BENCH_HUB";
 /// The variable with the kubeconfigs of a fleet's members, as `PATH` lists folders.
 const FLEET_MEMBERS: &str = "MERIDIAN_BENCH_MEMBERS";
+/// The variable with the process ids of a fleet's API servers and of their etcd, separated by colons.
+const FLEET_PROCESSES: &str = "MERIDIAN_BENCH_PROCESSES";
 
 /// The control planes of the parts `apiserver` and `member`.
 fn planes(member: bool) -> Vec<Wanted> {
@@ -151,8 +153,13 @@ impl Running {
             let kubeconfigs = prepared.env().into_iter().filter(|(variable, _)| *variable == wanted);
             kubeconfigs.map(|(_, path)| path).collect::<Vec<_>>().join(":")
         };
+        let pids: Vec<String> = parts.iter().map(|part| part.id().to_string()).collect();
         Ok(Self {
-            env: vec![(FLEET_HUB, of(FLEET_HUB)), (FLEET_MEMBERS, of(FLEET_MEMBERS))],
+            env: vec![
+                (FLEET_HUB, of(FLEET_HUB)),
+                (FLEET_MEMBERS, of(FLEET_MEMBERS)),
+                (FLEET_PROCESSES, pids.join(":")),
+            ],
             _parts: parts,
             _folder: folder,
         })

@@ -49,6 +49,11 @@ impl Process {
         })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Fails when the process has ended.
     ///
     /// # Errors

@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use meridian_policy::{CompiledEdge, CompiledPolicy, RegionName, RegionPolicy, Rule};
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::hub::region::RegionError;
 use crate::hub::source::Departing;
 use crate::manifest::{MANAGED_BY, MANAGED_BY_LABEL, ObjectKey, REGION_LABEL, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT};
+use crate::policy_form;
 use crate::watch::Cache;
 
 /// Annotation of a FitnessRegion with the tenants that it is to forget: `TENANT@UID`, separated by commas, with the UID of
@@ -62,7 +62,7 @@ impl Unknown {
             return Ok(Self::default());
         }
         let said = sentence(region, object, &tenants);
-        let Ok(mut kept) = RegionPolicy::deserialize(policy) else {
+        let Ok(mut kept) = policy_form::read(policy) else {
             return Err(RegionError::TenantsUnknown(format!(
                 "{said}. The policy that the member has cannot be read, so nothing is written there"
             )));
@@ -97,6 +97,11 @@ impl Unknown {
     /// Whether what the member has of this tenant stays as it is.
     pub(crate) fn keeps(&self, tenant: &str) -> bool {
         self.tenants.contains(tenant)
+    }
+
+    /// Whether the hub knows every tenant there.
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.tenants.is_empty()
     }
 
     /// What is the matter and what to do, when there are any.
@@ -254,7 +259,7 @@ mod tests {
             let stack = source::stack(held, &name).unwrap();
             let object = observed(&object);
             let unknown = Unknown::of(&name, &object, &self.hub, &self.policy, held, &stack, at).unwrap();
-            let mut has = RegionPolicy::deserialize(&stack["spec"]["policy"]).unwrap();
+            let mut has = policy_form::read(&stack["spec"]["policy"]).unwrap();
             has.revision = PolicyRevision::default();
             let compiled = self.policy.for_region(&name, PolicyRevision::default()).unwrap();
             (unknown.join(compiled), has)

@@ -2,12 +2,14 @@
 //!
 //! observe → validate → plan ([`plan`], pure) → apply → status ([`status`]); when it is deleted, [`removal`] comes first
 
+mod pace;
 mod plan;
 mod removal;
 mod status;
+mod told;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -27,8 +29,10 @@ use crate::member::MemberError;
 use crate::reconcile::{Outcome, Pass};
 use crate::watch::Cache;
 
+pub(crate) use pace::Pace;
 pub(crate) use plan::{CONTENT_ANNOTATION, RegionPlan};
 pub(crate) use removal::Removal;
+pub(crate) use told::Told;
 
 /// Placements of a region that are written at the same time.
 const PLACEMENTS_AT_ONCE: usize = 8;
@@ -166,6 +170,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     hub.forget_unnamed_members();
     let Some(object) = hub.cache.get(&key) else {
         hub.ledger.forget(&name);
+        hub.pace.forget(&name);
         hub.reports.forget(&key);
         return Ok(Pass::of(Outcome::Gone));
     };
@@ -207,8 +212,19 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     if let Some(closing) = closing {
         status["closing"] = serde_json::json!(closing);
     }
-    let told = hub.applier.apply_status(&key, &object["status"], status.clone()).await;
-    tell(&hub, &key, &object, &status, &result).await;
+    // What failed, and what is being deleted, is told at once.
+    let later = result.as_ref().ok().filter(|_| held.is_none()).and_then(|done| {
+        let step = (&object["status"], &status);
+        hub.pace
+            .wait(&name, step, done.applied() != done.revision, Instant::now())
+    });
+    let told = if later.is_some() {
+        Ok(Applied::Unchanged)
+    } else {
+        let told = hub.applier.apply_status(&key, &object["status"], status.clone()).await;
+        tell(&hub, &key, &object, &status, &result).await;
+        told
+    };
     match result {
         Ok(done) => {
             told?;
@@ -217,11 +233,9 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
             } else {
                 done.outcome()
             });
-            Ok(if done.unknown.is_some() {
-                pass.again(UNKNOWN_AGAIN)
-            } else {
-                pass
-            })
+            let again = done.unknown.is_some().then_some(UNKNOWN_AGAIN);
+            let again = again.into_iter().chain(later).min();
+            Ok(again.map_or(pass, |delay| pass.again(delay)))
         }
         Err(error) if error.is_refusal() => {
             tracing::warn!(region = %name, error = %error, "region refused");
@@ -301,7 +315,7 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         });
     };
     // plan
-    let (policy, held) = (&compiled.policy, member.cache());
+    let (policy, held) = ((&compiled.policy, compiled.told()), member.cache());
     let mut plan = RegionPlan::of(&region, uid, object, &hub.cache, policy, held, Timestamp::now())?;
     // apply
     // From here on the member holds something of the region: not before, so that one that never reached it can go.

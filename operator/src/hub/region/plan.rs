@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName, RegionPolicy};
 use serde_json::{Value, json};
 
+use super::told::{self, Told};
 use super::{RegionError, removal};
 use crate::apply::observed;
 use crate::hub::adopt::unknown::Unknown;
@@ -14,6 +15,7 @@ use crate::manifest::{
     MANAGED_BY, MANAGED_BY_LABEL, Manifest, NotAManifest, OWNER_UID_LABEL, ObjectKey, REGION_LABEL, REGION_STACK,
     TENANT_PLACEMENT,
 };
+use crate::policy_form::{self, Others};
 use crate::watch::Cache;
 
 /// What a region's member must hold.
@@ -45,25 +47,50 @@ impl RegionPlan {
         uid: &str,
         object: &Value,
         hub: &Cache,
-        compiled: &CompiledPolicy,
+        (compiled, told): (&CompiledPolicy, &Told),
         held: &Cache,
         now: Timestamp,
     ) -> Result<Self, RegionError> {
         let existing = source::stack(held, region).unwrap_or(Value::Null);
-        let policy = match compiled.for_region(region, PolicyRevision::default()) {
-            Ok(policy) => policy,
-            Err(denial) => removal::without_law(object, &existing, compiled)
-                .ok_or_else(|| RegionError::Policy(Box::new(denial)))?,
-        };
         let unknown = Unknown::of(region, object, hub, compiled, held, &existing, now)?;
-        let policy = unknown.join(policy);
-        let content = content(&policy, object);
-        let revision = next_revision(&existing, &content);
-        let policy = RegionPolicy {
-            revision: PolicyRevision::from(revision),
-            ..policy
+        // What the policy tells of others is the same for all regions; what only the member knows is not.
+        let (mut policy, others) = match compiled.own_part(region, PolicyRevision::default()) {
+            Ok(policy) if unknown.is_nobody() => (policy, None),
+            Ok(mut policy) => {
+                let Others { directory, peers } = told::others(region, compiled);
+                (policy.directory, policy.peers) = (directory, peers);
+                let mut policy = unknown.join(policy);
+                let others = Others::taken_from(&mut policy);
+                (policy, Some(others))
+            }
+            Err(denial) => {
+                let left = removal::without_law(object, &existing, compiled);
+                let mut policy = unknown.join(left.ok_or_else(|| RegionError::Policy(Box::new(denial)))?);
+                let others = Others::taken_from(&mut policy);
+                (policy, Some(others))
+            }
         };
-        let stack = stack(region, uid, object, &policy, &content)?;
+        let digest = others.as_ref().map_or_else(|| told.digest(region), told::digest);
+        let content = content(&policy, &digest, object);
+        let revision = next_revision(&existing, &content);
+        policy.revision = PolicyRevision::from(revision);
+        let form = policy_form::is_read_by(&existing)
+            .then(|| {
+                let there = policy_form::others_of(&existing["spec"]["policy"]);
+                let text = match &others {
+                    Some(others) => policy_form::packed_others(others),
+                    None => told.text(region, compiled, there),
+                };
+                policy_form::packed(&policy, &text.ok()?).ok()
+            })
+            .flatten();
+        let form = form.unwrap_or_else(|| {
+            let Others { directory, peers } = others.unwrap_or_else(|| told::others(region, compiled));
+            let mut plain = json!(policy);
+            (plain["directory"], plain["peers"]) = (json!(directory), json!(peers));
+            plain
+        });
+        let stack = stack(region, uid, object, (&policy, form), &content)?;
         // The namespace is the region role's to make: until it is there, no placement is planned and none is pruned either.
         let (placements, surplus) = if existing["status"]["namespaceReady"].as_bool() == Some(true) {
             let placements = placements(region, uid, compiled, &policy, held)?;
@@ -104,9 +131,10 @@ fn next_revision(existing: &Value, content: &str) -> u64 {
 /// Annotation with the digest of everything that the revision stands for.
 pub(crate) const CONTENT_ANNOTATION: &str = "meridian.sh/content";
 
-fn content(policy: &RegionPolicy, region: &Value) -> String {
+/// The same whichever form the policy is written in.
+fn content(policy: &RegionPolicy, others: &str, region: &Value) -> String {
     format!(
-        "{}-{}",
+        "{}-{others}-{}",
         policy.content_digest(),
         &crate::apply::digest(&region["spec"])[..16]
     )
@@ -123,14 +151,14 @@ fn stack(
     region: &RegionName,
     uid: &str,
     object: &Value,
-    policy: &RegionPolicy,
+    (policy, form): (&RegionPolicy, Value),
     content: &str,
 ) -> Result<Manifest, NotAManifest> {
     let wanted = &object["spec"];
     let mut spec = json!({
         "region": region, "jurisdiction": policy.jurisdiction, "revision": policy.revision,
         "publicHost": wanted["gateway"]["host"], "publicUrl": policy.public_url, "peerUrl": wanted["gateway"]["peerUrl"],
-        "countriesServed": policy.countries_served, "policy": policy,
+        "countriesServed": policy.countries_served, "policy": form,
     });
     for optional in ["image", "rollout", "dataPlane", "services", "paused"] {
         if !wanted[optional].is_null() {
@@ -196,4 +224,31 @@ fn surplus(region: &RegionName, placements: &[Manifest], held: &Cache, unknown: 
     adopt::unknown::placements(region, held)
         .filter(|key| !planned.contains(key) && !unknown.keeps(&key.name) && adopt::unknown::is_ours(region, key, held))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::world::{World, edit};
+
+    #[test]
+    fn a_region_is_told_in_the_form_that_it_reads_and_that_is_no_new_revision() {
+        let world = World::settled();
+        let spec = || {
+            let key = ObjectKey::cluster(REGION_STACK, "eu");
+            observed(&world.held("eu").get(&key).unwrap())["spec"].clone()
+        };
+        let packed = spec();
+        assert!(policy_form::is_packed(&packed["policy"]));
+        edit(world.held("eu"), REGION_STACK, "eu", |stack| {
+            stack["status"]["policyForms"] = json!([])
+        });
+        world.reconcile();
+        let plain = spec();
+        assert_eq!(plain["policy"]["peers"][0]["region"], "us");
+        let read = |spec: &Value| policy_form::read(&spec["policy"]).unwrap();
+        assert_eq!((read(&plain), &plain["revision"]), (read(&packed), &packed["revision"]));
+        world.reconcile();
+        assert_eq!(spec(), packed);
+    }
 }

@@ -5,7 +5,6 @@
 use jiff::Timestamp;
 use meridian_crds::ClosingEdge;
 use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName, RegionPolicy};
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::{RegionError, place};
@@ -16,6 +15,7 @@ use crate::hub::{Hub, source};
 use crate::manifest::{
     INGEST_POOL, MANAGED_BY, MANAGED_BY_LABEL, ObjectKey, REGION_LABEL, REGION_STACK, TENANT_PLACEMENT,
 };
+use crate::policy_form;
 use crate::watch::Cache;
 
 /// What a pass over a deleted region is to do.
@@ -232,7 +232,7 @@ pub(super) fn without_law(object: &Value, existing: &Value, compiled: &CompiledP
     if !crate::finalizer::is_deleting(object) {
         return None;
     }
-    let mut policy = RegionPolicy::deserialize(&existing["spec"]["policy"]).ok()?;
+    let mut policy = policy_form::read(&existing["spec"]["policy"]).ok()?;
     policy.revision = PolicyRevision::default();
     policy.exports.clear();
     policy.imports.clear();

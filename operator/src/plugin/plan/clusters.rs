@@ -14,12 +14,13 @@ use crate::apply::{Applied, foresee, observed};
 use crate::finalizer;
 use crate::hub::departure::FINALIZER;
 use crate::hub::region::{
-    CONTENT_ANNOTATION, RegionError, RegionPlan, Removal, named_primary, parse, stands_where_declared,
+    CONTENT_ANNOTATION, RegionError, RegionPlan, Removal, Told, named_primary, parse, stands_where_declared,
 };
 use crate::hub::source::Departing;
 use crate::hub::{closing, pool, source};
 use crate::manifest::{FITNESS_REGION, INGEST_POOL, Kind, Manifest, ObjectKey, TENANT_DATA_RESIDENCY};
 use crate::plugin::observe::Members;
+use crate::policy_form;
 use crate::watch::Cache;
 
 /// What would happen in the member of one region.
@@ -172,7 +173,7 @@ fn leaving(
 
 fn removed(key: &ObjectKey, held: &Cache) -> CopyRow {
     let before = held.get(key).map(|object| observed(&object)).unwrap_or_default();
-    row(Action::Removed, key, changes("spec", &before["spec"], &Value::Null))
+    row(Action::Removed, key, changes("spec", &opened(&before), &Value::Null))
 }
 
 fn refused(error: &RegionError) -> Refusal {
@@ -193,7 +194,7 @@ fn copies(
     held: &Cache,
     now: Timestamp,
 ) -> Result<(Vec<CopyRow>, Vec<String>), RegionError> {
-    let plan = RegionPlan::of(region, uid, object, hub, policy, held, now)?;
+    let plan = RegionPlan::of(region, uid, object, hub, (policy, &Told::of(policy)), held, now)?;
     let mut rows = Vec::new();
     for manifest in plan.manifests() {
         rows.extend(copy(manifest, held)?);
@@ -237,8 +238,8 @@ fn row(action: Action, key: &ObjectKey, fields: Vec<FieldChange>) -> CopyRow {
 
 /// The spec, and the labels by which the copy is known. The annotations keep digests of all that.
 fn told(kind: Kind, before: &Value, planned: &Value) -> Vec<FieldChange> {
-    let after = schema::defaulted(kind, &planned["spec"]);
-    let old = schema::defaulted(kind, &before["spec"]);
+    let after = schema::defaulted(kind, &opened(planned));
+    let old = schema::defaulted(kind, &opened(before));
     let labels = &planned["metadata"]["labels"];
     let known: serde_json::Map<String, Value> = labels
         .as_object()
@@ -254,6 +255,15 @@ fn told(kind: Kind, before: &Value, planned: &Value) -> Vec<FieldChange> {
         fields.extend(changes(&path, &content(before), &content(planned)));
     }
     fields
+}
+
+/// The spec with its policy, if it has one, as people read it. What cannot be opened is told as it is.
+fn opened(object: &Value) -> Value {
+    let mut spec = object["spec"].clone();
+    if let Some(policy) = spec.get_mut("policy") {
+        let _ = policy_form::open(policy);
+    }
+    spec
 }
 
 /// What no plan can hold yet, because the region has to do something first.

@@ -4,13 +4,18 @@
 //! Nothing here decides: the plan is kept while its input is equal, secrets while they are the very observations that
 //! were looked at.
 
+use super::observe;
+use super::plan::foundation::{self, POLICY};
 use super::plan::{Material, Plan, components, plan};
 use super::secrets::{Credential, REGION_CA, Secrets, SecretsError, Wanted, ensure};
-use super::validate::Stack;
+use super::validate::{Stack, namespace};
 use crate::apply::Applier;
-use crate::manifest::{NotAManifest, ObjectKey, SECRET};
+use crate::manifest::{CONFIG_MAP, Manifest, NotAManifest, ObjectKey, REGION_STACK, SECRET};
+use crate::watch::Cache;
 use jiff::Timestamp;
 use kube::api::DynamicObject;
+use meridian_policy::{RegionName, RegionPolicy};
+use serde_json::Value;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the last pass left. Clones share it.
@@ -19,6 +24,9 @@ pub struct Kept(Arc<Mutex<Left>>);
 
 #[derive(Default)]
 struct Left {
+    stack: Option<(Arc<DynamicObject>, Arc<Value>)>,
+    held: Option<(Arc<DynamicObject>, Option<RegionPolicy>)>,
+    policy: Option<(String, RegionPolicy, Manifest)>,
     plan: Option<(Stack, Material, Arc<Plan>)>,
     secrets: Option<Looked>,
 }
@@ -33,6 +41,45 @@ struct Looked {
 impl Kept {
     fn lock(&self) -> MutexGuard<'_, Left> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The RegionStack of a region, opened.
+    #[must_use]
+    pub fn stack(&self, cache: &Cache, region: &str) -> Option<Arc<Value>> {
+        let seen = cache.get(&ObjectKey::cluster(REGION_STACK, region))?;
+        let mut left = self.lock();
+        let known = left.stack.take().filter(|(known, _)| Arc::ptr_eq(known, &seen));
+        let (_, opened) = left
+            .stack
+            .insert(known.unwrap_or_else(|| (seen.clone(), Arc::new(observe::opened(&seen)))));
+        Some(opened.clone())
+    }
+
+    /// The policy that was in force when it was last written down.
+    #[must_use]
+    pub fn held_policy(&self, cache: &Cache, region: &RegionName) -> Option<RegionPolicy> {
+        let seen = cache.get(&ObjectKey::namespaced(CONFIG_MAP, &namespace(region), POLICY))?;
+        let mut left = self.lock();
+        let known = left.held.take().filter(|(known, _)| Arc::ptr_eq(known, &seen));
+        let (_, held) = left
+            .held
+            .insert(known.unwrap_or_else(|| (seen.clone(), observe::written_policy(&seen))));
+        held.clone()
+    }
+
+    /// The ConfigMap that holds the policy in force.
+    ///
+    /// # Errors
+    /// Never: see [`Manifest::new`].
+    pub fn policy(&self, stack: &Stack) -> Result<Manifest, NotAManifest> {
+        if let Some((uid, policy, known)) = &self.lock().policy
+            && (uid, policy) == (&stack.uid, &stack.policy)
+        {
+            return Ok(known.clone());
+        }
+        let made = Manifest::new(foundation::policy(stack))?;
+        self.lock().policy = Some((stack.uid.clone(), stack.policy.clone(), made.clone()));
+        Ok(made)
     }
 
     /// The plan of a stack.

@@ -210,7 +210,7 @@ impl Stacks {
     /// What failed, after status has been told.
     pub async fn reconcile(self, name: String) -> Result<Pass, StackError> {
         let cache = self.applier.cache();
-        let Some(object) = observe::stack(cache, &name) else {
+        let Some(object) = self.kept.stack(cache, &name) else {
             return Ok(Pass::of(Outcome::Gone));
         };
         if let Some(pass) = self.end(&name, &object).await? {
@@ -275,7 +275,7 @@ impl Stacks {
         self.served.claim(&request.region)?;
         let cache = self.applier.cache();
         let (asked, region) = (request.policy.clone(), request.region.clone());
-        let held = observe::held_policy(cache, &region);
+        let held = self.kept.held_policy(cache, &region);
         let (policy, refusals) = hold::decide(&region, held.as_ref(), &asked, &observe::placements(cache, &region));
         let policy =
             policy.ok_or_else(|| Invalid::NoPolicy(refusals.first().map(ToString::to_string).unwrap_or_default()))?;
@@ -312,7 +312,8 @@ impl Stacks {
                 rolled = self.roll_out(&plan, remembered.as_ref()).await?;
                 rolled.written
             } else {
-                self.apply_all(&rollout::of_phase(phase, halted, cache)).await?
+                let settled = |manifest: &Manifest| self.applier.is_as_planned(manifest).unwrap_or(false);
+                self.apply_all(rollout::of_phase(phase, halted, cache, settled)).await?
             };
             if now > 0 {
                 // What was just changed is not ready yet: an upgrade goes phase by phase as a first start does, and
@@ -357,10 +358,11 @@ impl Stacks {
     /// Takes a change of services as far as it may go now.
     async fn roll_out(&self, plan: &plan::Plan, remembered: Option<&Canary>) -> Result<Rolled, StackError> {
         let services = rollout::together(plan);
-        let states = rollout::states(&services, self.applier.cache())?;
-        if states.iter().all(|state| matches!(state, State::Changed(_))) {
+        let mut as_planned = services.iter().map(|manifest| self.applier.is_as_planned(manifest));
+        if as_planned.try_fold(true, |all, one| Ok::<_, ApplyError>(all && one?))? {
             return Ok(Rolled::default());
         }
+        let states = rollout::states(&services, self.applier.cache())?;
         let change = rollout::change(&services);
         let known = remembered.filter(|canary| canary.change == change);
         let place = |canary: &Canary| {
@@ -380,19 +382,19 @@ impl Stacks {
     /// The policy before anything else: a revocation must not wait for certificates and rollouts. It is written down
     /// before services hear it, so that a restart cannot fall behind what they were told.
     async fn policy_first(&self, stack: &Stack) -> Result<usize, StackError> {
-        let mut written = self.apply_all(&[plan::namespace(stack)?]).await?;
-        let policy = Manifest::new(plan::foundation::policy(stack))?;
-        written += self.apply_all(std::slice::from_ref(&policy)).await?;
+        let mut written = self.apply_all([&plan::namespace(stack)?]).await?;
+        written += self.apply_all([&self.kept.policy(stack)?]).await?;
         self.feed.publish(&stack.policy);
         Ok(written)
     }
 
-    async fn apply_all(&self, manifests: &[Manifest]) -> Result<usize, ApplyError> {
+    async fn apply_all(&self, manifests: impl IntoIterator<Item = &Manifest>) -> Result<usize, ApplyError> {
         let one = |manifest: Manifest| {
             let applier = self.applier.clone();
             async move { applier.apply(Purpose::RegionStack, &manifest).await }
         };
-        let differing = manifests.iter().filter(|manifest| !self.applier.is_settled(manifest));
+        let all = manifests.into_iter();
+        let differing = all.filter(|manifest| !self.applier.is_settled(manifest));
         let writes: Vec<_> = differing.cloned().map(one).collect();
         let applied: Vec<Applied> = futures::stream::iter(writes)
             .buffer_unordered(WRITES_AT_ONCE)
@@ -406,10 +408,9 @@ impl Stacks {
 
     /// Removes what has left the plan. Secrets that data depends on are never removed by a plan.
     async fn prune(&self, stack: &Stack, plan: &plan::Plan, material: &plan::Material) -> Result<usize, ApplyError> {
-        let planned = plan.keys();
         let keep = |key: &ObjectKey| match key.kind {
             SECRET => !key.name.starts_with("marketing-") || material.digests.contains_key(&key.name),
-            _ => planned.contains(key),
+            _ => plan.has(key),
         };
         Ok(self.applier.prune_unless(&stack.uid, keep).await?.len())
     }

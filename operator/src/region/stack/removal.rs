@@ -8,6 +8,7 @@ use crate::apply::ApplyError;
 use crate::conditions::{Standing, merge};
 use crate::finalizer;
 use crate::manifest::{MANAGED_BY, MANAGED_BY_LABEL, NAMESPACE, ObjectKey, REGION_LABEL, REGION_STACK};
+use crate::policy_form;
 use crate::reconcile::{Outcome, Pass};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -33,8 +34,10 @@ impl Stacks {
             return Ok(None);
         }
         if held {
-            let homes = object["spec"]["policy"]["homes"].as_array().map_or(0, Vec::len);
-            if data_goes && homes > 0 {
+            let policy = &object["spec"]["policy"];
+            let homes = policy["homes"].as_array().map_or(0, Vec::len);
+            // Of a policy that cannot be opened nobody knows whose home this is.
+            if data_goes && (homes > 0 || policy_form::is_packed(policy)) {
                 return Ok(Some(self.refuse_to_remove(&key, object, homes).await?));
             }
             if data_goes && let Some(pass) = self.remove_data(name).await? {
@@ -46,8 +49,12 @@ impl Stacks {
     }
 
     async fn refuse_to_remove(&self, key: &ObjectKey, object: &Value, homes: usize) -> Result<Pass, ApplyError> {
+        let tenants = match homes {
+            0 => "unreadable tenants".to_owned(),
+            homes => format!("{homes} tenants"),
+        };
         let message = format!(
-            "deleted while {homes} tenants have their home here: their data is not removed; delete the FitnessRegion on the \
+            "deleted while {tenants} have their home here: their data is not removed; delete the FitnessRegion on the \
              hub, or take the finalizer {FINALIZER} off by hand, which leaves the data where it is"
         );
         tracing::warn!(resource = %key, count = homes, "the removal of a region's data is refused");

@@ -93,23 +93,24 @@ fn is_keyring(manifest: &Manifest) -> bool {
 }
 
 /// What a phase other than the services' writes: everything, but for a keyring that is there and waits for its turn, which
-/// does not come while the change is `halted`.
+/// does not come while the change is `halted`. What is `settled` surely is as planned.
 #[must_use]
-pub fn of_phase(phase: &Phase, halted: bool, cache: &Cache) -> Vec<Manifest> {
+pub fn of_phase<'a>(
+    phase: &'a Phase,
+    halted: bool,
+    cache: &Cache,
+    settled: impl Fn(&Manifest) -> bool,
+) -> Vec<&'a Manifest> {
     let waits = |manifest: &&Manifest| {
         is_keyring(manifest)
-            && match state(manifest, cache) {
-                Ok(State::Outdated { available }) => available || halted,
-                Ok(State::Changed(_)) => true,
-                _ => false,
-            }
+            && (settled(manifest)
+                || match state(manifest, cache) {
+                    Ok(State::Outdated { available }) => available || halted,
+                    Ok(State::Changed(_)) => true,
+                    _ => false,
+                })
     };
-    phase
-        .manifests
-        .iter()
-        .filter(|manifest| !waits(manifest))
-        .cloned()
-        .collect()
+    phase.manifests.iter().filter(|manifest| !waits(manifest)).collect()
 }
 
 /// What the change finds of one service.

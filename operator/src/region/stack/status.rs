@@ -3,6 +3,7 @@
 use super::validate::{Images, Invalid, Request};
 use super::{Canary, Done, StackError};
 use crate::conditions::{Observation, Standing, merge};
+use crate::policy_form::PACKED;
 use crate::region::policy::hold::Refusal;
 use crate::region::policy::verified;
 use jiff::Timestamp;
@@ -118,7 +119,7 @@ pub fn status(
     let mut status = json!({
         "observedGeneration": generation,
         "conditions": merge(&previous, &observations, generation, now),
-        "namespaceReady": facts.namespace_ready,
+        "namespaceReady": facts.namespace_ready, "policyForms": [PACKED],
     });
     // What was reached before stays said when this pass could not look again.
     let mut keep = |key: &str, value: Option<Value>| {

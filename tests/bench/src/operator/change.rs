@@ -42,11 +42,12 @@ pub async fn measure(servers: &Servers, programs: &Programs, report: &mut Report
     let seen = regions.seen.clone();
     hub.idle(LIMIT, || seen.missing(REGIONS, ORGANIZATIONS * HOMES)).await?;
 
-    let (before, cpu) = (hub.counts().await?, hub.cpu_time()?);
+    let (before, cpu, servers_cpu) = (hub.counts().await?, hub.cpu_time()?, servers.cpu_time()?);
     let began = Instant::now();
     let latencies = load(&servers.hub, &regions.seen).await?;
     let (after, took) = (hub.counts().await?, began.elapsed());
     let cpu = hub.cpu_time()?.saturating_sub(cpu);
+    let servers_cpu = servers.cpu_time()?.saturating_sub(servers_cpu);
     hub.stop().await?;
 
     let changes = f64::from(u32::try_from(latencies.len()).context("too many changes")?);
@@ -76,7 +77,17 @@ pub async fn measure(servers: &Servers, programs: &Programs, report: &mut Report
         cpu.as_secs_f64() / took.as_secs_f64(),
         "cores",
         Bound::Reported,
-    ))
+    ))?;
+    // What the figures above hang on where everything shares a machine.
+    for (whose, cpu) in [("hub", cpu), ("API servers and etcd", servers_cpu)] {
+        report.add(Metric::own(
+            format!("{whose}: processor time per change"),
+            cpu.as_secs_f64() * 1000.0 / changes,
+            "ms",
+            Bound::Reported,
+        ))?;
+    }
+    Ok(())
 }
 
 /// Sends the changes on their beat; gives the seconds that each took.

@@ -105,7 +105,7 @@ struct Role {
 
 impl Role {
     async fn start(server: &Server) -> Result<Self> {
-        server.put(REGION_STACK, &stack::region_stack(REGION)?).await?;
+        server.put(REGION_STACK, &stack::packed_region_stack(REGION)?).await?;
         let (client, requests) = server.counted().await?;
         let (cache, metrics) = (Cache::default(), Metrics::default());
         let quiet: OnChange = Arc::new(|_, _| {});

@@ -15,9 +15,10 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use meridian_operator::apply::Purpose;
 use meridian_operator::manifest::{REGION_STACK, TENANT_PLACEMENT};
+use meridian_operator::policy_form::{self, PACKED};
 use meridian_policy::RegionTrust;
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -32,9 +33,8 @@ struct Edge {
     expires: Timestamp,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Policy {
-    peers: Vec<IgnoredAny>,
     exports: Vec<Edge>,
     imports: Vec<Edge>,
 }
@@ -42,7 +42,7 @@ struct Policy {
 #[derive(Debug, Clone, Deserialize)]
 struct StackSpec {
     revision: u64,
-    policy: Policy,
+    policy: Value,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -204,7 +204,28 @@ async fn follow<S: DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 's
     }
 }
 
+/// How many peers each region is told of: they are many, and looked at only when what tells of them is another text.
+#[derive(Default)]
+struct Counted(BTreeMap<String, (String, usize)>);
+
+impl Counted {
+    fn of(&mut self, region: &str, policy: &Value) -> usize {
+        let Some(others) = policy_form::others_of(policy) else {
+            return policy_form::peers(policy).len();
+        };
+        match self.0.get(region) {
+            Some((known, count)) if known == others => *count,
+            _ => {
+                let count = policy_form::peers(policy).len();
+                self.0.insert(region.to_owned(), (others.to_owned(), count));
+                count
+            }
+        }
+    }
+}
+
 async fn follow_stacks(client: Client, seen: Seen, due: Arc<Notify>) {
+    let mut counted = Counted::default();
     follow(
         client,
         REGION_STACK,
@@ -212,12 +233,17 @@ async fn follow_stacks(client: Client, seen: Seen, due: Arc<Notify>) {
             let (region, generation) = (object.name_any(), object.metadata.generation);
             let edges = |edges: Vec<Edge>| edges.into_iter().map(|edge| (edge.id, edge.expires)).collect();
             let applied = object.status.unwrap_or_default().applied_revision;
-            let StackSpec { revision, policy } = object.spec;
+            let StackSpec { revision, mut policy } = object.spec;
+            let peers = counted.of(&region, &policy);
+            if let Err(error) = policy_form::open_own(&mut policy) {
+                eprintln!("operator: the policy of {region}: {error}");
+            }
+            let policy = Policy::deserialize(&policy).unwrap_or_default();
             let stack = there.then(|| Stack {
                 revision,
                 generation,
                 applied,
-                peers: policy.peers.len(),
+                peers,
                 exports: edges(policy.exports),
                 imports: edges(policy.imports),
             });
@@ -324,7 +350,7 @@ fn status(trust: &RegionTrust, revision: u64, generation: Option<i64>) -> Value 
         ("PolicyFresh", "True"),
     ];
     json!({
-        "observedGeneration": generation, "appliedRevision": revision, "namespaceReady": true,
+        "observedGeneration": generation, "appliedRevision": revision, "namespaceReady": true, "policyForms": [PACKED],
         "caBundle": trust.ca_pem, "jwks": trust.jwks,
         "conditions": conditions.map(|(kind, status)| condition(kind, status)),
     })

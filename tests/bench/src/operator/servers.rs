@@ -16,6 +16,8 @@ use kube::{Client, Config, ResourceExt};
 use meridian_operator::manifest::{Kind, ObjectKey};
 use tower::util::MapRequestLayer;
 
+use crate::process;
+
 /// Who writes what the bench itself needs.
 pub const MANAGER: &str = "meridian-bench";
 /// Requests of the bench itself that are under way at the same time.
@@ -141,6 +143,8 @@ pub struct Servers {
     pub hub: Server,
     /// The members', at most four.
     pub members: Vec<Server>,
+    /// Process ids of all of them, and of their etcd.
+    processes: Vec<u32>,
 }
 
 impl Servers {
@@ -158,7 +162,25 @@ impl Servers {
         if members.is_empty() {
             bail!("MERIDIAN_BENCH_MEMBERS names no API server");
         }
-        Ok(Self { hub, members })
+        let processes = of("MERIDIAN_BENCH_PROCESSES")?;
+        let processes = processes.to_string_lossy();
+        let processes = processes
+            .split(':')
+            .map(str::parse::<u32>)
+            .collect::<Result<Vec<_>, _>>();
+        Ok(Self {
+            hub,
+            members,
+            processes: processes.context("MERIDIAN_BENCH_PROCESSES: process ids separated by colons")?,
+        })
+    }
+
+    /// The processor time that they and their etcd have used.
+    ///
+    /// # Errors
+    /// When one of them has ended.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        self.processes.iter().map(|pid| process::cpu_time(*pid)).sum()
     }
 
     /// Installs the custom resources everywhere, and waits until they are served.

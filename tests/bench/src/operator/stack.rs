@@ -8,6 +8,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use meridian_crds::FitnessRegionSpec;
+use meridian_operator::policy_form::{self, Others};
 use meridian_operator::region::ingest::validate::Settings;
 use meridian_operator::region::stack::plan::{Material, Plan, components, plan};
 use meridian_operator::region::stack::secrets::{Authority, Data, digest};
@@ -90,7 +91,13 @@ fn policy() -> Result<RegionPolicy> {
     let tenants: BTreeMap<meridian_policy::TenantId, TenantResidencySpec> = specs(&manifests, "TenantDataResidency")?;
     for (name, spec) in tenants {
         let epoch = Epoch::from(1);
-        source.tenants.insert(name, TenantFacts { spec, epoch });
+        source.tenants.insert(
+            name,
+            TenantFacts {
+                spec: spec.into(),
+                epoch,
+            },
+        );
     }
     let eu: RegionName = "eu".parse()?;
     compile(&source, Timestamp::now())
@@ -125,6 +132,18 @@ pub fn region_stack(region: &str) -> Result<Value> {
             "dataPlane": {"postgres": {"mode": "Embedded", "storage": "2Gi"}, "kafka": {"mode": "Embedded", "storage": "2Gi"}},
         },
     }))
+}
+
+/// The same, as the hub writes it for a region that reads the packed form.
+///
+/// # Errors
+/// When the demo's manifests do not compile.
+pub fn packed_region_stack(region: &str) -> Result<Value> {
+    let mut stack = region_stack(region)?;
+    let mut own: RegionPolicy = serde_json::from_value(stack["spec"]["policy"].take())?;
+    let others = policy_form::packed_others(&Others::taken_from(&mut own))?;
+    stack["spec"]["policy"] = policy_form::packed(&own, &others)?;
+    Ok(stack)
 }
 
 /// Everything that the region role lays down for it, but for its Secrets, whose content would be born there.

@@ -88,7 +88,10 @@ fn tenant(number: usize, shares: bool) -> Result<TenantFacts> {
         "organization": format!("organization-{organization}"), "tenant": format!("tenant-{number}"),
         "home": {"region": home}, "classes": classes,
     }))?;
-    Ok(TenantFacts { spec, epoch: Epoch(1) })
+    Ok(TenantFacts {
+        spec: spec.into(),
+        epoch: Epoch(1),
+    })
 }
 
 /// Questions in a random order: four in five about something that an edge lets go, the others each wrong in one thing.

@@ -65,13 +65,20 @@ pub struct Phase {
 pub struct Plan {
     /// In order.
     pub phases: Vec<Phase>,
+    keys: BTreeSet<ObjectKey>,
 }
 
 impl Plan {
     /// Keys of everything planned.
     #[must_use]
-    pub fn keys(&self) -> BTreeSet<ObjectKey> {
-        self.manifests().map(|m| m.key().clone()).collect()
+    pub const fn keys(&self) -> &BTreeSet<ObjectKey> {
+        &self.keys
+    }
+
+    /// Whether an object is planned.
+    #[must_use]
+    pub fn has(&self, key: &ObjectKey) -> bool {
+        self.keys.contains(key)
     }
 
     /// Everything planned.
@@ -124,8 +131,11 @@ pub fn plan(stack: &Stack, material: &Material) -> Result<Plan, NotAManifest> {
         let manifests = bodies.into_iter().map(Manifest::new).collect::<Result<_, _>>()?;
         Ok(Phase { name, gate, manifests })
     });
+    let phases = phases.collect::<Result<Vec<Phase>, _>>()?;
+    let manifests = phases.iter().flat_map(|phase| &phase.manifests);
     Ok(Plan {
-        phases: phases.collect::<Result<_, _>>()?,
+        keys: manifests.map(|manifest| manifest.key().clone()).collect(),
+        phases,
     })
 }
 
