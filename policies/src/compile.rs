@@ -40,7 +40,7 @@ pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Time
     for (id, tenant) in &source.tenants {
         outcome.assess((source, &homes), &fields, (id, tenant), now);
     }
-    CompiledPolicy::of(source.clone(), homes, fields, outcome)
+    CompiledPolicy::of(source.clone(), homes, fields, outcome.edges, outcome.refusals)
 }
 
 /// What became of the edges that tenants ask for.
@@ -155,9 +155,15 @@ pub(crate) fn asked_twice(tenant: &TenantFacts) -> BTreeSet<EdgeId> {
 }
 
 impl CompiledPolicy {
-    fn of(source: PolicySource, homes: Homes, fields: TransferableFields, outcome: Outcome) -> Self {
+    pub(crate) fn of(
+        source: PolicySource,
+        homes: Homes,
+        fields: TransferableFields,
+        edges: BTreeMap<EdgeId, CompiledEdge>,
+        refusals: BTreeMap<EdgeId, Vec<Denial>>,
+    ) -> Self {
         let (mut exports, mut imports) = (BTreeMap::<_, Vec<_>>::new(), BTreeMap::<_, Vec<_>>::new());
-        for (id, edge) in &outcome.edges {
+        for (id, edge) in &edges {
             exports.entry(edge.from.clone()).or_default().push(id.clone());
             imports.entry(edge.to.clone()).or_default().push(id.clone());
         }
@@ -165,8 +171,8 @@ impl CompiledPolicy {
             source,
             fields,
             homes,
-            edges: outcome.edges,
-            refusals: outcome.refusals,
+            edges,
+            refusals,
             exports,
             imports,
         }
@@ -186,7 +192,7 @@ impl CompiledPolicy {
                 outcome.take_over(self, id, tenant);
             }
         }
-        Self::of(source, homes, self.fields.clone(), outcome)
+        Self::of(source, homes, self.fields.clone(), outcome.edges, outcome.refusals)
     }
 
     /// The edges that may carry data.

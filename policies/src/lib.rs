@@ -15,6 +15,7 @@ pub mod decision;
 mod diff;
 pub mod edge;
 mod expiry;
+mod meet;
 pub mod names;
 mod onward;
 pub mod region_policy;
@@ -31,7 +32,7 @@ pub use compile::{CompiledPolicy, compile, compile_with};
 pub use decision::{Check, Decision, Explanation, Ground, Question};
 pub use diff::{
     Aspect, AspectChange, EdgeChange, EdgeDifference, Effect, FlowChange, PolicyDiff, TenantChange, TenantDifference,
-    Widening, diff, widenings, widenings_with,
+    Widening, diff, openings, widenings, widenings_with,
 };
 pub use edge::{CompiledEdge, EdgeId};
 pub use expiry::{Ending, ExpiryWarning, Soon, expiry_warnings};

@@ -16,6 +16,7 @@ use meridian_policy::{Denial, RegionName};
 use serde_json::Value;
 
 use super::adopt::claim::Holder;
+use super::approval::others;
 use super::departure::FINALIZER;
 use super::lease::Settled;
 use super::members::{Health, Member};
@@ -207,7 +208,8 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     if let Some(closing) = closing {
         status["closing"] = serde_json::json!(closing);
     }
-    let told = hub.applier.apply_status(&key, &object["status"], status.clone()).await;
+    let said_before = others(&object["status"]);
+    let told = hub.applier.apply_status(&key, &said_before, status.clone()).await;
     tell(&hub, &key, &object, &status, &result).await;
     match result {
         Ok(done) => {
