@@ -102,6 +102,7 @@ impl Required {
             required.says(kind, name, "True").await;
         }
         required.authors_are_stamped().await;
+        required.approvals_count().await;
         required
     }
 
@@ -119,6 +120,26 @@ impl Required {
             made.annotations().get(AUTHORS_ANNOTATION).map(String::as_str) == Some("ada@1")
         })
         .await;
+    }
+
+    /// What is approved sooner after the policy was made does not count.
+    async fn approvals_count(&self) {
+        let guards = of_the_chart().into_iter();
+        for guard in guards.filter(|object| object["metadata"]["name"] == "meridian-approvals") {
+            let api = rendered::api_of(&self.world.hub.client, &guard);
+            let made = api
+                .get("meridian-approvals")
+                .await
+                .unwrap()
+                .metadata
+                .creation_timestamp
+                .unwrap()
+                .0;
+            until("the policy is in force for long enough", || async {
+                Timestamp::now() > made + SignedDuration::from_secs(7)
+            })
+            .await;
+        }
     }
 
     fn as_person(&self, client: &Client, kind: Kind) -> Api<DynamicObject> {
@@ -358,12 +379,16 @@ async fn a_law_and_a_region_that_widen_wait_and_what_was_approved_goes_on() {
     let required = Required::settled().await;
     let before = required.import().await;
     // Another legal entity imports.
+    let other = json!({"apiVersion": "meridian.sh/v1alpha1", "kind": "Party", "metadata": {"name": "stride-other"},
+        "spec": {"legalName": "Stride Other Inc.", "role": "Controller", "country": "US"}});
+    required.world.hub.apply(PARTY, &other).await;
+    required.says(PARTY, "stride-other", "True").await;
     required
         .write(
             &required.ada,
             FITNESS_REGION,
             "us",
-            json!({"operatedBy": "stride-europe"}),
+            json!({"operatedBy": "stride-other"}),
         )
         .await;
     let waiting = required.waiting(FITNESS_REGION, "us").await;
@@ -477,13 +502,17 @@ async fn a_new_tenant_waits_and_deleting_it_meanwhile_places_it_nowhere() {
     required.end().await;
 }
 
+/// What the member holds of both regions.
+async fn held(world: &World) -> [Value; 2] {
+    [
+        world.stack("eu").await["spec"].clone(),
+        world.stack("us").await["spec"].clone(),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_is_rebuilt_takes_what_members_hold_for_approved_and_not_what_is_written() {
     let mut required = Required::settled().await;
-    let held = |world: &World| {
-        let (eu, us) = (world.stack("eu"), world.stack("us"));
-        async move { [eu.await["spec"].clone(), us.await["spec"].clone()] }
-    };
     let before = held(&required.world).await;
     required.world.lose_the_hub().await;
     required.world.rebuild_without_tenants().await;

@@ -406,7 +406,7 @@ fn what_opens_reads_the_same_at_any_moment_before_it_does() {
 #[test]
 fn what_becomes_wider_is_named_and_what_becomes_narrower_is_not() {
     let words = opened(&nothing_held(), |w| {
-        w.asked().fields = vec!["sport_type".into(), "title".into()];
+        w.asked().fields = vec!["sport_type".into(), "duration_sec".into()];
         w.asked().expires = at("2026-12-01T00:00:00Z");
     });
     assert_eq!(words.len(), 1, "{words:?}");
@@ -424,12 +424,12 @@ fn what_becomes_wider_is_named_and_what_becomes_narrower_is_not() {
 fn a_tenant_that_moves_in_and_data_that_is_kept_longer_open_something() {
     let words = opened(&nothing_held(), |w| {
         w.tenants
-            .insert(tenant("stride-north"), residency("stride-north", "eu-north", vec![]));
+            .insert(tenant("stride-new"), residency("stride-new", "eu-north", vec![]));
         w.stride_eu().retention.insert(DataClass::Health, 90);
     });
     assert_eq!(
         words,
-        ["tenant stride-north of stride moves in at eu-north"],
+        ["tenant stride-new of stride moves in at eu-north"],
         "90 days are less than no limit"
     );
     let mut before = world();
@@ -465,7 +465,7 @@ fn an_edge_that_is_held_already_opens_nothing_as_far_as_it_is_held() {
         openings(&without(), &after, &BTreeMap::new(), &fields(), now()).len(),
         1
     );
-    after.asked().expires = after.asked().expires + SignedDuration::from_hours(24);
+    after.asked().tia.as_mut().unwrap().review_by += SignedDuration::from_hours(24);
     assert_eq!(
         openings(&without(), &after, &held, &fields(), now()).len(),
         1,
