@@ -56,7 +56,7 @@ enum Verb {
     },
     /// Measure what the product promises to be fast at; fails where a bound is not met.
     Bench {
-        /// Benchmarks: operator.
+        /// Benchmarks: operator, policy.
         #[arg(required = true)]
         names: Vec<String>,
         /// Only these figures of them, for example `--only lay-down,no-op`.

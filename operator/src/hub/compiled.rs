@@ -81,9 +81,9 @@ impl Compiled {
         Some((compiled, concerned))
     }
 
-    fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
+    fn next_look(&self, now: Timestamp) -> Option<Timestamp> {
         let policies = [&self.approved, &self.written];
-        policies.into_iter().filter_map(|policy| policy.next_change(now)).min()
+        policies.into_iter().filter_map(|policy| policy.next_look(now)).min()
     }
 }
 
@@ -197,12 +197,12 @@ pub async fn keep(
 }
 
 fn is_due(known: &CompiledPolicy, at: Timestamp, source: &PolicySource, now: Timestamp) -> bool {
-    known.source() != source || known.next_change(at).is_some_and(|moment| moment <= now)
+    known.source() != source || known.next_look(at).is_some_and(|moment| moment <= now)
 }
 
 fn until_next(compiled: &Compiled, now: Timestamp) -> Duration {
     compiled
-        .next_change(now)
+        .next_look(now)
         .and_then(|moment| Duration::try_from(moment.duration_since(now)).ok())
         .map_or(LONGEST, |wait| wait.min(LONGEST))
 }

@@ -17,6 +17,7 @@ use super::approval::{APPROVED, others};
 use super::closing::{self, Ends};
 use super::compiled::Compiled;
 use super::departure::{self, CLOSING, Departure, FINALIZER, LEAVING, View, Waiting};
+use super::instruments;
 use super::reports::newly_refused;
 use super::source::{self, Departing};
 use crate::apply::{Applied, ApplyError, observed};
@@ -197,7 +198,7 @@ fn has(policy: &CompiledPolicy, tenant: &str) -> bool {
 struct Verdict {
     status: Value,
     standing: Standing,
-    residency: Option<Observation>,
+    residency: Vec<Observation>,
 }
 
 /// Nothing, while the policy is of an older spec than the object's: the compile that is on its way triggers this tenant
@@ -210,7 +211,7 @@ fn judge(object: &Value, asked: impl FnOnce() -> Option<TenantResidencySpec>, co
             reason: "Invalid",
             message,
         },
-        residency: None,
+        residency: Vec::new(),
     };
     let spec = match TenantResidencySpec::deserialize(&object["spec"]) {
         Ok(spec) => spec,
@@ -223,7 +224,7 @@ fn judge(object: &Value, asked: impl FnOnce() -> Option<TenantResidencySpec>, co
                 None => Verdict {
                     status: json!({"phase": "Pending"}),
                     standing: waits_for_approval(&spec),
-                    residency: None,
+                    residency: Vec::new(),
                 },
             }
         }
@@ -233,7 +234,7 @@ fn judge(object: &Value, asked: impl FnOnce() -> Option<TenantResidencySpec>, co
             standing: Standing::InProgress(
                 "its home cannot be asked for the epoch yet, or its finalizer is not written yet".to_owned(),
             ),
-            residency: None,
+            residency: Vec::new(),
         },
     })
 }
@@ -284,7 +285,10 @@ fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, compiled: &Compiled)
             "edges": edges.into_iter().take(TOLD).collect::<Vec<_>>(), "violations": violations,
         }),
         standing,
-        residency: Some(residency),
+        residency: vec![
+            residency,
+            instruments::observation(&policy.instruments_of(&facts.spec.tenant, now)),
+        ],
     }
 }
 

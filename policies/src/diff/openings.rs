@@ -14,8 +14,8 @@ use crate::source::{PolicySource, TenantFacts};
 use crate::vocabulary::DataClass;
 
 /// Everything that `after` lets happen, at `now` or later, and `before` does not: edges, as far as they go beyond what `held`
-/// has of them, tenants that move in or pass to another controller, and data that is kept longer. One sentence each, in
-/// the order of the edges' and tenants' names. Empty: nobody else needs to approve the change.
+/// has of them, tenants that move in or pass to another controller, data that is kept longer, and people who consent at a
+/// lower age. One sentence each, in the order of the names. Empty: nobody else needs to approve the change.
 #[must_use]
 pub fn openings(
     before: &PolicySource,
@@ -33,7 +33,12 @@ pub fn openings(
         )],
         Some(was) => tenant_in_words((before, was), (after, is)),
     });
-    tenants.chain(edges).collect()
+    let laws = after.jurisdictions.iter().filter(|(name, law)| {
+        let before = before.jurisdictions.get(*name);
+        before.is_some_and(|was| law.age_of_digital_consent.is_lower_than(&was.age_of_digital_consent))
+    });
+    let laws = laws.map(|(name, _)| format!("jurisdiction {name} lets people consent alone at a lower age"));
+    laws.chain(tenants).chain(edges).collect()
 }
 
 fn edge_in_words(widening: &Widening, edge: &CompiledEdge) -> String {
@@ -66,6 +71,11 @@ fn opened(edge: &CompiledEdge) -> String {
     if edge.onward {
         protections.push("with onward transfer");
     }
+    let condition = edge
+        .condition
+        .as_ref()
+        .map(|condition| format!("if {}", condition.as_str()));
+    let protections: Vec<&str> = protections.into_iter().chain(condition.as_deref()).collect();
     format!(
         "edge {} opens: {} for {} to {} in {}, under {} '{}' until {}, {}",
         edge.id,

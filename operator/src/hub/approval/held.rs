@@ -114,6 +114,7 @@ fn asked(edge: &CompiledEdge) -> ReplicateTo {
         art9_condition: edge.art9_condition,
         pseudonymise: edge.pseudonymise,
         onward: edge.onward,
+        condition: edge.condition.clone(),
         tia: assessed.map(|digest| ImpactAssessment {
             digest,
             review_by: edge.expires,
