@@ -134,10 +134,7 @@ impl AgeOfConsent {
 
     /// Whether somebody consents alone here who would not under `before`.
     pub(crate) fn is_lower_than(&self, before: &Self) -> bool {
-        let countries = self.by_country.keys().chain(before.by_country.keys());
-        self.default < before.default
-            || countries
-                .into_iter()
-                .any(|country| self.in_country(country) < before.in_country(country))
+        let mut countries = self.by_country.keys().chain(before.by_country.keys());
+        self.default < before.default || countries.any(|country| self.in_country(country) < before.in_country(country))
     }
 }
