@@ -64,7 +64,7 @@ use closing::Stacks;
 use compiled::Newest;
 use gathered::Gatherer;
 use lease::Ledger;
-use members::{MemberChange, Members, OnMemberChange};
+use members::{Connector, MemberChange, Members, OnMemberChange};
 use reports::{News, Reports};
 
 /// The kinds that people write on the hub.
@@ -271,6 +271,19 @@ pub async fn run_hub(args: HubArgs) -> Result<(), RunError> {
 /// # Errors
 /// See [`RunError`].
 pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken) -> Result<(), RunError> {
+    run_among(client, members::connector(), args, shutdown).await
+}
+
+/// Runs the hub role with this client until shutdown, with members that this connector reaches.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run_among(
+    client: Client,
+    connector: Connector,
+    args: HubArgs,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     let (metrics, readiness) = (Metrics::default(), Readiness::default());
     readiness.expect("webhook");
     readiness.expect("caches");
@@ -300,7 +313,7 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
         }
         queues.member_changed(cache, member, change);
     });
-    let (members, member_tasks) = Members::new(leadership.clone(), metrics.clone(), member_changed);
+    let (members, member_tasks) = Members::new(leadership.clone(), metrics.clone(), member_changed, connector);
     let hub = Arc::new(Hub {
         namespace: args.namespace.clone(),
         cache: cache.clone(),
@@ -348,7 +361,7 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
         if !election.acquire(&works).await {
             return Ok(());
         }
-        let identity = claim::identity(asked, &args.namespace, ELECTION).await;
+        let identity = claim::identity(&asked, &args.namespace, ELECTION, &leading.leadership).await;
         leading.members.claim_as(Claimant {
             hub: identity.map_err(|error| start_error(&error))?,
             namespace: args.namespace.clone(),
@@ -431,6 +444,9 @@ fn lead(
         timeout: Duration::from_secs(30),
         ..Bounds::default()
     };
+    let placed = source::regions(&hub.cache).into_iter();
+    hub.ledger
+        .begin(placed.filter_map(|(region, spec)| Some((region.to_string(), spec.primary()?.name.clone()))));
     queues.everything(&hub.cache);
     let (of_regions, of_tenants, of_pools) = (hub.clone(), hub.clone(), hub);
     let region = move |name| region::reconcile(of_regions.clone(), name);
