@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::api::request::{Ask, Verb};
 use crate::api::store::{Event, Key};
-use crate::api::{Observer, Server};
+use crate::api::{Observer, Server, fields};
 use crate::planned;
 use crate::process::Process;
 use crate::world::{WEBHOOK_SECRET, WEBHOOKS, announced, authorities};
@@ -90,8 +90,11 @@ impl Observer for Laws {
         let mut seen = self.0.lock().unwrap();
         let sign_of_life = event.key.resource == LEASES;
         if !sign_of_life && (by.role.starts_with("hub") || by.role.starts_with("region")) {
-            seen.writes
-                .push(format!("{} {:?} {} on {}", by.role, ask.verb, event.key, server.name));
+            let what = fields::difference(event.before.as_deref(), event.after.as_deref());
+            seen.writes.push(format!(
+                "{} {:?} {} on {}: {what}",
+                by.role, ask.verb, event.key, server.name
+            ));
         }
         seen.take(server.name, by, ask, event);
     }

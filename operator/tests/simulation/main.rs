@@ -65,17 +65,34 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// The seeds to play: the one that is asked for, or as many as are asked for.
-fn seeds(otherwise: u64) -> Vec<u64> {
-    match number("MERIDIAN_SEED") {
-        Some(seed) => vec![seed],
-        None => (1..=number("MERIDIAN_SEEDS").unwrap_or(otherwise)).collect(),
+/// The seeds to play: the one that is asked for, or as many as are asked for, without those that are known to fail.
+fn seeds(test: &str, otherwise: u64) -> Vec<u64> {
+    if let Some(seed) = number("MERIDIAN_SEED") {
+        return vec![seed];
     }
+    let open = open(test);
+    let all = 1..=number("MERIDIAN_SEEDS").unwrap_or(otherwise);
+    all.filter(|seed| !open.contains(seed)).collect()
+}
+
+/// Seeds that show a fault which nobody has mended yet: lines of a test, a seed and what it shows.
+fn open(test: &str) -> Vec<u64> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/simulation/open-seeds.txt");
+    let text = std::fs::read_to_string(file).unwrap();
+    let of_test = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(test)?.strip_prefix(' '));
+    of_test
+        .map(|line| {
+            println!("not played: {test} {line}");
+            line.split(':').next().unwrap_or_default().trim().parse().unwrap()
+        })
+        .collect()
 }
 
 /// Plays seeds, and says of those that fail how they are played again.
 fn play_seeds(test: &str, otherwise: u64, play: impl Fn(u64) -> Result<(), String>) {
-    let (began, seeds) = (Instant::now(), seeds(otherwise));
+    let (began, seeds) = (Instant::now(), seeds(test, otherwise));
     let mut failed = Vec::new();
     for seed in &seeds {
         if let Err(cause) = play(*seed) {

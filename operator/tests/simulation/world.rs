@@ -329,6 +329,36 @@ impl World {
         }
     }
 
+    /// A replicator that never had an edge acknowledges none, which the message says, and what people do then.
+    fn let_go_by_hand(&self) {
+        for resource in [TENANTS, REGIONS] {
+            let all = self.hub.store().all(resource);
+            for (key, object) in all {
+                let deleting = !object["metadata"]["deletionTimestamp"].is_null();
+                let said = object["status"]["conditions"].to_string();
+                if deleting && said.contains("take the finalizer meridian.sh/members off by hand") {
+                    let bare = json!({"metadata": {"finalizers": null}});
+                    let _ = self
+                        .hub
+                        .perform(&self.people, &Ask::merge(resource, "", &key.name, bare));
+                    self.forget(&key.name);
+                }
+            }
+        }
+    }
+
+    /// Says to every region that this tenant will not come back.
+    fn forget(&self, tenant: &str) {
+        let regions = self.hub.store().all(REGIONS);
+        for (key, region) in regions {
+            let uid = region["metadata"]["uid"].as_str().unwrap_or_default();
+            let said = json!({"metadata": {"annotations": {"meridian.sh/forget-tenants": format!("{tenant}@{uid}")}}});
+            let _ = self
+                .hub
+                .perform(&self.people, &Ask::merge(REGIONS, "", &key.name, said));
+        }
+    }
+
     /// What is not as planned; nothing when all is.
     pub fn differs(&self) -> Option<String> {
         let all = |server: &str, resource: &str| {
@@ -471,9 +501,12 @@ impl World {
         self.mend();
         let mut differs = None;
         // The longest back-off is a minute, and a deletion takes several passes of several objects.
-        for _ in 0..600 {
+        for second in 0..600 {
             sleep(Duration::from_secs(1)).await;
             self.apply_what_is_missing();
+            if second == 300 {
+                self.let_go_by_hand();
+            }
             self.is_lawful()?;
             differs = self.differs();
             if differs.is_none() {

@@ -146,6 +146,18 @@ pub fn merge_by_name(object: &mut Value, patch: &Value) {
     merge(object, &patch);
 }
 
+/// What differs, to be read by people.
+pub fn difference(before: Option<&Value>, after: Option<&Value>) -> String {
+    let (before, after) = (before.unwrap_or(&Value::Null), after.unwrap_or(&Value::Null));
+    let paths: BTreeSet<Path> = leaves(before).union(&leaves(after)).cloned().collect();
+    let differing = paths.into_iter().filter(|path| get(before, path) != get(after, path));
+    let told = |path: Path| {
+        let text = |value| get(value, &path).map(Value::to_string).unwrap_or_default();
+        format!("{} from {} to {}; ", path.join("."), text(before), text(after))
+    };
+    differing.map(told).collect()
+}
+
 /// After an update by other means than apply: what it changed is its manager's.
 pub fn updated(before: &Value, after: &Value, owners: &mut Owners, manager: &str) {
     let differing: Vec<Path> = leaves(after)
