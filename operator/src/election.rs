@@ -180,6 +180,7 @@ impl Election {
                 return true;
             }
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return false,
                 () = tokio::time::sleep(self.timing.retry) => {}
                 _ = changes.next() => {}
@@ -198,6 +199,7 @@ impl Election {
         };
         loop {
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
                 () = tokio::time::sleep(self.timing.retry) => {}
             }

@@ -11,7 +11,7 @@ mod bed;
 use bed::{install_custom_resources, until};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use meridian_operator::election::Leadership;
-use meridian_operator::hub::members::{Health, Members, run_tasks};
+use meridian_operator::hub::members::{Health, Members, connector, run_tasks};
 use meridian_operator::metrics::Metrics;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ async fn a_member_that_nobody_names_is_forgotten_and_connected_anew_when_somebod
     let kubeconfig = std::fs::read_to_string(path).unwrap();
     install_custom_resources(&bed::client().await).await;
     let (metrics, shutdown) = (Metrics::default(), CancellationToken::new());
-    let (members, tasks) = Members::new(Leadership::alone(), metrics.clone(), Arc::new(|_, _| {}));
+    let (members, tasks) = Members::new(Leadership::alone(), metrics.clone(), Arc::new(|_, _| {}), connector());
     let running = tokio::spawn(run_tasks(tasks, shutdown.clone()));
     let regions = BTreeSet::from(["eu".to_owned()]);
     let listed = || async {

@@ -103,7 +103,7 @@ impl Role {
                 kafka: "kafka:4.1".into(),
             },
             node_ports: NodePorts::Allocated,
-            feed_listen: feed,
+            feed_listen: Some(feed),
             admin_listen: free_address(),
             scratch: self.scratch.join(identity),
             brokers: None,

@@ -50,8 +50,11 @@ enum Verb {
     },
     /// Run everything that CI runs: format, lints, generated files, unit and integration tests, the demo's proofs.
     Test {
+        /// Instead of that, the long runs: `chaos` plays simulations with thousands of seeds.
+        #[arg(value_enum)]
+        long: Option<Long>,
         /// Leave out the proofs on kind.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "long")]
         fast: bool,
     },
     /// Measure what the product promises to be fast at; fails where a bound is not met.
@@ -108,6 +111,12 @@ enum Verb {
     },
 }
 
+/// Tests that take too long for CI.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Long {
+    Chaos,
+}
+
 fn main() -> ExitCode {
     if docker::front::is_called() {
         progress::say(&format!("{:#}", docker::front::run()));
@@ -139,7 +148,13 @@ fn run(verb: Verb) -> Result<ExitCode> {
             deploy::say_where(&paths, &cache)?;
             return Ok(verify::close(&proved));
         }
-        Verb::Test { fast } => return Ok(verify::close(&verify::run(&paths, &cache, verify::Scope { fast })?)),
+        Verb::Test {
+            long: Some(Long::Chaos),
+            ..
+        } => return Ok(verify::close(&verify::chaos::run(&paths)?)),
+        Verb::Test { long: None, fast } => {
+            return Ok(verify::close(&verify::run(&paths, &cache, verify::Scope { fast })?));
+        }
         Verb::Bench { names, only, programs } => return bench::run(&paths, &cache, &names, &only, programs),
         Verb::Prove { rows } => {
             let _alone = cache.lock("demo")?;

@@ -185,6 +185,7 @@ pub async fn keep(
     let mut due = LONGEST;
     loop {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return Ok(()),
             () = newest.changed.notified() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(due) => {}

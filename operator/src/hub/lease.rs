@@ -80,6 +80,22 @@ impl Ledger {
         }
     }
 
+    /// A leader begins to lead these regions, each in its member: what they apply is known of none of them, so nothing is
+    /// renewed for a cluster before a pass over each of its regions has ended well.
+    pub fn begin(&self, regions: impl IntoIterator<Item = (String, String)>) {
+        let unknown = |(region, member): (String, String)| {
+            let settled = Settled {
+                member,
+                serial: 0,
+                written: 0,
+                applied: 0,
+                complete: false,
+            };
+            (region, settled)
+        };
+        self.lock().settled.extend(regions.into_iter().map(unknown));
+    }
+
     /// A pass over a region ended.
     pub fn record(&self, region: &str, settled: Settled) {
         self.lock().settled.insert(region.to_owned(), settled);
@@ -134,6 +150,7 @@ pub async fn renew(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
@@ -229,6 +246,18 @@ mod tests {
         assert!(ledger.renewable().is_empty());
         ledger.forget("fr");
         assert_eq!(ledger.renewable().len(), 1);
+    }
+
+    #[test]
+    fn a_new_leader_renews_nothing_before_it_has_looked_at_every_region_of_a_cluster() {
+        let ledger = Ledger::default();
+        ledger.begin([("de", "eu"), ("fr", "eu"), ("us", "us")].map(|(region, member)| (region.into(), member.into())));
+        ledger.record("de", settled("eu", 1, 1, 1));
+        ledger.fail("fr");
+        ledger.record("us", settled("us", 1, 1, 1));
+        assert_eq!(ledger.renewable(), [settled("us", 1, 1, 1)]);
+        ledger.record("fr", settled("eu", 1, 1, 1));
+        assert_eq!(ledger.renewable().len(), 2);
     }
 
     #[test]

@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures::future::BoxFuture;
 use kube::Client;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::adopt::claim::{Claim, Claimant, Holder};
@@ -58,6 +60,15 @@ pub enum Health {
     Reachable,
     /// It was not; why.
     Unreachable(String),
+}
+
+/// Makes a client for the member with this name, of its kubeconfig.
+pub type Connector = Arc<dyn Fn(String, String) -> BoxFuture<'static, Result<Client, MemberError>> + Send + Sync>;
+
+/// The one that reaches members over the network.
+#[must_use]
+pub fn connector() -> Connector {
+    Arc::new(|name, kubeconfig| Box::pin(async move { connect(&name, &kubeconfig).await }))
 }
 
 /// A connected member.
@@ -108,13 +119,14 @@ pub struct Members {
     leadership: Leadership,
     metrics: Metrics,
     on_change: OnMemberChange,
+    connector: Connector,
     spawn: mpsc::UnboundedSender<MemberTask>,
 }
 
 /// A watch or a probe of one member.
 pub struct MemberTask {
     stop: CancellationToken,
-    work: futures::future::BoxFuture<'static, ()>,
+    work: BoxFuture<'static, ()>,
 }
 
 impl Members {
@@ -124,6 +136,7 @@ impl Members {
         leadership: Leadership,
         metrics: Metrics,
         on_change: OnMemberChange,
+        connector: Connector,
     ) -> (Self, mpsc::UnboundedReceiver<MemberTask>) {
         // Bounded by the number of members times the few kinds of OBSERVED: a task is sent only on a new connection.
         let (spawn, tasks) = mpsc::unbounded_channel();
@@ -135,6 +148,7 @@ impl Members {
                 leadership,
                 metrics,
                 on_change,
+                connector,
                 spawn,
             },
             tasks,
@@ -179,7 +193,7 @@ impl Members {
         if let Some(known) = self.get(name).filter(|member| member.fingerprint == fingerprint) {
             return Ok(known);
         }
-        let client = connect(name, kubeconfig).await?;
+        let client = (self.connector)(name.to_owned(), kubeconfig.to_owned()).await?;
         let claim = self.claimant.get();
         let claim = claim.map(|claimant| Claim::new(claimant.clone(), &self.leadership));
         let leadership = claim
@@ -320,7 +334,7 @@ impl Members {
         self.run(&member.stop, Box::pin(probe));
     }
 
-    fn run(&self, stop: &CancellationToken, work: futures::future::BoxFuture<'static, ()>) {
+    fn run(&self, stop: &CancellationToken, work: BoxFuture<'static, ()>) {
         // The receiver lives as long as the process; when it is gone, the process is ending.
         let _ = self.spawn.send(MemberTask {
             stop: stop.clone(),
@@ -340,6 +354,7 @@ pub async fn run_tasks(
     let mut running = JoinSet::new();
     loop {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return Ok(()),
             task = tasks.recv() => {
                 let Some(MemberTask { stop, work }) = task else { return Ok(()) };

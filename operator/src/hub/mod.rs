@@ -69,7 +69,7 @@ use closing::Stacks;
 use compiled::{Gather, Gathered, Newest};
 use gathered::Gatherer;
 use lease::Ledger;
-use members::{MemberChange, Members, OnMemberChange};
+use members::{Connector, MemberChange, Members, OnMemberChange};
 use reports::{News, Reports};
 
 /// The kinds that people write on the hub.
@@ -286,6 +286,19 @@ pub async fn run_hub(args: HubArgs) -> Result<(), RunError> {
 /// # Errors
 /// See [`RunError`].
 pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken) -> Result<(), RunError> {
+    run_among(client, members::connector(), args, shutdown).await
+}
+
+/// Runs the hub role with this client until shutdown, with members that this connector reaches.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run_among(
+    client: Client,
+    connector: Connector,
+    args: HubArgs,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     let (metrics, readiness) = (Metrics::default(), Readiness::default());
     readiness.expect("webhook");
     readiness.expect("caches");
@@ -315,7 +328,7 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
         }
         queues.member_changed(cache, member, change);
     });
-    let (members, member_tasks) = Members::new(leadership.clone(), metrics.clone(), member_changed);
+    let (members, member_tasks) = Members::new(leadership.clone(), metrics.clone(), member_changed, connector);
     let hub = Arc::new(Hub {
         namespace: args.namespace.clone(),
         cache: cache.clone(),
@@ -365,7 +378,7 @@ pub async fn run_with(client: Client, args: HubArgs, shutdown: CancellationToken
         if !election.acquire(&works).await {
             return Ok(());
         }
-        let identity = claim::identity(asked, &args.namespace, ELECTION).await;
+        let identity = claim::identity(&asked, &args.namespace, ELECTION, &leading.leadership).await;
         leading.members.claim_as(Claimant {
             hub: identity.map_err(|error| start_error(&error))?,
             namespace: args.namespace.clone(),
@@ -482,6 +495,9 @@ fn lead(
         timeout: Duration::from_secs(30),
         ..Bounds::default()
     };
+    let placed = source::regions(&hub.cache).into_iter();
+    hub.ledger
+        .begin(placed.filter_map(|(region, spec)| Some((region.to_string(), spec.primary()?.name.clone()))));
     queues.everything(&hub.cache);
     let (of_regions, of_tenants, of_pools) = (hub.clone(), hub.clone(), hub);
     let region = move |name| region::reconcile(of_regions.clone(), name);

@@ -118,6 +118,7 @@ where
     loop {
         let room = passes.len() < bounds.concurrency.max(1);
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => break,
             Some(ended) = passes.join_next() => finish(&queue, bounds.backoff, &metrics, ended.map_err(|e: tokio::task::JoinError| Panicked { controller, cause: e.to_string() })?),
             key = queue.next(), if room => {

@@ -1,8 +1,7 @@
 //! A queue of keys, each at most once: due now, due later, or running (and then, when triggered, due again after).
 
-use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::Hash;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -145,6 +144,7 @@ impl<K: Ord + Hash + Clone> Queue<K> {
             match taken {
                 Ok(key) => return key,
                 Err(Some(at)) => tokio::select! {
+                    biased;
                     () = tokio::time::sleep_until(at) => {}
                     () = woken => {}
                 },
@@ -165,11 +165,10 @@ impl<K: Ord + Hash + Clone> Queue<K> {
     /// A pass failed: the next comes after the back-off, or after its first step when something changed meanwhile (that
     /// may be the cure, and may be the failing pass's own writes, whose pace the first step bounds).
     pub fn failed(&self, key: &K, backoff: Backoff) -> Duration {
-        let jitter = rand::rng().random::<f64>();
         let mut state = self.lock();
         let failures = state.failures.entry(key.clone()).or_insert(0);
         *failures = failures.saturating_add(1);
-        let grown = backoff.delay(*failures, jitter);
+        let grown = backoff.delay(*failures, jitter(key, *failures));
         let delay = if state.after.remove(key).is_some() {
             grown.min(backoff.first)
         } else {
@@ -198,6 +197,14 @@ impl<K: Ord + Hash + Clone> Queue<K> {
     }
 }
 
+/// In 0..=1, by key and failures: objects that fail together are spread, and a run can be played again.
+fn jitter(key: &impl Hash, failures: u32) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    (key, failures).hash(&mut hasher);
+    let upper = u32::try_from(hasher.finish() >> 32).unwrap_or(u32::MAX);
+    f64::from(upper) / f64::from(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +219,13 @@ mod tests {
         assert_eq!(backoff.delay(3, 1.0), Duration::from_secs(4));
         assert_eq!(backoff.delay(30, 1.0), Duration::from_secs(10));
         assert_eq!(backoff.delay(30, 0.0), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn objects_that_fail_together_are_spread() {
+        let delays: BTreeSet<String> = (0..100).map(|key| format!("{:.3}", jitter(&key, 1))).collect();
+        assert!(delays.len() > 50, "{delays:?}");
+        assert!((0..100).all(|failures| (0.0..=1.0).contains(&jitter(&"a", failures))));
     }
 
     #[tokio::test]

@@ -60,8 +60,8 @@ pub struct RegionArgs {
     pub images: Images,
     /// How the region is reached from outside the cluster.
     pub node_ports: NodePorts,
-    /// Where the policy feed listens.
-    pub feed_listen: SocketAddr,
+    /// Where the policy feed listens; a role without it serves nobody, and asks nobody for the token keys.
+    pub feed_listen: Option<SocketAddr>,
     /// Where health and metrics are served.
     pub admin_listen: SocketAddr,
     /// A folder of this process's own for its certificate; on a memory volume.
@@ -207,16 +207,18 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
         "lease changes",
         lease_changes(feed.clone(), queues.clone(), served.clone(), shutdown.clone()),
     );
-    let serving = Serving {
-        applier: applier.clone(),
-        feed: feed.clone(),
-        token_keys: token_keys.clone(),
-        stacks: queues.stacks.clone(),
-    };
-    tasks.spawn(
-        "policy feed",
-        serve_feed(serving, identity, args.feed_listen, metrics.clone(), shutdown.clone()),
-    );
+    if let Some(listen) = args.feed_listen {
+        let serving = Serving {
+            applier: applier.clone(),
+            feed: feed.clone(),
+            token_keys: token_keys.clone(),
+            stacks: queues.stacks.clone(),
+        };
+        tasks.spawn(
+            "policy feed",
+            serve_feed(serving, identity, listen, metrics.clone(), shutdown.clone()),
+        );
+    }
 
     let events = Events::new(client, "meridian-region", &args.identity, metrics.clone());
     let stacks = Stacks {
@@ -256,6 +258,7 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
         });
         // All three end together: the lease is given up only after the last write.
         let ended = tokio::select! {
+            biased;
             ended = stack => ended.map_err(|e| e.to_string()),
             ended = pool => ended.map_err(|e| e.to_string()),
             lost = election.hold(CancellationToken::new()) => lost.map_err(|e| e.to_string()),

@@ -75,6 +75,11 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
+        Self::among(bed::client().await, &kubeconfig_of_the_member()).await
+    }
+
+    /// With a hub role that reaches its own API server by this client, and the member of region us by this kubeconfig.
+    pub async fn among(role: Client, us: &str) -> Self {
         let turn = TURN.lock().await;
         let hub = bed::client().await;
         let member = client_of_the_member().await;
@@ -91,7 +96,7 @@ impl World {
             admin_listen: admin,
             approval: Requirement::NotRequired,
         };
-        let running = tokio::spawn(run_with(hub.clone(), args, stop.clone()));
+        let running = tokio::spawn(run_with(role, args, stop.clone()));
         let slow = Arc::new(Mutex::new(BTreeSet::new()));
         let mute = Arc::new(Mutex::new(BTreeSet::new()));
         let regions = tokio::spawn(regions(member.clone(), slow.clone(), mute.clone()));
@@ -106,9 +111,8 @@ impl World {
             regions,
             _turn: turn,
         };
-        for region in ["eu", "us"] {
-            world.give_kubeconfig(region, &kubeconfig_of_the_member()).await;
-        }
+        world.give_kubeconfig("eu", &kubeconfig_of_the_member()).await;
+        world.give_kubeconfig("us", us).await;
         for (kind, file) in [
             (JURISDICTION, "jurisdictions/eu.yaml"),
             (JURISDICTION, "jurisdictions/us.yaml"),
@@ -122,22 +126,23 @@ impl World {
 
     /// The demo's regions, tenants and pools, placed.
     pub async fn with_tenants() -> Self {
-        let world = Self::new().await;
-        world.apply(FITNESS_REGION, "local/30-regions.yaml").await;
-        world.apply(TENANT_DATA_RESIDENCY, "local/40-tenants.yaml").await;
-        world.apply(INGEST_POOL, "local/50-pools.yaml").await;
+        Self::new().await.settled().await
+    }
+
+    /// The same in this world.
+    pub async fn settled(self) -> Self {
+        self.apply(FITNESS_REGION, "local/30-regions.yaml").await;
+        self.apply(TENANT_DATA_RESIDENCY, "local/40-tenants.yaml").await;
+        self.apply(INGEST_POOL, "local/50-pools.yaml").await;
         until("an edge is placed in both regions", || async {
-            let home = world.placement("eu", "stride-eu").await;
-            let away = world.placement("us", "stride-eu").await;
+            let home = self.placement("eu", "stride-eu").await;
+            let away = self.placement("us", "stride-eu").await;
             home.is_some_and(|home| count(&home["spec"]["edges"]) == 1) && away.is_some()
         })
         .await;
         // A region acknowledges the cut of edges that it has applied, not of those that came and went unseen.
         until("both ends apply the edge", || async {
-            let (eu, us) = (
-                world.held(REGION_STACK, "eu").await,
-                world.held(REGION_STACK, "us").await,
-            );
+            let (eu, us) = (self.held(REGION_STACK, "eu").await, self.held(REGION_STACK, "us").await);
             let applied = |stack: Option<Value>, way: &str| {
                 let stack = stack.unwrap_or_default();
                 let is_applied = stack["status"]["appliedRevision"] == stack["spec"]["revision"];
@@ -147,10 +152,10 @@ impl World {
         })
         .await;
         until("the pools are copied", || async {
-            world.held(INGEST_POOL, "us-telemetry").await.is_some()
+            self.held(INGEST_POOL, "us-telemetry").await.is_some()
         })
         .await;
-        world
+        self
     }
 
     pub async fn apply(&self, kind: Kind, file: &str) {
@@ -266,6 +271,12 @@ impl World {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let answer = http.get(format!("http://{}/metrics", self.admin)).send().await.unwrap();
         answer.text().await.unwrap()
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = http.get(format!("http://{}/readyz", self.admin)).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
     }
 
     /// Deletes what is left, and ends the hub.

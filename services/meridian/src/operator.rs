@@ -162,7 +162,7 @@ pub(crate) async fn run(role: Role) -> Result<(), String> {
                 region,
                 images,
                 node_ports: NodePorts::Fixed,
-                feed_listen,
+                feed_listen: Some(feed_listen),
                 admin_listen,
                 scratch,
                 brokers,

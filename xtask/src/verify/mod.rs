@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that CI runs, in the order in which it fails soonest.
 
+pub mod chaos;
 pub mod chart;
 mod demo;
 mod lanes;

@@ -62,20 +62,44 @@ pub struct Claimant {
 /// The hub's identity: the UID of the Lease that elects its leader.
 ///
 /// # Errors
-/// When the Lease cannot be read.
-pub async fn identity(client: Client, namespace: &str, lease: &str) -> Result<String, kube::Error> {
-    let leases: Api<Lease> = Api::namespaced(client, namespace);
-    Ok(leases.get(lease).await?.uid().unwrap_or_default())
+/// When the Lease cannot be read for as long as whoever has just taken it may lead.
+pub async fn identity(
+    client: &Client,
+    namespace: &str,
+    lease: &str,
+    leadership: &Leadership,
+) -> Result<String, ClaimError> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    loop {
+        let error = match tokio::time::timeout(REQUEST_TIMEOUT, leases.get(lease)).await {
+            Ok(Ok(lease)) => return Ok(lease.uid().unwrap_or_default()),
+            Ok(Err(error)) => ClaimError::Api(error),
+            Err(_) => ClaimError::Silent,
+        };
+        if !leadership.may_write() {
+            return Err(error);
+        }
+        tracing::warn!(resource = lease, error = %error, "the hub's identity is asked for again");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
+/// Why a member, or the hub's own identity, could not be claimed.
 #[derive(Debug, thiserror::Error)]
-enum ClaimError {
-    #[error("the policy lease could not be read or written: {0}")]
+pub enum ClaimError {
+    /// What the API server answered.
+    #[error("the lease could not be read or written: {0}")]
     Api(#[from] kube::Error),
+    /// It did not.
+    #[error("the lease could not be read: no answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    Silent,
+    /// Only the chart makes it.
     #[error("there is no Lease {NAME}, and this hub may not make it; install the chart there")]
     Missing,
+    /// Others write it all the time.
     #[error("the policy lease is being written by others; it is tried again")]
     Contended,
+    /// Somebody else leads.
     #[error("this replica does not hold the role's lease")]
     NotLeader,
 }

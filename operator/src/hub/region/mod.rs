@@ -307,7 +307,7 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
     let Some(compiled) = hub.newest.get().filter(|_| member.is_known()) else {
         // The first compile waits for every member; it triggers this region again. Nobody has looked at what a member that
         // is not listed yet applies, so nothing is renewed for it.
-        hub.ledger.forget(name);
+        hub.ledger.fail(name);
         return Ok(Done {
             wrote: false,
             revision: 0,

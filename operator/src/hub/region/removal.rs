@@ -8,9 +8,10 @@ use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName, RegionPolicy};
 use serde_json::Value;
 
 use super::{RegionError, place};
-use crate::apply::observed;
+use crate::apply::{ApplyError, observed};
 use crate::hub::closing::{self, Missing, Stacks};
 use crate::hub::departure::{FINALIZER, Waiting};
+use crate::hub::members::Member;
 use crate::hub::{Hub, source};
 use crate::manifest::{
     INGEST_POOL, MANAGED_BY, MANAGED_BY_LABEL, ObjectKey, REGION_LABEL, REGION_STACK, TENANT_PLACEMENT,
@@ -118,7 +119,19 @@ pub(super) async fn step(hub: &Hub, name: &str, object: &Value, stacks: &Stacks)
     let now = Timestamp::now();
     let remains = match Removal::of(&region, object, &hub.cache, member.cache(), stacks, now) {
         Removal::Stay(waiting) => return Ok(Step::Stay(waiting)),
-        Removal::Done => return Ok(Step::Gone),
+        Removal::Done => match unseen(&member, &region).await? {
+            None => return Ok(Step::Gone),
+            Some(stack) => {
+                return Ok(Step::Removing {
+                    waiting: waiting(
+                        "Removing",
+                        format!("cluster {} holds a stack that has not been seen yet", cluster.name),
+                    ),
+                    stack,
+                    wrote: false,
+                });
+            }
+        },
         Removal::Due(remains) => remains,
     };
     let mut wrote = false;
@@ -135,6 +148,17 @@ pub(super) async fn step(hub: &Hub, name: &str, object: &Value, stacks: &Stacks)
         stack,
         wrote,
     })
+}
+
+/// The region's stack, asked for past the cache: that may be behind a write whose answer was lost, and what nobody waits for
+/// any more, nobody would remove.
+async fn unseen(member: &Member, region: &RegionName) -> Result<Option<Value>, ApplyError> {
+    let key = ObjectKey::cluster(REGION_STACK, region.as_str());
+    let found = member.applier.read(&key).await?;
+    Ok(found.map(|stack| observed(&stack)).filter(|stack| {
+        let label = |key: &str| stack["metadata"]["labels"][key].as_str();
+        label(MANAGED_BY_LABEL) == Some(MANAGED_BY) && label(REGION_LABEL) == Some(region.as_str())
+    }))
 }
 
 /// What holds a deletion when a pass failed.

@@ -58,6 +58,7 @@ pub(super) async fn keep(hub: Arc<Hub>, serving: Arc<Serving>) -> Infallible {
             rotation.doubt(&error);
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(rotation.until_the_next_look()) => {}
             _ = changes.next() => {}
         }

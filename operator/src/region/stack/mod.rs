@@ -22,7 +22,7 @@ use crate::conditions::Observation;
 use crate::events::{Events, Reason};
 use crate::manifest::{Manifest, NotAManifest, ObjectKey, REGION_STACK, SECRET};
 use crate::reconcile::{Outcome, Pass};
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kept::Kept;
@@ -31,6 +31,7 @@ use rollout::State;
 use secrets::SecretsError;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use validate::{Images, Invalid, NodePorts, Request, Stack};
@@ -389,17 +390,28 @@ impl Stacks {
     }
 
     async fn apply_all(&self, manifests: impl IntoIterator<Item = &Manifest>) -> Result<usize, ApplyError> {
+        let failed = Arc::new(AtomicBool::new(false));
         let one = |manifest: Manifest| {
-            let applier = self.applier.clone();
-            async move { applier.apply(Purpose::RegionStack, &manifest).await }
+            let (applier, failed) = (self.applier.clone(), failed.clone());
+            async move {
+                // What is under way is waited for: an API server that is left in the middle of a write may have counted it
+                // against a quota, and made nothing.
+                if failed.load(Ordering::Relaxed) {
+                    return Ok(Applied::Unchanged);
+                }
+                let applied = applier.apply(Purpose::RegionStack, &manifest).await;
+                failed.fetch_or(applied.is_err(), Ordering::Relaxed);
+                applied
+            }
         };
         let all = manifests.into_iter();
         let differing = all.filter(|manifest| !self.applier.is_settled(manifest));
         let writes: Vec<_> = differing.cloned().map(one).collect();
-        let applied: Vec<Applied> = futures::stream::iter(writes)
+        let ended: Vec<Result<Applied, ApplyError>> = futures::stream::iter(writes)
             .buffer_unordered(WRITES_AT_ONCE)
-            .try_collect()
-            .await?;
+            .collect()
+            .await;
+        let applied: Vec<Applied> = ended.into_iter().collect::<Result<_, _>>()?;
         Ok(applied
             .into_iter()
             .filter(|applied| *applied != Applied::Unchanged)
