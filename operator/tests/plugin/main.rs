@@ -149,6 +149,9 @@ async fn what_if_tells_what_would_stop_and_the_hub_says_what_ends() {
     .await;
     assert_eq!(tenant.get().await.metadata.resource_version, version);
 
+    // Nobody here acknowledges a purge, which a deletion of a tenant with an edge would wait for.
+    bed.apply(&json!([])).await;
+    bed.settle(&reach, &bed.file("cut.yaml", &json!([]))).await;
     bed.clear().await;
     bed.stop.cancel();
     hub.await.unwrap();
