@@ -9,13 +9,14 @@ mod status;
 mod told;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use meridian_crds::{ClusterMember, FitnessRegionSpec};
 use meridian_policy::{Denial, RegionName};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::adopt::claim::Holder;
 use super::approval::others;

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// How long a region that was settled may take to apply a policy before it is said that it has not.
 const PATIENCE: Duration = Duration::from_secs(3);
