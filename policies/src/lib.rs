@@ -17,7 +17,6 @@ mod diff;
 pub mod edge;
 mod expiry;
 mod index;
-mod meet;
 pub mod names;
 mod onward;
 pub mod region_policy;
@@ -36,7 +35,7 @@ pub use condition::{Condition, ConditionError};
 pub use decision::{Check, Decision, Explanation, Ground, Permission, Question, Subject};
 pub use diff::{
     Aspect, AspectChange, EdgeChange, EdgeDifference, Effect, FlowChange, PolicyDiff, TenantChange, TenantDifference,
-    Widening, diff, openings, widenings, widenings_with,
+    Widening, diff, widenings, widenings_with,
 };
 pub use edge::{CompiledEdge, EdgeId};
 pub use expiry::{Ending, ExpiryWarning, Instruments, Soon, expiry_warnings};

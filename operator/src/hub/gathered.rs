@@ -143,7 +143,7 @@ fn placed_epochs<'a>(
 }
 
 /// What was made of each object, and of which observation of it.
-pub(super) struct Kept<T>(BTreeMap<ObjectKey, (Identity, T)>);
+struct Kept<T>(BTreeMap<ObjectKey, (Identity, T)>);
 
 impl<T> Default for Kept<T> {
     fn default() -> Self {
@@ -153,7 +153,7 @@ impl<T> Default for Kept<T> {
 
 impl<T> Kept<T> {
     /// Makes anew what is another observation than before, and forgets what is gone.
-    pub(super) fn look(
+    fn look(
         &mut self,
         cache: &Cache,
         observed: impl IntoIterator<Item = (ObjectKey, Identity)>,
@@ -169,10 +169,6 @@ impl<T> Kept<T> {
                 self.0.insert(key, made);
             }
         }
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &T)> {
-        self.0.iter().map(|(key, (_, made))| (key, made))
     }
 
     fn values(&self) -> impl Iterator<Item = &T> {

@@ -13,9 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Hub;
-use super::approval::{APPROVED, others};
 use super::closing::{self, Ends};
-use super::compiled::Compiled;
 use super::departure::{self, CLOSING, Departure, FINALIZER, LEAVING, View, Waiting};
 use super::instruments;
 use super::reports::newly_refused;
@@ -26,8 +24,6 @@ use crate::finalizer;
 use crate::manifest::{ObjectKey, TENANT_DATA_RESIDENCY};
 use crate::reconcile::{Outcome, Pass};
 
-/// What refuses an edge that nobody else has approved: no rule of the policy.
-const NOT_APPROVED: &str = "not-approved";
 /// Edges and violations told in status; `explain` gives the rest.
 const TOLD: usize = 50;
 
@@ -52,7 +48,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
         return Ok(Pass::of(Outcome::Waiting));
     };
     let asked = || Departing::of(&hub.cache).asked(&live);
-    let Some(verdict) = judge(&object, asked, &compiled) else {
+    let Some(verdict) = judge(&object, asked, &compiled.policy, compiled.at) else {
         held?;
         return Ok(Pass::of(Outcome::Waiting));
     };
@@ -67,7 +63,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
     status["conditions"] = json!(hub.conditions(&object, &observations));
     let written = hub
         .applier
-        .apply_status(&key, &others(&object["status"]), status.clone())
+        .apply_status(&key, &object["status"], status.clone())
         .await?;
     held?;
     for rule in newly_refused(&object["status"], &status) {
@@ -119,8 +115,7 @@ async fn leave(hub: &Hub, key: &ObjectKey, object: &Value) -> Result<Pass, Apply
     if !object["status"]["epoch"].is_null() {
         status["epoch"] = object["status"]["epoch"].clone();
     }
-    let observed = others(&object["status"]);
-    let written = hub.applier.apply_status(key, &observed, status).await?;
+    let written = hub.applier.apply_status(key, &object["status"], status).await?;
     Ok(Pass::of(match written {
         Applied::Unchanged => Outcome::Waiting,
         Applied::Created | Applied::Changed => Outcome::Progressed,
@@ -207,7 +202,8 @@ struct Verdict {
 fn judge(
     object: &Value,
     asked: impl FnOnce() -> Option<Shared<TenantResidencySpec>>,
-    compiled: &Compiled,
+    policy: &CompiledPolicy,
+    now: Timestamp,
 ) -> Option<Verdict> {
     let unreadable = |message: String| Verdict {
         status: json!({"phase": "Refused"}),
@@ -221,16 +217,9 @@ fn judge(
         Ok(spec) => spec,
         Err(error) => return Some(unreadable(format!("spec cannot be read: {error}"))),
     };
-    Some(match compiled.written().source().tenants.get(&spec.tenant) {
-        Some(written) if *written.spec == spec || asked().as_ref() == Some(&written.spec) => {
-            match compiled.policy.source().tenants.get(&spec.tenant) {
-                Some(facts) => decided(&spec, facts, compiled),
-                None => Verdict {
-                    status: json!({"phase": "Pending"}),
-                    standing: waits_for_approval(&spec),
-                    residency: Vec::new(),
-                },
-            }
+    Some(match policy.source().tenants.get(&spec.tenant) {
+        Some(facts) if *facts.spec == spec || asked().as_ref() == Some(&facts.spec) => {
+            decided(&spec, facts, policy, now)
         }
         Some(_) => return None,
         None => Verdict {
@@ -243,17 +232,8 @@ fn judge(
     })
 }
 
-fn waits_for_approval(spec: &TenantResidencySpec) -> Standing {
-    Standing::InProgress(format!(
-        "what is written waits for another person's approval: see the condition {APPROVED}, and kubectl meridian approve \
-         tenantdataresidency {}",
-        spec.tenant
-    ))
-}
-
-fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, compiled: &Compiled) -> Verdict {
-    let (policy, now) = (&compiled.policy, compiled.at);
-    let edges = edges(spec, compiled);
+fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, policy: &CompiledPolicy, now: Timestamp) -> Verdict {
+    let edges = edges(spec, policy);
     let allowed = edges.iter().filter(|edge| edge["decision"] == "Allowed").count();
     let violations: Vec<Value> = policy
         .violations_of(&facts.spec.tenant, now)
@@ -267,11 +247,7 @@ fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, compiled: &Compiled)
     let (phase, standing, residency) = match first {
         None => (
             "Active",
-            if compiled.waits(&spec.tenant) {
-                waits_for_approval(spec)
-            } else {
-                Standing::Current
-            },
+            Standing::Current,
             Observation::new("ResidencyLawful", true, "Lawful", ""),
         ),
         Some(message) => (
@@ -296,8 +272,7 @@ fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, compiled: &Compiled)
     }
 }
 
-fn edges(spec: &TenantResidencySpec, compiled: &Compiled) -> Vec<Value> {
-    let policy = &compiled.policy;
+fn edges(spec: &TenantResidencySpec, policy: &CompiledPolicy) -> Vec<Value> {
     let asked = spec
         .classes
         .iter()
@@ -309,10 +284,6 @@ fn edges(spec: &TenantResidencySpec, compiled: &Compiled) -> Vec<Value> {
                 (Some(edge), _) => json!({
                     "class": class, "to": to.region, "decision": "Allowed", "rule": edge.rule,
                     "mechanism": edge.mechanism, "instrument": edge.instrument, "expires": edge.expires,
-                }),
-                (None, _) if compiled.written().edge(&id).is_some() => json!({
-                    "class": class, "to": to.region, "decision": "Refused", "rule": NOT_APPROVED,
-                    "reason": "it is lawful, and waits for another person's approval",
                 }),
                 (None, Some(denial)) => json!({
                     "class": class, "to": to.region, "decision": "Refused", "rule": denial.rule, "reason": denial.reason,

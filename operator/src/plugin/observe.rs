@@ -19,7 +19,7 @@ use crate::watch::{Cache, list};
 
 /// The hub.
 pub struct Hub {
-    pub(super) client: Client,
+    client: Client,
     /// Every resource that people write there.
     pub cache: Cache,
 }

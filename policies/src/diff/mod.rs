@@ -3,7 +3,6 @@
 
 mod change;
 mod edges;
-mod openings;
 mod print;
 mod widening;
 
@@ -14,7 +13,6 @@ use jiff::Timestamp;
 pub use change::{
     Aspect, AspectChange, EdgeChange, EdgeDifference, Effect, FlowChange, PolicyDiff, TenantChange, TenantDifference,
 };
-pub use openings::openings;
 pub use widening::{Widening, widenings, widenings_with};
 
 use crate::compile::{CompiledPolicy, compile};

@@ -59,7 +59,6 @@ const REFUSED: &[&str] = &[
     "networkPolicy.metricsFrom[0].anybody=true",
     "monitoring.dashboard.enabled=perhaps",
     "hub.webhook.failurePolicy=Sometimes",
-    "hub.approval=Perhaps",
     "region.hubServiceAccount=Not A Name",
 ];
 
