@@ -49,9 +49,12 @@ pub(crate) async fn run(target: Target) -> Result<(), Error> {
     let (owner, migrations): (Owner, &[Migration]) = match target {
         Target::Cluster(cluster) => {
             let all = db::credentials_in(&cluster.credentials_dir)?;
-            let verifier = db::verifier_in(&cluster.credentials_dir)?;
             db::migrate_cluster(&cluster.superuser_url, &all).await?;
-            return db::migrate_verifier(&cluster.superuser_url, &verifier, &all).await;
+            // An operator of before the verifier mounts no credentials for it.
+            if let Some(verifier) = db::verifier_in(&cluster.credentials_dir)? {
+                db::migrate_verifier(&cluster.superuser_url, &verifier, &all).await?;
+            }
+            return Ok(());
         }
         Target::Identity(owner) => (owner, meridian_identity::MIGRATIONS),
         Target::Consent(owner) => (owner, meridian_consent::MIGRATIONS),

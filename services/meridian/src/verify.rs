@@ -24,8 +24,7 @@ pub(crate) struct Verify {
     /// as it does.
     #[arg(long, env = "MERIDIAN_SUPERUSER_URL", hide_env_values = true, requires = "policy")]
     database_url: Option<String>,
-    /// The region's policy as JSON (`kubectl get rstack NAME -o jsonpath='{.spec.policy}'` in the member), `-` for standard
-    /// input.
+    /// The region's policy as JSON, as its ConfigMap `meridian-policy` holds it; `-` for standard input.
     #[arg(long, requires = "database_url")]
     policy: Option<PathBuf>,
 }

@@ -15,6 +15,10 @@ use crate::{Database, Report, verify};
 const PAUSE: Duration = Duration::from_secs(30);
 /// At most one part in this many of the time is spent looking: counting rows costs the databases.
 const SHARE: u32 = 20;
+/// The longest pause: sooner than what was found counts as stale.
+const LONGEST_PAUSE: Duration = Duration::from_secs(20 * 60);
+/// A policy that never settles is looked at all the same.
+const NEVER_SETTLES: Duration = Duration::from_secs(10 * 60);
 /// How long a policy has been in force before rows are held against it: what it forbids is being purged until then.
 const SETTLED: Duration = Duration::from_secs(30);
 
@@ -39,10 +43,10 @@ pub async fn run(start: Start, databases: Vec<Database>) -> Result<(), StartErro
         let (start, stop) = (start.clone(), start.stop());
         let passes = async move {
             loop {
-                settled(&start).await;
+                let _ = tokio::time::timeout(NEVER_SETTLES, settled(&start)).await;
                 let began = Instant::now();
                 pass(&start, url.expose(), &databases, &meters).await;
-                tokio::time::sleep(PAUSE.max(began.elapsed() * SHARE)).await;
+                tokio::time::sleep((began.elapsed() * SHARE).clamp(PAUSE, LONGEST_PAUSE)).await;
             }
         };
         async move {
@@ -62,6 +66,10 @@ async fn pass(start: &Start, url: &str, databases: &[Database], meters: &Meters)
             return;
         }
     };
+    if feed.current().revision != report.revision {
+        // What was counted later belongs to another policy.
+        return;
+    }
     meters.saw(&report);
     if !report.is_clean() {
         tracing::warn!(

@@ -88,14 +88,13 @@ fn arguments(paths: &Paths) -> Result<Vec<Vec<String>>> {
 
 fn split(metadata: &Value) -> Result<Vec<Vec<String>>> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let mut lanes = vec![Vec::new(); CONTROL_PLANES.len() + 1];
+    let mut lanes = vec![BTreeSet::new(); CONTROL_PLANES.len() + 1];
     for package in list(&metadata["packages"]) {
         let own = CONTROL_PLANES.iter().position(|name| package["name"] == *name);
         let lane = &mut lanes[own.unwrap_or(CONTROL_PLANES.len())];
         for target in list(&package["targets"]) {
             if list(&target["kind"]).iter().any(|kind| kind == "test") {
-                let name = target["name"].as_str().context("a target has a name")?;
-                lane.extend(["--test".to_owned(), name.to_owned()]);
+                lane.insert(target["name"].as_str().context("a target has a name")?.to_owned());
             }
         }
     }
@@ -103,14 +102,20 @@ fn split(metadata: &Value) -> Result<Vec<Vec<String>>> {
         lanes.iter().all(|lane| !lane.is_empty()),
         "cargo metadata names no integration tests"
     );
-    // `--test` selects by name alone: a name in two lanes would run twice.
+    // `--test` selects by name alone: all of that name in one lane, but a name in two lanes would run twice.
     let mut seen = BTreeSet::new();
-    for name in lanes.iter().flatten().filter(|name| *name != "--test") {
+    for name in lanes.iter().flatten() {
         ensure!(
             seen.insert(name),
-            "integration tests of two packages are both called {name}"
+            "integration tests in two lanes are both called {name}"
         );
     }
+    let arguments = |lane: &BTreeSet<String>| {
+        lane.iter()
+            .flat_map(|name| ["--test".to_owned(), name.clone()])
+            .collect()
+    };
+    let lanes = lanes.iter().map(arguments).collect();
     Ok(lanes)
 }
 
@@ -138,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_both_lanes_is_refused() {
+    fn a_name_in_two_lanes_is_refused() {
         let packages = [
             package("meridian-operator", &["hub"]),
             package("meridian-social", &["hub"]),

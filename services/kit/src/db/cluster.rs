@@ -139,12 +139,13 @@ pub async fn migrate_verifier(
     Ok(())
 }
 
-/// Reads `verifier/{username,password}` below the folder of credentials.
+/// Reads `verifier/{username,password}` below the folder of credentials; nothing when there is no such folder.
 ///
 /// # Errors
 /// When a file is missing or empty.
-pub fn verifier_in(dir: &Path) -> Result<RoleCredentials, Error> {
-    role_in(&dir.join("verifier"))
+pub fn verifier_in(dir: &Path) -> Result<Option<RoleCredentials>, Error> {
+    let dir = dir.join("verifier");
+    dir.is_dir().then(|| role_in(&dir)).transpose()
 }
 
 /// Runs a statement whose identifiers and literals PostgreSQL itself quotes: `%I` and `%L` of `format`.
