@@ -3,7 +3,6 @@
 mod proved;
 mod release;
 
-use std::env;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -284,7 +283,8 @@ pub fn prove(paths: &Paths, cache: &Cache, programs: &Programs, wanted: &Wanted<
         .arg("--folder")
         .arg(paths.target.join("meridian"))
         .arg("--xtask")
-        .arg(env::current_exe().context("this program's own path")?)
+        // Not the file that runs now: a build may have put another in its place.
+        .arg(paths.built("xtask"))
         .args(wanted.arguments())
         .env("PATH", on_path::path(paths, cache, programs)?);
     // A proof stops nodes and kills processes: it must not go on when nobody waits for it.
