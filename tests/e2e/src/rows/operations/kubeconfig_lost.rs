@@ -7,9 +7,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::Value;
 
-use super::{OPERATORS, SETTLES, pods, undisturbed};
+use super::{SETTLES, pods, undisturbed};
 use crate::athlete::Athlete;
-use crate::rows::{Outcome, condition};
+use crate::rows::{OPERATORS, Outcome, condition};
 use crate::world::{World, until};
 
 const SECRET: &str = "member-us";
