@@ -5,7 +5,6 @@
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
 
-use kube::ResourceExt;
 use kube::api::DynamicObject;
 use meridian_policy::{
     Epoch, PolicySource, RegionName, RegionTrust, Shared, TenantFacts, TenantId, TenantResidencySpec,
@@ -13,8 +12,7 @@ use meridian_policy::{
 use serde::Deserialize;
 
 use super::admission::named;
-use super::departure::FINALIZER;
-use super::source::{Course, Departing, Seen, facts, is_deleted, is_let_go, own_trust, regions, specs, told};
+use super::source::{Course, Departing, Seen, facts, is_deleted, is_held, is_let_go, own_trust, regions, specs, told};
 use crate::manifest::{JURISDICTION, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT};
 use crate::watch::{Cache, Identity};
 
@@ -43,7 +41,7 @@ impl Residency {
                 .map(Shared::from),
             course: Course::of(object),
             epoch: object.data["status"]["epoch"].as_u64(),
-            held: object.finalizers().iter().any(|name| name == FINALIZER),
+            held: is_held(object),
         }
     }
 }
@@ -180,6 +178,7 @@ impl<T> Kept<T> {
 mod tests {
     use super::*;
     use crate::apply::observed;
+    use crate::hub::departure::FINALIZER;
     use crate::hub::source::gather;
     use crate::plugin::world::World;
     use serde_json::{Value, json};

@@ -179,10 +179,9 @@ pub(super) enum Course {
 
 impl Course {
     pub(super) fn of(object: &DynamicObject) -> Self {
-        let held = || object.finalizers().iter().any(|name| name == FINALIZER);
         if object.metadata.deletion_timestamp.is_none() {
             Self::Stays
-        } else if object.data["status"]["phase"] == LEAVING || !held() {
+        } else if object.data["status"]["phase"] == LEAVING || !is_held(object) {
             Self::Gone
         } else if is_closing(object) {
             Self::Closes
@@ -262,10 +261,12 @@ pub(super) fn is_deleted(hub: &Cache, region: &RegionName) -> bool {
 /// It is being deleted, and this hub has nothing to wait for any more; only somebody else's finalizer keeps it.
 pub(super) fn is_let_go(hub: &Cache, region: &RegionName) -> bool {
     let found = hub.get(&ObjectKey::cluster(FITNESS_REGION, region.as_str()));
-    found.is_some_and(|region| {
-        let held = region.finalizers().iter().any(|name| name == FINALIZER);
-        region.metadata.deletion_timestamp.is_some() && !held
-    })
+    found.is_some_and(|region| region.metadata.deletion_timestamp.is_some() && !is_held(&region))
+}
+
+/// Whether this hub keeps it from going.
+pub(super) fn is_held(object: &DynamicObject) -> bool {
+    object.finalizers().iter().any(|name| name == FINALIZER)
 }
 
 fn is_closing(object: &DynamicObject) -> bool {

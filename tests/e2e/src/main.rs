@@ -11,6 +11,7 @@ mod kafka;
 mod kubectl;
 mod marketer;
 mod node;
+mod program;
 mod rows;
 mod table;
 mod world;

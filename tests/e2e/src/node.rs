@@ -3,8 +3,11 @@
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+
+use crate::program;
 
 /// The one node of a cluster.
 pub fn name(cluster: &str) -> String {
@@ -59,18 +62,18 @@ pub async fn write(cluster: &str, command: &str, input: &[u8]) -> Result<()> {
 
 /// Runs docker, which must succeed, and gives what it printed.
 pub async fn docker(arguments: &[&str]) -> Result<String> {
-    let done = Command::new("docker")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .context("docker cannot be started")?;
-    ensure!(
-        done.status.success(),
-        "docker {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&done.stderr).trim()
-    );
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    program::run("docker", arguments).await
+}
+
+/// docker's arguments for a verb of containerd's tasks on a node: what reaches a container past the kubelet and the API
+/// server.
+pub fn task<'a>(node: &'a str, verb: &[&'a str]) -> Vec<&'a str> {
+    let tasks = ["exec", node, "ctr", "--namespace", "k8s.io", "tasks"];
+    [tasks.as_slice(), verb].concat()
+}
+
+/// containerd's id of a pod's one container; none before it has been started.
+pub fn container(pod: &Pod) -> Option<&str> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses.first()?.container_id.as_deref()?.strip_prefix("containerd://")
 }

@@ -345,10 +345,12 @@ impl Stacks {
 
     /// Whether the service that was to show that this change works has shown that it does not.
     fn has_failed(&self, plan: &plan::Plan, remembered: Option<&Canary>) -> Result<bool, ApplyError> {
+        // Most of the time nothing is rolled out, and nothing needs to be looked at.
+        let Some(canary) = remembered else { return Ok(false) };
         let services = rollout::together(plan);
-        let Some(canary) = remembered.filter(|canary| canary.change == rollout::change(&services)) else {
+        if canary.change != rollout::change(&services) {
             return Ok(false);
-        };
+        }
         let manifest = services
             .into_iter()
             .find(|manifest| manifest.key().name == canary.service);

@@ -11,7 +11,7 @@ use crate::athlete::{Athlete, login};
 use crate::node::docker;
 use crate::rows::Outcome;
 use crate::rows::shared_workout::{EDGE, copies, imported, reader_and_sharer, share};
-use crate::rows::{condition, real_ride, scaled_ingest};
+use crate::rows::{OPERATORS, condition, ready, real_ride, scaled_ingest};
 use crate::world::{Site, World, until};
 
 const HUB: &str = "hub-control-plane";
@@ -58,14 +58,7 @@ pub async fn prove(world: &World) -> Result<Outcome> {
     })
     .await?;
     let arrived = started.elapsed();
-    until(BACK, "every FitnessRegion ready again", || async {
-        let told = world.hub.kubectl.run(&["get", "fitnessregions", "-o", "json"]).await?;
-        let regions: Value = serde_json::from_str(&told).context("the FitnessRegions")?;
-        let regions = regions["items"].as_array().context("a list")?;
-        let ready = regions.iter().all(|region| condition(region, "Ready") == "True");
-        Ok((!regions.is_empty() && ready).then_some(()))
-    })
-    .await?;
+    ready(world, "fitnessregions", BACK).await?;
     Ok(Outcome::Proved(format!(
         "hub away for {} s: {seen}; PolicyFresh False in eu and us after {} s, a share from then on waited, nothing new in us; hub back: lease renewed after {} s, the held share arrived after {} s, FitnessRegions Ready",
         away.as_secs(),
@@ -211,7 +204,7 @@ async fn fresh(site: &Site, status: &str, limit: Duration) -> Result<()> {
 /// When the hub last renewed the region's policy lease, by the hub's clock.
 async fn renewal(site: &Site) -> Result<String> {
     let path = "jsonpath={.spec.renewTime}";
-    let command = ["-n", "meridian-system", "get", "lease", "meridian-policy", "-o", path];
+    let command = ["-n", OPERATORS, "get", "lease", "meridian-policy", "-o", path];
     site.cluster.kubectl.run(&command).await
 }
 

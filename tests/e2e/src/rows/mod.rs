@@ -13,11 +13,12 @@ mod scaled_ingest;
 mod shared_workout;
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::world::World;
+use crate::world::{World, until};
 
 /// A promise.
 pub struct Row {
@@ -151,6 +152,24 @@ pub async fn prove(number: u8, world: &World) -> Result<Outcome> {
         17 => operations::smuggled_row::prove(world).await,
         _ => bail!("row {number} has no proof"),
     }
+}
+
+/// The namespace of the operator, in every cluster.
+const OPERATORS: &str = "meridian-system";
+
+/// Waits until every resource of these kinds on the hub is Ready; there must be some.
+async fn ready(world: &World, kinds: &str, limit: Duration) -> Result<()> {
+    until(limit, &format!("all {kinds} on the hub Ready"), || async {
+        let told = world.hub.kubectl.run(&["get", kinds, "-o", "json"]).await?;
+        let told: Value = serde_json::from_str(&told).with_context(|| format!("the {kinds}"))?;
+        let objects = told["items"].as_array().context("a list")?;
+        let waiting = objects.iter().find(|object| condition(object, "Ready") != "True");
+        if let Some(object) = waiting {
+            bail!("{} {} is not Ready", object["kind"], object["metadata"]["name"]);
+        }
+        Ok((!objects.is_empty()).then_some(()))
+    })
+    .await
 }
 
 /// The status of a condition of a custom resource; empty when it has none of this type.

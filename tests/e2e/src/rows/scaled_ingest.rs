@@ -221,13 +221,9 @@ impl Frozen {
             containers: Vec::new(),
         };
         for pod in pods.list(&writers).await? {
-            let status = pod
-                .status
-                .and_then(|status| status.container_statuses?.into_iter().next());
-            let id = status.and_then(|status| Some(status.container_id?.strip_prefix("containerd://")?.to_owned()));
-            let id = id.context("a writer's container has no id")?;
-            docker(&frozen.task("pause", &id)).await?;
-            frozen.containers.push(id);
+            let id = node::container(&pod).context("a writer's container has no id")?;
+            docker(&node::task(&frozen.node, &["pause", id])).await?;
+            frozen.containers.push(id.to_owned());
         }
         ensure!(!frozen.containers.is_empty(), "there is no writer");
         Ok(frozen)
@@ -235,14 +231,10 @@ impl Frozen {
 
     async fn go_on(mut self) -> Result<()> {
         while let Some(id) = self.containers.last() {
-            docker(&self.task("resume", id)).await?;
+            docker(&node::task(&self.node, &["resume", id])).await?;
             self.containers.pop();
         }
         Ok(())
-    }
-
-    fn task<'a>(&'a self, verb: &'a str, id: &'a str) -> [&'a str; 8] {
-        ["exec", &self.node, "ctr", "--namespace", "k8s.io", "tasks", verb, id]
     }
 }
 
@@ -251,7 +243,7 @@ impl Drop for Frozen {
         for id in &self.containers {
             // Nobody is left to tell when this fails too; the error that led here is told.
             let _ = std::process::Command::new("docker")
-                .args(self.task("resume", id))
+                .args(node::task(&self.node, &["resume", id]))
                 .output();
         }
     }

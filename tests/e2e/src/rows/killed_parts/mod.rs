@@ -18,7 +18,7 @@ use kube::api::{Api, DeleteParams, ListParams};
 
 use self::writers::{Journal, Kind};
 use crate::node::{self, docker};
-use crate::rows::Outcome;
+use crate::rows::{OPERATORS, Outcome};
 use crate::world::{Site, World, until};
 
 /// For the whole row.
@@ -29,7 +29,6 @@ const SERVES: Duration = Duration::from_secs(60);
 const ALL_SERVE: Duration = Duration::from_secs(270);
 /// A container that ended less than this ago is started anew with a delay that grows, which says nothing of the part.
 const FORGOTTEN: SignedDuration = SignedDuration::from_mins(11);
-const OPERATORS: &str = "meridian-system";
 
 /// Something that can be killed.
 struct Part {
@@ -244,11 +243,7 @@ async fn containers(site: &Site, part: &Part) -> Result<Vec<Container>> {
         let status = status(pod)?;
         Some(Container {
             pod: pod.metadata.name.clone()?,
-            id: status
-                .container_id
-                .as_deref()?
-                .strip_prefix("containerd://")?
-                .to_owned(),
+            id: node::container(pod)?.to_owned(),
             restarts: status.restart_count,
         })
     });
@@ -260,18 +255,7 @@ impl Container {
     /// API server.
     async fn kill(&self, site: &Site) -> Result<()> {
         let node = node::name(site.region);
-        let kill = [
-            "exec",
-            &node,
-            "ctr",
-            "--namespace",
-            "k8s.io",
-            "tasks",
-            "kill",
-            "--signal",
-            "SIGKILL",
-        ];
-        let kill = [kill.as_slice(), &[&self.id]].concat();
+        let kill = node::task(&node, &["kill", "--signal", "SIGKILL", &self.id]);
         docker(&kill)
             .await
             .map(drop)

@@ -1,20 +1,19 @@
 //! Row 15: the chart is upgraded to another image on the hub and in eu while athletes register. The operators are others
 //! then; the stack is not started anew, and the chart is rolled back the same way.
 
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
-use tokio::process::Command;
 use tokio::sync::watch;
 
-use super::{OPERATORS, Pods, SETTLES, pods, undisturbed};
+use super::{Pods, SETTLES, pods, undisturbed};
 use crate::athlete::Athlete;
 use crate::node;
-use crate::rows::Outcome;
+use crate::program;
+use crate::rows::{OPERATORS, Outcome};
 use crate::world::{Cluster, World};
 
 const CHART: &str = "charts/meridian";
@@ -142,20 +141,15 @@ async fn runs(cluster: &Cluster, image: &str) -> Result<()> {
 }
 
 async fn helm(cluster: &str, arguments: &[&str]) -> Result<()> {
-    let done = Command::new("helm")
-        .args(["--kube-context", &format!("kind-{cluster}"), "--namespace", OPERATORS])
-        .args(arguments)
-        .args(["--timeout", "180s"])
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .context("helm cannot be started")?;
-    ensure!(
-        done.status.success(),
-        "helm {} in {cluster}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&done.stderr).trim()
-    );
+    let context = format!("kind-{cluster}");
+    let at = [
+        "--kube-context",
+        &context,
+        "--namespace",
+        OPERATORS,
+        "--timeout",
+        "180s",
+    ];
+    program::run("helm", &[at.as_slice(), arguments].concat()).await?;
     Ok(())
 }

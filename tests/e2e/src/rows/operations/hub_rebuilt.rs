@@ -2,15 +2,14 @@
 //! fall, nothing is purged or opened, no pod of a region is started anew, and what is shared then arrives.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tokio::process::Command;
 
 use super::{SETTLES, pods, undisturbed};
 use crate::node::{docker, name};
+use crate::program;
 use crate::rows::Outcome;
 use crate::rows::shared_workout::{EDGE, copies, edge_is_open, ids, imported, reader_and_sharer, share};
 use crate::world::{Site, World, until};
@@ -73,15 +72,7 @@ async fn rebuild(world: &World) -> Result<()> {
         .xtask
         .as_ref()
         .context("`--xtask` names no program that makes the hub anew")?;
-    let done = Command::new(program)
-        .arg("make-clusters-whole")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .context("xtask cannot be started")?;
-    let said = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success(), "the hub was not made anew: {}", said.trim());
+    program::run(program, &["make-clusters-whole"]).await?;
     Ok(())
 }
 

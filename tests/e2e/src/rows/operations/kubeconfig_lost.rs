@@ -7,9 +7,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::Value;
 
-use super::{OPERATORS, SETTLES, pods, undisturbed};
+use super::{SETTLES, pods, undisturbed};
 use crate::athlete::Athlete;
-use crate::rows::{Outcome, condition};
+use crate::rows::{OPERATORS, Outcome, condition};
 use crate::world::{World, until};
 
 const SECRET: &str = "member-us";
@@ -60,7 +60,10 @@ async fn without(world: &World, began: Instant) -> Result<Duration> {
     let noticed = began.elapsed();
     // Parts of eu may be away just now, for another proof; its member is not.
     let eu = region(world, "eu").await?;
-    ensure!(condition(&eu, "ClustersReachable") == "True", "eu is not reachable either");
+    ensure!(
+        condition(&eu, "ClustersReachable") == "True",
+        "eu is not reachable either"
+    );
     let athlete = Athlete::register(&world.us, "Max").await.context("us without a hub")?;
     athlete.get(&world.us, "/api/v1/me").await.context("us without a hub")?;
     Ok(noticed)

@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::json;
 
-use super::{OPERATORS, SETTLES};
-use crate::node;
-use crate::rows::Outcome;
+use super::SETTLES;
+use crate::node::{self, docker};
+use crate::rows::{OPERATORS, Outcome};
 use crate::world::{World, until};
 
 /// From the signal to the sign of life that the next leader writes down.
@@ -88,12 +88,10 @@ async fn signal(world: &World, leader: &Leader, signal: &str) -> Result<Timestam
     let pods: Api<Pod> = Api::namespaced(world.hub.client.clone(), OPERATORS);
     let pods = &pods;
     until(TAKES_OVER, "the leader's container", || async {
-        let status = pods.get(&leader.name).await?.status;
-        let container = status.and_then(|status| status.container_statuses?.into_iter().next()?.container_id);
-        let id = container.as_deref().and_then(|id| id.strip_prefix("containerd://"));
-        let id = id.with_context(|| format!("{} runs in no container", leader.name))?;
+        let pod = pods.get(&leader.name).await?;
+        let id = node::container(&pod).with_context(|| format!("{} runs in no container", leader.name))?;
         let began = Timestamp::now();
-        node::read("hub", &format!("ctr -n k8s.io tasks kill --signal {signal} {id}")).await?;
+        docker(&node::task(&node::name("hub"), &["kill", "--signal", signal, id])).await?;
         Ok(Some(began))
     })
     .await

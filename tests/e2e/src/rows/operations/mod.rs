@@ -15,13 +15,9 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
-use serde_json::Value;
 
-use crate::rows::condition;
-use crate::world::{Site, World, until};
-
-/// The namespace of the operator, in every cluster.
-const OPERATORS: &str = "meridian-system";
+use crate::rows::ready;
+use crate::world::{Site, World};
 
 /// The platform at work again after something was done to it, on a machine that is busy with much else.
 const SETTLES: Duration = Duration::from_secs(180);
@@ -63,15 +59,5 @@ async fn undisturbed(site: &Site, before: &Pods) -> Result<()> {
 
 /// Waits until every FitnessRegion, tenant and pool on the hub is Ready.
 async fn all_ready(world: &World, limit: Duration) -> Result<()> {
-    until(limit, "everything on the hub Ready", || async {
-        let told = ["get", "fitnessregions,tenantdataresidencies,ingestpools", "-o", "json"];
-        let told: Value = serde_json::from_str(&world.hub.kubectl.run(&told).await?)?;
-        let objects = told["items"].as_array().context("a list")?;
-        let waiting = objects.iter().find(|object| condition(object, "Ready") != "True");
-        if let Some(object) = waiting {
-            anyhow::bail!("{} {} is not Ready", object["kind"], object["metadata"]["name"]);
-        }
-        Ok((!objects.is_empty()).then_some(()))
-    })
-    .await
+    ready(world, "fitnessregions,tenantdataresidencies,ingestpools", limit).await
 }

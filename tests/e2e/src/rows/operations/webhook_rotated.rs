@@ -11,8 +11,7 @@ use meridian_crds::TenantDataResidency;
 use serde::Deserialize as _;
 use serde_json::json;
 
-use super::OPERATORS;
-use crate::rows::{Outcome, refused_policy};
+use crate::rows::{OPERATORS, Outcome, refused_policy};
 use crate::world::World;
 
 const SECRET: &str = "meridian-webhook-tls";
