@@ -32,6 +32,8 @@ const NAMESPACE: &str = "meridian-system";
 
 /// How long the token controller of a member may take.
 const TOKEN_LIMIT: Duration = Duration::from_secs(60);
+/// How long the API server may take to reach the webhook of a hub that is ready.
+const WEBHOOK_LIMIT: Duration = Duration::from_secs(60);
 
 /// Makes the platform's image of the built binary and loads it into every cluster.
 ///
@@ -156,12 +158,26 @@ fn give_hub_access(kubectl: &Path, spec: &Spec) -> Result<bool> {
 /// Tells whether one of them was not so before.
 fn apply_regions(paths: &Paths, kubectl: &Path) -> Result<bool> {
     progress::step("applying regions/jurisdictions and regions/local", None, || {
-        let mut apply = Command::new(kubectl);
-        apply.args(["--context", "kind-hub", "apply"]);
-        for folder in region_folders(paths) {
-            apply.arg("--filename").arg(folder);
+        let apply = |folders: &[PathBuf], arguments: &[&str]| {
+            let mut apply = Command::new(kubectl);
+            apply.args(["--context", "kind-hub", "apply"]).args(arguments);
+            for folder in folders {
+                apply.arg("--filename").arg(folder);
+            }
+            progress::output(&mut apply)
+        };
+        let folders = region_folders(paths);
+        // The hub is ready a moment before its node knows the way to it, and until then nothing is reviewed. The laws, which
+        // come first, need nothing else to be there.
+        let deadline = Instant::now() + WEBHOOK_LIMIT;
+        while let Err(error) = apply(&folders[..1], &["--dry-run=server"]) {
+            let unreached = error.to_string().contains("failed calling webhook");
+            if !unreached || Instant::now() > deadline {
+                return Err(error);
+            }
+            thread::sleep(Duration::from_millis(200));
         }
-        progress::output(&mut apply).map(|said| changed_any(&said))
+        apply(&folders, &[]).map(|said| changed_any(&said))
     })
 }
 
