@@ -341,7 +341,9 @@ impl World {
                     let _ = self
                         .hub
                         .perform(&self.people, &Ask::merge(resource, "", &key.name, bare));
-                    self.forget(&key.name);
+                    if resource == TENANTS {
+                        self.forget(&key.name);
+                    }
                 }
             }
         }
@@ -352,7 +354,9 @@ impl World {
         let regions = self.hub.store().all(REGIONS);
         for (key, region) in regions {
             let uid = region["metadata"]["uid"].as_str().unwrap_or_default();
-            let said = json!({"metadata": {"annotations": {"meridian.sh/forget-tenants": format!("{tenant}@{uid}")}}});
+            let before = region["metadata"]["annotations"]["meridian.sh/forget-tenants"].as_str();
+            let all = before.into_iter().map(|before| format!("{before},")).collect::<String>();
+            let said = json!({"metadata": {"annotations": {"meridian.sh/forget-tenants": format!("{all}{tenant}@{uid}")}}});
             let _ = self
                 .hub
                 .perform(&self.people, &Ask::merge(REGIONS, "", &key.name, said));
@@ -504,7 +508,7 @@ impl World {
         for second in 0..600 {
             sleep(Duration::from_secs(1)).await;
             self.apply_what_is_missing();
-            if second == 300 {
+            if second >= 300 && second % 60 == 0 {
                 self.let_go_by_hand();
             }
             self.is_lawful()?;

@@ -77,10 +77,9 @@ fn role_in(dir: &Path) -> Result<RoleCredentials, Error> {
             Ok(text)
         }
     };
-    Ok(RoleCredentials {
-        username: read(&dir.join("username"))?,
-        password: Secret::new(read(&dir.join("password"))?),
-    })
+    let password = Secret::new(read(&dir.join("password"))?);
+    let username = read(&dir.join("username"))?;
+    Ok(RoleCredentials { username, password })
 }
 
 /// Makes the roles and databases, or brings them to what they should be.
