@@ -5,7 +5,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::{CustomResourceExt, ResourceExt};
 
-use crate::{FitnessRegion, IngestPool, Jurisdiction, Party, RegionStack, TenantDataResidency, TenantPlacement};
+use crate::{
+    FitnessRegion, IngestPool, Jurisdiction, Party, PolicyApproval, RegionStack, TenantDataResidency, TenantPlacement,
+};
 
 /// `helm uninstall` leaves the definitions where they are: with them it would delete every resource of their kinds, and
 /// with a RegionStack what the region holds.
@@ -19,6 +21,7 @@ pub fn all_crds() -> Vec<CustomResourceDefinition> {
         IngestPool::crd(),
         Jurisdiction::crd(),
         Party::crd(),
+        PolicyApproval::crd(),
         RegionStack::crd(),
         TenantDataResidency::crd(),
         TenantPlacement::crd(),

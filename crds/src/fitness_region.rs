@@ -8,9 +8,9 @@ use meridian_policy::{CountryCode, JurisdictionName, PartyName, PolicyRevision, 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Condition;
 use crate::closing::ClosingEdge;
 use crate::workload::{DataPlane, Rollout, ServiceTuning, services_are_known};
+use crate::{ApprovalStatus, Condition};
 
 /// The spec of a FitnessRegion.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -27,6 +27,7 @@ use crate::workload::{DataPlane, Rollout, ServiceTuning, services_are_known};
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "CLUSTERS", type_ = "string", json_path = ".status.clustersReachable"),
     printcolumn(name = "REVISION", type_ = "integer", json_path = ".status.appliedRevision"),
+    printcolumn(name = "APPROVED", type_ = "string", json_path = ".status.conditions[?(@.type==\"Approved\")].status", priority = 1),
     printcolumn(name = "URL", type_ = "string", json_path = ".spec.gateway.publicUrl", priority = 1),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = ("size(self.metadata.name) <= 40", "the name of a region has at most 40 characters")
@@ -194,6 +195,19 @@ pub struct FitnessRegionStatus {
     /// Where it is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<Endpoints>,
+    /// How far it is approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalStatus<ApprovedRegion>>,
+}
+
+/// What of a region decides about edges, and so has to be approved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApprovedRegion {
+    /// Whose law holds there.
+    pub jurisdiction: JurisdictionName,
+    /// The legal entity that runs it.
+    pub operated_by: PartyName,
 }
 
 /// A cluster as it was last seen.

@@ -4,8 +4,8 @@ use kube::{CustomResource, KubeSchema};
 use meridian_policy::JurisdictionSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::Condition;
 use crate::structure::{keys_are_classes, list_map, list_set};
+use crate::{ApprovalStatus, Condition};
 
 /// The spec of a Jurisdiction.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -21,6 +21,7 @@ use crate::structure::{keys_are_classes, list_map, list_set};
     printcolumn(name = "LAW", type_ = "string", json_path = ".spec.law"),
     printcolumn(name = "FRAMEWORK", type_ = "string", json_path = ".spec.framework"),
     printcolumn(name = "TO", type_ = "string", json_path = ".spec.mechanisms[*].to", priority = 1),
+    printcolumn(name = "APPROVED", type_ = "string", json_path = ".status.conditions[?(@.type==\"Approved\")].status"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = ("size(self.metadata.name) <= 40", "the name of a jurisdiction has at most 40 characters"),
     validation = ("!has(self.spec.mechanisms) || self.spec.mechanisms.all(m, m.to != self.metadata.name)", "a mechanism leads to another jurisdiction, not to this one")
@@ -52,6 +53,9 @@ pub struct JurisdictionStatus {
     /// The generation that was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// How far it is approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalStatus<JurisdictionSpec>>,
 }
 
 fn lists(schema: &mut schemars::Schema) {

@@ -3,6 +3,7 @@
 //! What the API server can check by itself is here, as schema and CEL: shapes, sizes, immutability, numbers that never
 //! shrink. What is lawful is not: that is `meridian-policy`, whose spec types the resources wrap.
 
+mod approval;
 mod closing;
 mod condition;
 mod definitions;
@@ -16,18 +17,19 @@ mod tenant_data_residency;
 mod tenant_placement;
 mod workload;
 
+pub use approval::{ApprovalStatus, ApprovedKind, PolicyApproval, PolicyApprovalSpec, WaitingChange};
 pub use closing::ClosingEdge;
 pub use condition::{Condition, ConditionStatus};
 pub use definitions::{all_crds, to_yaml};
 pub use fitness_region::{
-    ClusterMember, ClusterRole, ClusterState, DeletionPolicy, Endpoints, FitnessRegion, FitnessRegionSpec,
-    FitnessRegionStatus, Gateway, KubeconfigSecret,
+    ApprovedRegion, ClusterMember, ClusterRole, ClusterState, DeletionPolicy, Endpoints, FitnessRegion,
+    FitnessRegionSpec, FitnessRegionStatus, Gateway, KubeconfigSecret,
 };
 pub use ingest_pool::{
     IngestPool, IngestPoolSpec, IngestPoolStatus, OnSaturation, Quotas, Scaling, ScalingDriver, Stabilization, Stream,
 };
 pub use jurisdiction::{Jurisdiction, JurisdictionResource, JurisdictionStatus};
-pub use party::{Party, PartyResource};
+pub use party::{Party, PartyResource, PartyStatus};
 pub use region_stack::{Ack, AckRole, RegionStack, RegionStackSpec, RegionStackStatus, RolloutProgress, StackImages};
 pub use tenant_data_residency::{
     EdgeDecision, EdgeVerdict, TenantDataResidency, TenantDataResidencyStatus, TenantPhase, TenantResidency,

@@ -6,9 +6,9 @@ use meridian_policy::{DataClass, Epoch, Mechanism, RegionName, TenantResidencySp
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Condition;
 use crate::closing::ClosingEdge;
 use crate::structure::{keys_are_classes, list_map, list_set};
+use crate::{ApprovalStatus, Condition};
 
 /// The spec of a TenantDataResidency.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -28,6 +28,7 @@ use crate::structure::{keys_are_classes, list_map, list_set};
     printcolumn(name = "REFUSED", type_ = "integer", json_path = ".status.edgesRefused"),
     printcolumn(name = "PHASE", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "EPOCH", type_ = "integer", json_path = ".status.epoch"),
+    printcolumn(name = "APPROVED", type_ = "string", json_path = ".status.conditions[?(@.type==\"Approved\")].status", priority = 1),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = ("self.metadata.name == self.spec.tenant", "the resource is named after its tenant, so that a tenant cannot have two residencies")
 )]
@@ -85,6 +86,9 @@ pub struct TenantDataResidencyStatus {
     #[schemars(length(max = 512))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["edge".into()]))]
     pub closing: Option<Vec<ClosingEdge>>,
+    /// How far it is approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalStatus<TenantResidencySpec>>,
 }
 
 /// Where a tenant stands.

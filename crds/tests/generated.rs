@@ -41,6 +41,7 @@ fn every_kind_has_a_short_name_a_category_and_columns() {
         ("IngestPool", "ipool"),
         ("Jurisdiction", "jur"),
         ("Party", "party"),
+        ("PolicyApproval", "papp"),
         ("RegionStack", "rstack"),
         ("TenantDataResidency", "tdr"),
         ("TenantPlacement", "tplace"),

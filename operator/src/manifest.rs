@@ -132,6 +132,8 @@ pub const TENANT_DATA_RESIDENCY: Kind = kind(
     "tenantdataresidencies",
 )
 .cluster_scoped();
+/// meridian.sh/v1alpha1 PolicyApproval: people write it.
+pub const POLICY_APPROVAL: Kind = kind("meridian.sh", "v1alpha1", "PolicyApproval", "policyapprovals").cluster_scoped();
 
 /// Every kind that we write objects of.
 pub const ALL: &[Kind] = &[

@@ -13,8 +13,8 @@ use crate::vocabulary::DataClass;
 #[derive(Debug)]
 pub(crate) struct Verdict {
     pub(crate) id: EdgeId,
-    class: DataClass,
-    to: RegionName,
+    pub(crate) class: DataClass,
+    pub(crate) to: RegionName,
     pub(crate) outcome: Outcome,
 }
 

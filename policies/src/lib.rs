@@ -17,6 +17,7 @@ mod diff;
 pub mod edge;
 mod expiry;
 mod index;
+mod meet;
 pub mod names;
 mod onward;
 pub mod region_policy;
@@ -35,7 +36,7 @@ pub use condition::{Condition, ConditionError};
 pub use decision::{Check, Decision, Explanation, Ground, Permission, Question, Subject};
 pub use diff::{
     Aspect, AspectChange, EdgeChange, EdgeDifference, Effect, FlowChange, PolicyDiff, TenantChange, TenantDifference,
-    Widening, diff, widenings, widenings_with,
+    Widening, diff, openings, widenings, widenings_with,
 };
 pub use edge::{CompiledEdge, EdgeId};
 pub use expiry::{Ending, ExpiryWarning, Instruments, Soon, expiry_warnings};

@@ -4,7 +4,7 @@
 
 mod world;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 use meridian_policy::*;
@@ -373,6 +373,103 @@ fn narrowing_widens_at_no_moment() {
         widenings_with(&after, &world(), &fields(), now()).len(),
         1,
         "the way back does"
+    );
+}
+
+/// What a change opens beyond what is held already.
+fn opened(held: &CompiledPolicy, change: impl FnOnce(&mut PolicySource)) -> Vec<String> {
+    let mut after = world();
+    change(&mut after);
+    let held: BTreeMap<EdgeId, CompiledEdge> = held.edges().map(|edge| (edge.id.clone(), edge.clone())).collect();
+    openings(&world(), &after, &held, &fields(), now())
+}
+
+fn nothing_held() -> CompiledPolicy {
+    compiled(&PolicySource::default())
+}
+
+#[test]
+fn what_opens_reads_the_same_at_any_moment_before_it_does() {
+    let mut before = world();
+    before.stride_eu().classes.clear();
+    let mut after = world();
+    after.eu().mechanisms[0].effective_from = at("2026-12-01T00:00:00Z");
+    let words = |moment| openings(&before, &after, &BTreeMap::new(), &fields(), moment);
+    let today = words(now());
+    assert_eq!(today, words(at("2026-12-02T00:00:00Z")));
+    assert!(
+        today[0].starts_with("edge stride-eu.workout-summary.us opens: "),
+        "{today:?}"
+    );
+}
+
+#[test]
+fn what_becomes_wider_is_named_and_what_becomes_narrower_is_not() {
+    let words = opened(&nothing_held(), |w| {
+        w.asked().fields = vec!["sport_type".into(), "duration_sec".into()];
+        w.asked().expires = at("2026-12-01T00:00:00Z");
+    });
+    assert_eq!(words.len(), 1, "{words:?}");
+    assert!(
+        words[0].contains("fields from") && !words[0].contains("expires"),
+        "{words:?}"
+    );
+    assert_eq!(
+        opened(&nothing_held(), |w| w.asked().expires = at("2026-12-01T00:00:00Z")),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn a_tenant_that_moves_in_and_data_that_is_kept_longer_open_something() {
+    let words = opened(&nothing_held(), |w| {
+        w.tenants
+            .insert(tenant("stride-new"), residency("stride-new", "eu-north", vec![]));
+        w.stride_eu().retention.insert(DataClass::Health, 90);
+    });
+    assert_eq!(
+        words,
+        ["tenant stride-new of stride moves in at eu-north"],
+        "90 days are less than no limit"
+    );
+    let mut before = world();
+    before.stride_eu().retention.insert(DataClass::Health, 30);
+    let mut after = before.clone();
+    after.stride_eu().retention.insert(DataClass::Health, 90);
+    let words = openings(&before, &after, &BTreeMap::new(), &fields(), now());
+    assert_eq!(
+        words,
+        ["tenant stride-eu keeps health for 90 days instead of for 30 days"]
+    );
+}
+
+#[test]
+fn an_edge_that_is_held_already_opens_nothing_as_far_as_it_is_held() {
+    let law = |w: &PolicySource| w.jurisdictions["eu"].clone();
+    let without = || {
+        let mut without = world();
+        without.jurisdictions.remove("eu");
+        without
+    };
+    let held: BTreeMap<EdgeId, CompiledEdge> = compiled(&world())
+        .edges()
+        .map(|edge| (edge.id.clone(), edge.clone()))
+        .collect();
+    let mut after = without();
+    after.jurisdictions.insert("eu".parse().unwrap(), law(&world()));
+    assert_eq!(
+        openings(&without(), &after, &held, &fields(), now()),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        openings(&without(), &after, &BTreeMap::new(), &fields(), now()).len(),
+        1
+    );
+    after.asked().tia.as_mut().unwrap().review_by += SignedDuration::from_hours(24);
+    assert_eq!(
+        openings(&without(), &after, &held, &fields(), now()).len(),
+        1,
+        "it would live longer"
     );
 }
 

@@ -5,7 +5,7 @@
 mod reference;
 mod world;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 use meridian_policy::*;
@@ -200,6 +200,39 @@ proptest! {
         let (before, after) = (compiled(&before), compiled(&after));
         if before.diff(&after).effect() != Effect::Widens {
             allows_no_more(&before, &after, "what does not widen")?;
+        }
+    }
+
+    #[test]
+    fn what_two_policies_both_allow_each_allows_and_a_narrower_one_is_obeyed_whole(
+        approved in nearly_lawful_world(),
+        change in any_change(),
+    ) {
+        let mut written = approved.clone();
+        change.apply(&mut written);
+        let (approved, written) = (compiled(&approved), compiled(&written));
+        let both = approved.within(&written);
+        allows_no_more(&approved, &both, "what is not approved")?;
+        allows_no_more(&written, &both, "what is not written")?;
+        if approved.diff(&written).edges.iter().all(|change| change.effect != Effect::Widens) {
+            let kept_back = both.diff(&written);
+            prop_assert!(kept_back.edges.iter().all(|change| change.effect != Effect::Widens), "{kept_back}");
+        }
+    }
+
+    #[test]
+    fn what_opens_nothing_allows_no_more_at_any_moment(
+        before in nearly_lawful_world(),
+        change in any_change(),
+        days in 0i64..10,
+    ) {
+        let mut after = before.clone();
+        change.apply(&mut after);
+        if openings(&before, &after, &BTreeMap::new(), &fields(), now()).is_empty() {
+            let moment = now() + SignedDuration::from_hours(24 * days);
+            let before = compile_with(&before, fields(), moment);
+            let opened = before.diff(&compile_with(&after, fields(), moment));
+            prop_assert!(opened.edges.iter().all(|change| change.effect != Effect::Widens), "{opened}");
         }
     }
 

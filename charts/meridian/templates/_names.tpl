@@ -15,3 +15,8 @@ app.kubernetes.io/component: {{ .Values.role }}
 {{- define "meridian.priorityClass" -}}
 {{ .Values.operator.priorityClass.name | default (printf "meridian-operator-%s" .Values.role) }}
 {{- end }}
+
+{{- /* A release that is upgraded with --reuse-values does not name it. */}}
+{{- define "meridian.approval" -}}
+{{ .Values.hub.approval | default "Required" }}
+{{- end }}

@@ -40,6 +40,8 @@ pub enum Purpose {
     HubPool,
     /// Hub role: the policy Lease in a member.
     HubLease,
+    /// Hub role: in the status of what people write, how far it is approved.
+    HubApproval,
     /// Hub role: webhook certificates and configuration.
     HubAdmission,
     /// Region role: what RegionStack asks for.
@@ -63,6 +65,7 @@ impl Purpose {
             Self::HubPlacement => "meridian-hub-placement",
             Self::HubPool => "meridian-hub-pool",
             Self::HubLease => "meridian-hub-lease",
+            Self::HubApproval => "meridian-hub-approval",
             Self::HubAdmission => "meridian-hub-admission",
             Self::RegionStack => "meridian-region-stack",
             Self::RegionSecrets => "meridian-region-secrets",

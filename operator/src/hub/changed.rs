@@ -23,6 +23,39 @@ pub enum Concerned {
     },
 }
 
+impl Concerned {
+    /// Nobody.
+    #[must_use]
+    pub const fn nobody() -> Self {
+        Self::Only {
+            regions: BTreeSet::new(),
+            tenants: BTreeSet::new(),
+        }
+    }
+
+    /// Whom either concerns.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (
+                Self::Only {
+                    mut regions,
+                    mut tenants,
+                },
+                Self::Only {
+                    regions: also,
+                    tenants: too,
+                },
+            ) => {
+                regions.extend(also);
+                tenants.extend(too);
+                Self::Only { regions, tenants }
+            }
+            _ => Self::Everybody,
+        }
+    }
+}
+
 /// Whom the step from `before`, compiled at `compiled`, to a policy of `after` at `now` concerns.
 #[must_use]
 pub fn concerned(before: &CompiledPolicy, compiled: Timestamp, after: &PolicySource, now: Timestamp) -> Concerned {

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use meridian_policy::{CompiledPolicy, PolicySource, compile};
+use meridian_policy::{CompiledPolicy, PolicySource, TenantId, compile};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -25,8 +25,12 @@ pub struct Compiled {
     pub serial: u64,
     /// When it was compiled.
     pub at: Timestamp,
-    /// The policy.
-    pub policy: CompiledPolicy,
+    /// The policy that is carried out: what the two below both allow.
+    pub policy: Arc<CompiledPolicy>,
+    /// Of what is approved.
+    approved: Arc<CompiledPolicy>,
+    /// Of what is written.
+    written: Arc<CompiledPolicy>,
     told: Arc<OnceLock<Told>>,
 }
 
@@ -35,6 +39,100 @@ impl Compiled {
     pub(crate) fn told(&self) -> &Told {
         self.told.get_or_init(|| Told::of(&self.policy))
     }
+
+    /// What people wrote, whether or not it is in force.
+    #[must_use]
+    pub fn written(&self) -> &CompiledPolicy {
+        &self.written
+    }
+
+    /// Whether what is written of a tenant waits for an approval.
+    #[must_use]
+    pub fn waits(&self, tenant: &TenantId) -> bool {
+        let spec = |policy: &CompiledPolicy| policy.source().tenants.get(tenant).map(|facts| facts.spec.clone());
+        !Arc::ptr_eq(&self.approved, &self.written) && spec(&self.approved) != spec(&self.written)
+    }
+
+    fn step(known: Option<&Self>, gathered: Gathered, now: Timestamp) -> Option<(Self, Concerned)> {
+        let Gathered { approved, written } = gathered;
+        let (approved, mut concerned) = step(known.map(|known| (&known.approved, known.at)), approved, now);
+        let before = known.map(|known| (&known.written, known.at));
+        let written = match (written, before) {
+            (Some(source), before) => {
+                let (written, also) = step(before, source, now);
+                concerned = concerned.and(also);
+                written
+            }
+            (None, Some((before, at))) if !known.is_some_and(|known| Arc::ptr_eq(&known.approved, before)) => {
+                concerned = concerned.and(self::concerned(before, at, approved.source(), now));
+                approved.clone()
+            }
+            (None, _) => approved.clone(),
+        };
+        let same = |known: &Self| Arc::ptr_eq(&known.approved, &approved) && Arc::ptr_eq(&known.written, &written);
+        if known.is_some_and(same) {
+            return None;
+        }
+        let policy = if Arc::ptr_eq(&approved, &written) {
+            approved.clone()
+        } else {
+            Arc::new(approved.within(&written))
+        };
+        let serial = known.map_or(0, |known| known.serial) + 1;
+        // Whoever concerns only some of them tells nothing new of others.
+        let told = known.filter(|_| matches!(concerned, Concerned::Only { .. }));
+        let compiled = Self {
+            serial,
+            at: now,
+            policy,
+            approved,
+            written,
+            told: told.map(|known| known.told.clone()).unwrap_or_default(),
+        };
+        Some((compiled, concerned))
+    }
+
+    fn next_look(&self, now: Timestamp) -> Option<Timestamp> {
+        let policies = [&self.approved, &self.written];
+        policies.into_iter().filter_map(|policy| policy.next_look(now)).min()
+    }
+}
+
+/// The policy of a source, and whom the step to it concerns. The same as before where nothing differs.
+fn step(
+    known: Option<(&Arc<CompiledPolicy>, Timestamp)>,
+    source: PolicySource,
+    now: Timestamp,
+) -> (Arc<CompiledPolicy>, Concerned) {
+    let Some((known, at)) = known else {
+        return (Arc::new(compile(&source, now)), Concerned::Everybody);
+    };
+    if !is_due(known, at, &source, now) {
+        return (known.clone(), Concerned::nobody());
+    }
+    let concerned = concerned(known, at, &source, now);
+    let policy = match &concerned {
+        Concerned::Only { tenants, .. } => known.recompile(source, tenants, now),
+        Concerned::Everybody => compile(&source, now),
+    };
+    (Arc::new(policy), concerned)
+}
+
+/// What a policy is compiled from.
+pub struct Gathered {
+    /// What is approved of what people wrote.
+    pub approved: PolicySource,
+    /// What they wrote, where that is something else.
+    pub written: Option<PolicySource>,
+}
+
+/// Gathers what the policy is compiled from.
+pub trait Gather: Send + 'static {
+    /// Nothing while not everything that must be known is known.
+    fn gather(&mut self) -> Option<Gathered>;
+
+    /// Writes down what was decided of what was gathered last. After how long to gather again, where something is left.
+    fn record(&mut self) -> impl Future<Output = Option<Duration>> + Send;
 }
 
 /// Where the newest compiled policy is found. Clones share it.
@@ -72,15 +170,14 @@ impl Newest {
     }
 }
 
-/// Compiles until shutdown. `gather` gives the source, or nothing while not everything that must be known is known.
-/// `expect` hears of every new policy's serial number and whom it concerns before anybody can see it, `announce` whom it
-/// concerns after that.
+/// Compiles until shutdown what `gather` gives. `expect` hears of every new policy's serial number and whom it concerns
+/// before anybody can see it, `announce` whom it concerns after that.
 ///
 /// # Errors
 /// None: what is wrong with a source is part of the compiled policy.
 pub async fn keep(
     newest: Newest,
-    mut gather: impl FnMut() -> Option<PolicySource> + Send + 'static,
+    mut gather: impl Gather,
     expect: impl Fn(u64, &Concerned) + Send + 'static,
     announce: impl Fn(&Concerned) + Send + 'static,
     shutdown: CancellationToken,
@@ -93,46 +190,30 @@ pub async fn keep(
             () = newest.changed.notified() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(due) => {}
         }
-        let Some(source) = gather() else {
+        let Some(gathered) = gather.gather() else {
             due = AGAIN;
             continue;
         };
         let now = Timestamp::now();
-        let previous = newest.get();
-        if previous.as_ref().is_none_or(|known| is_due(known, &source, now)) {
-            let serial = newest.serial() + 1;
-            let concerned = previous.as_ref().map_or(Concerned::Everybody, |known| {
-                concerned(&known.policy, known.at, &source, now)
-            });
-            let (policy, told) = match (&previous, &concerned) {
-                // Whoever concerns only some of them tells nothing new of others.
-                (Some(known), Concerned::Only { tenants, .. }) => {
-                    (known.policy.recompile(source, tenants, now), known.told.clone())
-                }
-                _ => (compile(&source, now), Arc::default()),
-            };
-            expect(serial, &concerned);
-            tracing::info!(revision = serial, "policy compiled");
-            newest.current.send_replace(Some(Arc::new(Compiled {
-                serial,
-                at: now,
-                policy,
-                told,
-            })));
+        if let Some((compiled, concerned)) = Compiled::step(newest.get().as_deref(), gathered, now) {
+            expect(compiled.serial, &concerned);
+            tracing::info!(revision = compiled.serial, "policy compiled");
+            newest.current.send_replace(Some(Arc::new(compiled)));
             announce(&concerned);
         }
-        due = newest
-            .get()
-            .map_or(LONGEST, |compiled| until_next(&compiled.policy, now));
+        due = newest.get().map_or(LONGEST, |compiled| until_next(&compiled, now));
+        if let Some(again) = gather.record().await {
+            due = due.min(again);
+        }
     }
 }
 
-fn is_due(known: &Compiled, source: &PolicySource, now: Timestamp) -> bool {
-    known.policy.source() != source || known.policy.next_look(known.at).is_some_and(|moment| moment <= now)
+fn is_due(known: &CompiledPolicy, at: Timestamp, source: &PolicySource, now: Timestamp) -> bool {
+    known.source() != source || known.next_look(at).is_some_and(|moment| moment <= now)
 }
 
-fn until_next(policy: &CompiledPolicy, now: Timestamp) -> Duration {
-    policy
+fn until_next(compiled: &Compiled, now: Timestamp) -> Duration {
+    compiled
         .next_look(now)
         .and_then(|moment| Duration::try_from(moment.duration_since(now)).ok())
         .map_or(LONGEST, |wait| wait.min(LONGEST))

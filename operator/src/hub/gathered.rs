@@ -141,7 +141,7 @@ fn placed_epochs<'a>(
 }
 
 /// What was made of each object, and of which observation of it.
-struct Kept<T>(BTreeMap<ObjectKey, (Identity, T)>);
+pub(super) struct Kept<T>(BTreeMap<ObjectKey, (Identity, T)>);
 
 impl<T> Default for Kept<T> {
     fn default() -> Self {
@@ -151,7 +151,7 @@ impl<T> Default for Kept<T> {
 
 impl<T> Kept<T> {
     /// Makes anew what is another observation than before, and forgets what is gone.
-    fn look(
+    pub(super) fn look(
         &mut self,
         cache: &Cache,
         observed: impl IntoIterator<Item = (ObjectKey, Identity)>,
@@ -167,6 +167,10 @@ impl<T> Kept<T> {
                 self.0.insert(key, made);
             }
         }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &T)> {
+        self.0.iter().map(|(key, (_, made))| (key, made))
     }
 
     fn values(&self) -> impl Iterator<Item = &T> {

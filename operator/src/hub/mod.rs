@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`source`] | what the policy is compiled from |
 //! | [`gathered`] | gathering that, again and again |
+//! | [`approval`] | what of it is in force: what widens waits for another person |
 //! | [`compiled`] | compiling it anew when that changes, or when something in it begins or ends |
 //! | [`changed`] | whom a newly compiled policy concerns |
 //! | [`region`] | FitnessRegion → RegionStack and TenantPlacements in its member |
@@ -20,6 +21,7 @@
 
 pub mod admission;
 pub mod adopt;
+pub mod approval;
 pub mod changed;
 pub mod closing;
 pub mod compiled;
@@ -52,8 +54,8 @@ use crate::conditions::{self, Observation};
 use crate::election::{Election, Leadership, Timing};
 use crate::events::Events;
 use crate::manifest::{
-    FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, SECRET, TENANT_DATA_RESIDENCY,
-    TENANT_PLACEMENT,
+    FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, ObjectKey, PARTY, POLICY_APPROVAL, REGION_STACK, SECRET,
+    TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
 };
 use crate::metrics::Metrics;
 use crate::reconcile::{self, Bounds, Queue};
@@ -61,9 +63,10 @@ use crate::tasks::{RunError, Tasks, cancel_on_signal};
 use crate::watch::{Cache, OnChange, Selection, follow, list};
 
 use adopt::claim::{self, Claimant};
+use approval::{Approvals, Requirement};
 use changed::Concerned;
 use closing::Stacks;
-use compiled::Newest;
+use compiled::{Gather, Gathered, Newest};
 use gathered::Gatherer;
 use lease::Ledger;
 use members::{Connector, MemberChange, Members, OnMemberChange};
@@ -86,6 +89,8 @@ pub struct HubArgs {
     pub webhook_listen: SocketAddr,
     /// Where health and metrics are served.
     pub admin_listen: SocketAddr,
+    /// Whether what widens the policy waits for another person.
+    pub approval: Requirement,
 }
 
 /// What every part of the hub role sees.
@@ -101,9 +106,16 @@ pub struct Hub {
     readiness: Readiness,
     metrics: Metrics,
     reports: Reports,
+    approval: Requirement,
 }
 
 impl Hub {
+    /// What the policy is compiled from cannot be known before these were listed.
+    fn is_listed(&self) -> bool {
+        let approvals = self.approval == Requirement::NotRequired || self.cache.is_synced(&[POLICY_APPROVAL]);
+        approvals && self.cache.is_synced(RESOURCES) && self.cache.is_synced(&[SECRET])
+    }
+
     fn conditions(&self, object: &Value, observations: &[Observation]) -> Vec<Condition> {
         let previous: Vec<Condition> =
             serde_json::from_value(object["status"]["conditions"].clone()).unwrap_or_default();
@@ -334,6 +346,7 @@ pub async fn run_among(
             &args.identity,
             metrics.clone(),
         )),
+        approval: args.approval,
     });
 
     let mut tasks = Tasks::new(shutdown.clone());
@@ -387,7 +400,11 @@ fn watch_resources(tasks: &mut Tasks, hub: &Arc<Hub>, queues: &Queues, client: &
         newest.source_changed();
         told.resource_changed(key, change.is_known(), &cache);
     });
-    for kind in RESOURCES {
+    let approvals: &[Kind] = match hub.approval {
+        Requirement::Required => &[POLICY_APPROVAL],
+        Requirement::NotRequired => &[],
+    };
+    for kind in RESOURCES.iter().chain(approvals) {
         let follows = follow(
             client.clone(),
             Selection::all(*kind),
@@ -408,6 +425,37 @@ fn watch_resources(tasks: &mut Tasks, hub: &Arc<Hub>, queues: &Queues, client: &
     tasks.spawn_until_shutdown("watch", follow(client.clone(), secrets, hub.cache.clone(), on_change));
 }
 
+/// What the leader compiles the policy from.
+struct Source {
+    hub: Arc<Hub>,
+    gatherer: Gatherer,
+    approvals: Approvals,
+}
+
+impl Gather for Source {
+    fn gather(&mut self) -> Option<Gathered> {
+        let hub = &self.hub;
+        let listed = hub.is_listed();
+        let written = listed
+            .then(|| self.gatherer.gather(&hub.cache, |name| hub.members.seen(name)))
+            .flatten()?;
+        Some(match self.approvals.in_force(&written) {
+            Some(approved) => Gathered {
+                approved,
+                written: Some(written),
+            },
+            None => Gathered {
+                approved: written,
+                written: None,
+            },
+        })
+    }
+
+    async fn record(&mut self) -> Option<Duration> {
+        self.approvals.record().await
+    }
+}
+
 /// The work that only the leader does.
 fn lead(
     tasks: &mut Tasks,
@@ -417,18 +465,17 @@ fn lead(
     args: HubArgs,
     shutdown: CancellationToken,
 ) {
-    let (gathered, expected, announced) = (hub.clone(), hub.ledger.clone(), (hub.clone(), queues.clone()));
-    let mut gatherer = Gatherer::default();
+    let (expected, announced) = (hub.ledger.clone(), (hub.clone(), queues.clone()));
+    let source = Source {
+        gatherer: Gatherer::default(),
+        approvals: Approvals::new(hub.clone()),
+        hub: hub.clone(),
+    };
     tasks.spawn(
         "compile",
         compiled::keep(
             hub.newest.clone(),
-            move || {
-                let ready = gathered.cache.is_synced(RESOURCES) && gathered.cache.is_synced(&[SECRET]);
-                ready
-                    .then(|| gatherer.gather(&gathered.cache, |name| gathered.members.seen(name)))
-                    .flatten()
-            },
+            source,
             move |serial, concerned| expected.expect(serial, concerned),
             move |concerned| announced.1.policy_changed(&announced.0.cache, concerned),
             shutdown.clone(),

@@ -13,7 +13,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Hub;
+use super::approval::{APPROVED, others};
 use super::closing::{self, Ends};
+use super::compiled::Compiled;
 use super::departure::{self, CLOSING, Departure, FINALIZER, LEAVING, View, Waiting};
 use super::instruments;
 use super::reports::newly_refused;
@@ -24,6 +26,8 @@ use crate::finalizer;
 use crate::manifest::{ObjectKey, TENANT_DATA_RESIDENCY};
 use crate::reconcile::{Outcome, Pass};
 
+/// What refuses an edge that nobody else has approved: no rule of the policy.
+const NOT_APPROVED: &str = "not-approved";
 /// Edges and violations told in status; `explain` gives the rest.
 const TOLD: usize = 50;
 
@@ -48,7 +52,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
         return Ok(Pass::of(Outcome::Waiting));
     };
     let asked = || Departing::of(&hub.cache).asked(&live);
-    let Some(verdict) = judge(&object, asked, &compiled.policy, compiled.at) else {
+    let Some(verdict) = judge(&object, asked, &compiled) else {
         held?;
         return Ok(Pass::of(Outcome::Waiting));
     };
@@ -63,7 +67,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
     status["conditions"] = json!(hub.conditions(&object, &observations));
     let written = hub
         .applier
-        .apply_status(&key, &object["status"], status.clone())
+        .apply_status(&key, &others(&object["status"]), status.clone())
         .await?;
     held?;
     for rule in newly_refused(&object["status"], &status) {
@@ -115,7 +119,8 @@ async fn leave(hub: &Hub, key: &ObjectKey, object: &Value) -> Result<Pass, Apply
     if !object["status"]["epoch"].is_null() {
         status["epoch"] = object["status"]["epoch"].clone();
     }
-    let written = hub.applier.apply_status(key, &object["status"], status).await?;
+    let observed = others(&object["status"]);
+    let written = hub.applier.apply_status(key, &observed, status).await?;
     Ok(Pass::of(match written {
         Applied::Unchanged => Outcome::Waiting,
         Applied::Created | Applied::Changed => Outcome::Progressed,
@@ -202,8 +207,7 @@ struct Verdict {
 fn judge(
     object: &Value,
     asked: impl FnOnce() -> Option<Shared<TenantResidencySpec>>,
-    policy: &CompiledPolicy,
-    now: Timestamp,
+    compiled: &Compiled,
 ) -> Option<Verdict> {
     let unreadable = |message: String| Verdict {
         status: json!({"phase": "Refused"}),
@@ -217,9 +221,16 @@ fn judge(
         Ok(spec) => spec,
         Err(error) => return Some(unreadable(format!("spec cannot be read: {error}"))),
     };
-    Some(match policy.source().tenants.get(&spec.tenant) {
-        Some(facts) if *facts.spec == spec || asked().as_ref() == Some(&facts.spec) => {
-            decided(&spec, facts, policy, now)
+    Some(match compiled.written().source().tenants.get(&spec.tenant) {
+        Some(written) if *written.spec == spec || asked().as_ref() == Some(&written.spec) => {
+            match compiled.policy.source().tenants.get(&spec.tenant) {
+                Some(facts) => decided(&spec, facts, compiled),
+                None => Verdict {
+                    status: json!({"phase": "Pending"}),
+                    standing: waits_for_approval(&spec),
+                    residency: Vec::new(),
+                },
+            }
         }
         Some(_) => return None,
         None => Verdict {
@@ -232,8 +243,17 @@ fn judge(
     })
 }
 
-fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, policy: &CompiledPolicy, now: Timestamp) -> Verdict {
-    let edges = edges(spec, policy);
+fn waits_for_approval(spec: &TenantResidencySpec) -> Standing {
+    Standing::InProgress(format!(
+        "what is written waits for another person's approval: see the condition {APPROVED}, and kubectl meridian approve \
+         tenantdataresidency {}",
+        spec.tenant
+    ))
+}
+
+fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, compiled: &Compiled) -> Verdict {
+    let (policy, now) = (&compiled.policy, compiled.at);
+    let edges = edges(spec, compiled);
     let allowed = edges.iter().filter(|edge| edge["decision"] == "Allowed").count();
     let violations: Vec<Value> = policy
         .violations_of(&facts.spec.tenant, now)
@@ -247,7 +267,11 @@ fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, policy: &CompiledPol
     let (phase, standing, residency) = match first {
         None => (
             "Active",
-            Standing::Current,
+            if compiled.waits(&spec.tenant) {
+                waits_for_approval(spec)
+            } else {
+                Standing::Current
+            },
             Observation::new("ResidencyLawful", true, "Lawful", ""),
         ),
         Some(message) => (
@@ -272,7 +296,8 @@ fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, policy: &CompiledPol
     }
 }
 
-fn edges(spec: &TenantResidencySpec, policy: &CompiledPolicy) -> Vec<Value> {
+fn edges(spec: &TenantResidencySpec, compiled: &Compiled) -> Vec<Value> {
+    let policy = &compiled.policy;
     let asked = spec
         .classes
         .iter()
@@ -284,6 +309,10 @@ fn edges(spec: &TenantResidencySpec, policy: &CompiledPolicy) -> Vec<Value> {
                 (Some(edge), _) => json!({
                     "class": class, "to": to.region, "decision": "Allowed", "rule": edge.rule,
                     "mechanism": edge.mechanism, "instrument": edge.instrument, "expires": edge.expires,
+                }),
+                (None, _) if compiled.written().edge(&id).is_some() => json!({
+                    "class": class, "to": to.region, "decision": "Refused", "rule": NOT_APPROVED,
+                    "reason": "it is lawful, and waits for another person's approval",
                 }),
                 (None, Some(denial)) => json!({
                     "class": class, "to": to.region, "decision": "Refused", "rule": denial.rule, "reason": denial.reason,

@@ -1,7 +1,7 @@
 //! `kubectl meridian`: what people ask a hub, and what it would do with what they are about to apply.
 //!
 //! It reads what the hub role itself reads (its resources, the kubeconfigs that it names, and in members the stacks,
-//! placements, pools, nodes and the policy lease), decides by the very functions of [`crate::hub`], and writes nothing.
+//! placements, pools, nodes and the policy lease), decides by the very functions of [`crate::hub`], and writes nothing but approvals.
 //!
 //! | module | what it is for |
 //! |---|---|
@@ -10,9 +10,11 @@
 //! | [`status`] | is everything as it should be |
 //! | [`explain`] | why an edge is allowed or refused |
 //! | [`plan`] | what files would change, cluster by cluster |
+//! | [`approve`] | another person's word for a change that waits |
 //! | [`what_if`] | what would close or open if a ground of the policy fell away |
 //! | [`table`] | aligned columns |
 
+pub mod approve;
 pub mod explain;
 pub mod observe;
 pub mod plan;
@@ -29,6 +31,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::apply::observed;
 use explain::Asked;
 use reach::Reach;
 use status::Wanted;
@@ -135,6 +138,9 @@ pub enum PluginError {
     /// A file cannot be planned.
     #[error(transparent)]
     File(#[from] plan::FileError),
+    /// An approval cannot be given.
+    #[error("the approval was not given: {0}")]
+    Approval(String),
     /// The answer cannot be written as JSON.
     #[error("the answer cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -193,6 +199,25 @@ pub async fn plan(reach: &Reach, files: &[PathBuf], output: Output) -> Result<An
     let report = plan::report(&hub.cache, admitted, &members, now);
     let code = report.verdict.code();
     answer(&report, output, code)
+}
+
+/// `kubectl meridian approve`: 0 when nothing waits (any more), 2 when a change waits, 1 when the approval is refused.
+///
+/// # Errors
+/// When the hub cannot be read, has no such resource, or does not take the approval.
+pub async fn approve(reach: &Reach, asked: &approve::Asked, output: Output) -> Result<Answer, PluginError> {
+    let key = asked.key()?;
+    let hub = observe::hub(reach).await?;
+    let object = hub.cache.get(&key).ok_or_else(|| PluginError::Unknown {
+        what: key.kind.kind,
+        name: key.name.clone(),
+        known: hub.cache.keys_of(key.kind).into_iter().map(|key| key.name).collect(),
+    })?;
+    let report = match approve::answered(&key, &observed(&object), asked.digest.as_deref()) {
+        Ok(change) => approve::approve(&hub.client, &key, change).await?,
+        Err(report) => *report,
+    };
+    answer(&report, output, report.code())
 }
 
 /// `kubectl meridian what-if`: 0 when no edge would change, 2 when one would. Nothing is written anywhere. `hub_only`: the

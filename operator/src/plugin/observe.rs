@@ -19,7 +19,7 @@ use crate::watch::{Cache, list};
 
 /// The hub.
 pub struct Hub {
-    client: Client,
+    pub(super) client: Client,
     /// Every resource that people write there.
     pub cache: Cache,
 }

@@ -8,9 +8,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use meridian_operator::RunError;
+use meridian_operator::hub::approval::Requirement;
 use meridian_operator::hub::{HubArgs, run_with};
 use meridian_operator::manifest::{
-    FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
+    FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, PARTY, POLICY_APPROVAL, REGION_STACK, TENANT_DATA_RESIDENCY,
+    TENANT_PLACEMENT,
 };
 use meridian_operator::policy_form;
 use serde::Deserialize;
@@ -23,7 +25,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub const SYSTEM: &str = "hub-rebuilt";
-const ON_A_HUB: &[Kind] = &[TENANT_DATA_RESIDENCY, INGEST_POOL, FITNESS_REGION, PARTY, JURISDICTION];
+const ON_A_HUB: &[Kind] = &[
+    TENANT_DATA_RESIDENCY,
+    INGEST_POOL,
+    FITNESS_REGION,
+    PARTY,
+    JURISDICTION,
+    POLICY_APPROVAL,
+];
 
 /// The hub's resources are one world: one test at a time.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -76,7 +85,8 @@ async fn remove_all(client: &Client, kinds: &[Kind]) {
 
 /// A hub role and its own control plane.
 pub struct Hub {
-    client: Client,
+    pub client: Client,
+    pub approval: Requirement,
     running: Option<(CancellationToken, JoinHandle<Result<(), RunError>>)>,
 }
 
@@ -85,7 +95,11 @@ impl Hub {
     pub async fn new(client: Client) -> Self {
         install_custom_resources(&client).await;
         namespace(&client, SYSTEM).await;
-        let mut hub = Self { client, running: None };
+        let mut hub = Self {
+            client,
+            approval: Requirement::NotRequired,
+            running: None,
+        };
         hub.wipe().await;
         hub.start().await;
         hub
@@ -111,6 +125,7 @@ impl Hub {
             identity: "hub-0".to_owned(),
             webhook_listen: free_address(),
             admin_listen: free_address(),
+            approval: self.approval,
         };
         let running = tokio::spawn(run_with(self.client.clone(), args, stop.clone()));
         self.running = Some((stop, running));

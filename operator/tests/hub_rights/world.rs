@@ -12,6 +12,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
 use meridian_operator::RunError;
+use meridian_operator::hub::approval::Requirement;
 use meridian_operator::hub::{HubArgs, run_with};
 use meridian_operator::manifest::{
     FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
@@ -167,6 +168,7 @@ impl World {
             identity: "hub-0".to_owned(),
             webhook_listen: free_address(),
             admin_listen: free_address(),
+            approval: Requirement::NotRequired,
         };
         let own = kubeconfig_with(HUB, &token(&clusters.hub, OPERATOR_ACCOUNT, None).await);
         let running = tokio::spawn(run_with(client_with(&own).await, args, stop.clone()));

@@ -7,6 +7,7 @@ use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
+use meridian_operator::hub::approval::Requirement;
 use meridian_operator::hub::{HubArgs, run_with};
 use meridian_operator::manifest::{
     FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, LEASE, NAMESPACE, PARTY, REGION_STACK, SECRET, SERVICE_ACCOUNT,
@@ -184,6 +185,7 @@ impl Bed {
             identity: "hub".to_owned(),
             webhook_listen: free_address(),
             admin_listen: free_address(),
+            approval: Requirement::NotRequired,
         };
         let (client, stop) = (self.hub.clone(), self.stop.clone());
         tokio::spawn(async move { run_with(client, args, stop).await.unwrap() })

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::FutureExt as _;
+use meridian_operator::hub::approval::Requirement;
 use meridian_operator::hub::members::Connector;
 use meridian_operator::hub::{HubArgs, run_among};
 use meridian_operator::manifest::{JURISDICTION, Kind, PARTY};
@@ -238,6 +239,7 @@ impl World {
                 identity: role.to_owned(),
                 webhook_listen: anywhere(),
                 admin_listen: anywhere(),
+                approval: Requirement::NotRequired,
             };
             async move {
                 run_among(client, connector, args, stop)

@@ -14,6 +14,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch,
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
 use meridian_operator::RunError;
+use meridian_operator::hub::approval::Requirement;
 use meridian_operator::hub::departure::FINALIZER;
 use meridian_operator::hub::{HubArgs, run_with};
 use meridian_operator::manifest::{
@@ -93,6 +94,7 @@ impl World {
             identity: "hub-0".to_owned(),
             webhook_listen: free_address(),
             admin_listen: admin,
+            approval: Requirement::NotRequired,
         };
         let running = tokio::spawn(run_with(role, args, stop.clone()));
         let slow = Arc::new(Mutex::new(BTreeSet::new()));

@@ -3,6 +3,7 @@
 
 mod change;
 mod edges;
+mod openings;
 mod print;
 mod widening;
 
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 pub use change::{
     Aspect, AspectChange, EdgeChange, EdgeDifference, Effect, FlowChange, PolicyDiff, TenantChange, TenantDifference,
 };
+pub use openings::openings;
 pub use widening::{Widening, widenings, widenings_with};
 
 use crate::compile::{CompiledPolicy, compile};

@@ -1,6 +1,6 @@
 //! What a change will ever allow that was not allowed, now or later. A mechanism that begins next month widens nothing
 //! today, and nobody is asked again when it begins: whoever has to approve what widens must ask this, not the difference of
-//! one moment. Admission does not ask for a second approver yet, so nothing outside of this crate asks it.
+//! one moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,25 +43,41 @@ pub fn widenings_with(
     fields: &TransferableFields,
     now: Timestamp,
 ) -> Vec<Widening> {
+    let found = first_widenings(before, after, &BTreeMap::new(), fields, now);
+    found.into_iter().map(|(widening, _)| widening).collect()
+}
+
+/// Every edge that widens beyond what `held` has of it, at the first such moment, and what it is then.
+pub(super) fn first_widenings(
+    before: &PolicySource,
+    after: &PolicySource,
+    held: &BTreeMap<EdgeId, CompiledEdge>,
+    fields: &TransferableFields,
+    now: Timestamp,
+) -> Vec<(Widening, CompiledEdge)> {
     let (was, is) = (Asks::of(before, fields), Asks::of(after, fields));
     // Only what is asked for after the change can widen.
     is.by_edge
         .keys()
-        .filter_map(|id| first_widening(&was, &is, id, now))
+        .filter_map(|id| first_widening(&was, &is, held.get(id), id, now))
         .collect()
 }
 
-fn first_widening(was: &Asks<'_>, is: &Asks<'_>, id: &EdgeId, now: Timestamp) -> Option<Widening> {
+fn first_widening(
+    was: &Asks<'_>,
+    is: &Asks<'_>,
+    held: Option<&CompiledEdge>,
+    id: &EdgeId,
+    now: Timestamp,
+) -> Option<(Widening, CompiledEdge)> {
     let mut moments: BTreeSet<Timestamp> = was.moments(id).into_iter().chain(is.moments(id)).collect();
     moments.retain(|moment| *moment > now);
     moments.insert(now);
     moments.into_iter().find_map(|from| {
-        let (before, after) = (was.at(id, from), is.at(id, from));
-        let change = edges::compare(
-            before.as_ref().map_err(Clone::clone),
-            after.as_ref().map_err(Clone::clone),
-        )?;
-        (change.effect == Effect::Widens).then_some(Widening { from, change })
+        let (before, after) = (was.at(id, from), is.at(id, from).ok()?);
+        let change = edges::compare(before.as_ref().map_err(Clone::clone), Ok(&after))?;
+        let within = |held| edges::compare(Ok(held), Ok(&after)).is_none_or(|beyond| beyond.effect != Effect::Widens);
+        (change.effect == Effect::Widens && !held.is_some_and(within)).then_some((Widening { from, change }, after))
     })
 }
 

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use meridian_operator::hub::approval::Requirement;
 use meridian_operator::region::stack::validate::{Images, NodePorts};
 use meridian_operator::{HubArgs, RegionArgs, admin, run_hub, run_region};
 use meridian_policy::RegionName;
@@ -53,6 +54,28 @@ pub(crate) struct Hub {
     /// Where the API server asks for admission.
     #[arg(long, env = "MERIDIAN_WEBHOOK_LISTEN", default_value = "0.0.0.0:9443")]
     webhook_listen: SocketAddr,
+    /// Whether what widens the policy waits for another person's approval.
+    #[arg(long, env = "MERIDIAN_APPROVAL", value_enum, default_value_t = Approval::Required)]
+    approval: Approval,
+}
+
+/// Whether what widens the policy waits for another person, in the words of the chart.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+enum Approval {
+    /// It does.
+    Required,
+    /// What is written is in force.
+    NotRequired,
+}
+
+impl From<Approval> for Requirement {
+    fn from(approval: Approval) -> Self {
+        match approval {
+            Approval::Required => Self::Required,
+            Approval::NotRequired => Self::NotRequired,
+        }
+    }
 }
 
 /// What the region role is told.
@@ -96,6 +119,7 @@ pub(crate) async fn run(role: Role) -> Result<(), String> {
         Role::Hub(Hub {
             replica,
             webhook_listen,
+            approval,
         }) => {
             let Replica {
                 namespace,
@@ -107,6 +131,7 @@ pub(crate) async fn run(role: Role) -> Result<(), String> {
                 identity,
                 webhook_listen,
                 admin_listen,
+                approval: approval.into(),
             };
             run_hub(args).await.map_err(|error| error.to_string())
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use meridian_operator::plugin::approve;
 use meridian_operator::plugin::explain::Asked;
 use meridian_operator::plugin::reach::Reach;
 use meridian_operator::plugin::status::Wanted;
@@ -42,6 +43,22 @@ pub(crate) enum Verb {
     /// What would close or open if a ground of the policy fell away, by what article, and what waits there? Writes nothing.
     /// Exits with 0 when no edge would change, 2 when one would.
     WhatIf(WhatIf),
+    /// What would a change open that waits for another person, and with --digest: approve it. Exits with 0 when nothing waits
+    /// (any more), 2 when something does, 1 when the approval is refused.
+    Approve(Approve),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Approve {
+    /// jurisdiction, party, fitnessregion or tenantdataresidency, or its short name.
+    kind: String,
+    /// The name of the resource.
+    name: String,
+    /// Approve the change with this digest, as the first call without it says.
+    #[arg(long, value_name = "SHA256")]
+    digest: Option<String>,
+    #[command(flatten)]
+    hub: Hub,
 }
 
 #[derive(Args, Debug)]
@@ -235,6 +252,16 @@ async fn answer(verb: Verb) -> Result<Answer, PluginError> {
         Verb::Plan(Plan { filenames, hub }) => {
             let (reach, output) = hub.reach();
             plugin::plan(&reach, &filenames, output).await
+        }
+        Verb::Approve(Approve {
+            kind,
+            name,
+            digest,
+            hub,
+        }) => {
+            let (reach, output) = hub.reach();
+            let asked = approve::Asked { kind, name, digest };
+            plugin::approve(&reach, &asked, output).await
         }
     }
 }

@@ -47,6 +47,8 @@ impl<'a> Release<'a> {
             format!("dataPlane.kafkaImage={}", clusters.data.kafka.tag),
             // One node has room for one, and nothing to take over from.
             "operator.replicas=1".to_owned(),
+            // One person runs the demo.
+            "hub.approval=NotRequired".to_owned(),
         ];
         let chart = paths.project.join("charts/meridian");
         let inputs = inputs(&chart, &values)?;

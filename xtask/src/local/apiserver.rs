@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
@@ -17,6 +17,11 @@ use crate::host;
 use crate::paths::Paths;
 use crate::progress::{Log, succeeds};
 use crate::tools;
+
+/// The EncryptionConfiguration, in docs/ and as it is used.
+const ENCRYPTION: &str = "etcd-encryption.yaml";
+/// What stands there for the key.
+const KEY: &str = "BASE64-OF-32-RANDOM-BYTES";
 
 /// A control plane to prepare.
 pub struct Wanted {
@@ -59,6 +64,7 @@ impl ControlPlane {
         let tool = |name| tools::path(paths, cache, name);
         let log = Log::fresh(paths, "part-etcd")?;
         certificates(dir, &log)?;
+        encryption(paths, dir)?;
         let mut planes = Vec::new();
         for Wanted {
             name,
@@ -162,12 +168,14 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// The kubeconfigs, by variable.
+    /// The kubeconfigs, by variable; and etcd's address, with the prefix of the first API server's keys as its path.
     pub fn env(&self) -> Vec<(&'static str, String)> {
-        self.planes
-            .iter()
-            .map(|plane| (plane.variable, plane.kubeconfig.display().to_string()))
-            .collect()
+        let kubeconfig = |plane: &Plane| (plane.variable, plane.kubeconfig.display().to_string());
+        let etcd = self
+            .planes
+            .first()
+            .map(|plane| ("MERIDIAN_TEST_ETCD", format!("{}/{}", self.etcd_address(), plane.name)));
+        self.planes.iter().map(kubeconfig).chain(etcd).collect()
     }
 
     fn etcd_address(&self) -> String {
@@ -199,6 +207,7 @@ impl ControlPlane {
             ])
             .arg("--service-account-issuer=https://kubernetes.default.svc")
             .arg(format!("--token-auth-file={}", file(&format!("{}.tokens", plane.name))))
+            .arg(format!("--encryption-provider-config={}", file(ENCRYPTION)))
             .args(["--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16"])
             .args(["--watch-cache=true", "--profiling=false", "--allow-privileged=true"]);
         command
@@ -220,6 +229,18 @@ impl ControlPlane {
             .arg(format!("--secure-port={port}"));
         command
     }
+}
+
+/// What the API servers encrypt, as docs/etcd-encryption.md has it, with a key of this run's own.
+fn encryption(paths: &Paths, dir: &Path) -> Result<()> {
+    let path = paths.project.join("docs").join(ENCRYPTION);
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    // 32 bytes.
+    let key = BASE64.encode(random_word()?);
+    if !text.contains(KEY) {
+        bail!("{} has no {KEY}", path.display());
+    }
+    write_private(&dir.join(ENCRYPTION), &text.replace(KEY, &key))
 }
 
 /// A CA, a serving certificate of it, and the key that signs service accounts' tokens.

@@ -59,6 +59,7 @@ const REFUSED: &[&str] = &[
     "networkPolicy.metricsFrom[0].anybody=true",
     "monitoring.dashboard.enabled=perhaps",
     "hub.webhook.failurePolicy=Sometimes",
+    "hub.approval=Perhaps",
     "region.hubServiceAccount=Not A Name",
 ];
 

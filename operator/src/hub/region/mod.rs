@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::adopt::claim::Holder;
+use super::approval::others;
 use super::departure::FINALIZER;
 use super::lease::Settled;
 use super::members::{Health, Member};
@@ -222,7 +223,8 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     let told = if later.is_some() {
         Ok(Applied::Unchanged)
     } else {
-        let told = hub.applier.apply_status(&key, &object["status"], status.clone()).await;
+        let said_before = others(&object["status"]);
+        let told = hub.applier.apply_status(&key, &said_before, status.clone()).await;
         tell(&hub, &key, &object, &status, &result).await;
         told
     };
@@ -316,7 +318,7 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         });
     };
     // plan
-    let (policy, held) = ((&compiled.policy, compiled.told()), member.cache());
+    let (policy, held) = ((compiled.policy.as_ref(), compiled.told()), member.cache());
     let mut plan = RegionPlan::of(&region, uid, object, &hub.cache, policy, held, Timestamp::now())?;
     // apply
     // From here on the member holds something of the region: not before, so that one that never reached it can go.

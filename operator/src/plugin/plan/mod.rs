@@ -22,8 +22,10 @@ pub mod files;
 mod render;
 mod schema;
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
-use meridian_policy::{CompiledPolicy, compile};
+use meridian_policy::{Catalogue, CompiledPolicy, compile, openings};
 use serde::Serialize;
 
 pub use admit::{Admitted, admit};
@@ -92,6 +94,9 @@ pub struct PlanReport {
     pub passed_over: Vec<String>,
     /// Edges that would open, change, close or be refused.
     pub edges: Vec<EdgeRow>,
+    /// What would open, and so needs another person's approval where the hub requires that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs_approval: Vec<String>,
     /// The members, by region: only those where something would happen or is refused.
     pub clusters: Vec<ClusterRow>,
 }
@@ -114,10 +119,17 @@ pub fn report(hub: &Cache, admitted: Admitted, members: &Members, now: Timestamp
         resources: admitted.resources,
         passed_over: admitted.passed_over,
         edges: edges::edges(&before, &after),
+        needs_approval: opens(&before, &after, now),
         clusters,
     };
     report.verdict = verdict(&report);
     report
+}
+
+/// What the hub asks another person for: in what is opened, nothing is taken for held that the hub has not in force.
+fn opens(before: &CompiledPolicy, after: &CompiledPolicy, now: Timestamp) -> Vec<String> {
+    let fields = Catalogue::embedded().transferable();
+    openings(before.source(), after.source(), &BTreeMap::new(), &fields, now)
 }
 
 /// The policy as the hub would compile it from these resources. A member that could not be looked at is to it as one that

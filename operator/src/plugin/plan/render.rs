@@ -26,6 +26,15 @@ impl fmt::Display for PlanReport {
         for row in &self.edges {
             edge(f, row, width)?;
         }
+        if !self.needs_approval.is_empty() {
+            writeln!(
+                f,
+                "\nNEEDS APPROVAL BY ANOTHER PERSON, where the hub requires it (kubectl meridian approve)"
+            )?;
+        }
+        for opens in &self.needs_approval {
+            writeln!(f, "  + {opens}")?;
+        }
         for row in &self.clusters {
             cluster(f, row)?;
         }

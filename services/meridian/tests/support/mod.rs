@@ -105,7 +105,9 @@ pub struct Replica {
 impl Replica {
     pub fn hub(kubeconfig: &Path, namespace: &str, identity: &str, dir: &Path) -> Self {
         Self::start("hub", kubeconfig, namespace, identity, dir, |command, listen| {
-            command.env("MERIDIAN_WEBHOOK_LISTEN", listen.to_string());
+            command
+                .env("MERIDIAN_WEBHOOK_LISTEN", listen.to_string())
+                .env("MERIDIAN_APPROVAL", "NotRequired");
         })
     }
 

@@ -62,6 +62,7 @@ impl Hub {
             .env("POD_NAME", "bench-hub")
             .env("MERIDIAN_ADMIN_LISTEN", admin.to_string())
             .env("MERIDIAN_WEBHOOK_LISTEN", webhook.to_string())
+            .env("MERIDIAN_APPROVAL", "NotRequired")
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
