@@ -16,6 +16,7 @@
 //! | [`events`], [`metrics`], [`admin`] | what people and Prometheus see |
 //! | [`member`] | a client for a member cluster from a hardened kubeconfig |
 //! | [`tasks`] | background tasks whose death ends the process |
+//! | `trace` | spans of passes, for OpenTelemetry |
 //! | [`region`] | the region role |
 //! | [`plugin`] | `kubectl meridian` |
 
@@ -34,6 +35,7 @@ pub mod plugin;
 pub mod reconcile;
 pub mod region;
 pub mod tasks;
+mod trace;
 pub mod watch;
 
 pub use hub::{HubArgs, run_hub};

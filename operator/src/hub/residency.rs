@@ -22,6 +22,7 @@ use crate::conditions::{Observation, Standing};
 use crate::finalizer;
 use crate::manifest::{ObjectKey, TENANT_DATA_RESIDENCY};
 use crate::reconcile::{Outcome, Pass};
+use crate::trace;
 
 /// Edges and violations told in status; `explain` gives the rest.
 const TOLD: usize = 50;
@@ -37,6 +38,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
         return Ok(Pass::of(Outcome::Gone));
     };
     let object = observed(&live);
+    trace::about(&object);
     if finalizer::is_deleting(&object) {
         return leave(&hub, &key, &object).await;
     }
@@ -47,7 +49,8 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
         return Ok(Pass::of(Outcome::Waiting));
     };
     let asked = || Departing::of(&hub.cache).asked(&live);
-    let Some(verdict) = judge(&object, asked, &compiled.policy, compiled.at) else {
+    let judged = || judge(&object, asked, &compiled.policy, compiled.at);
+    let Some(verdict) = trace::step("plan").in_scope(judged) else {
         held?;
         return Ok(Pass::of(Outcome::Waiting));
     };

@@ -22,6 +22,7 @@ use crate::conditions::Observation;
 use crate::events::{Events, Reason};
 use crate::manifest::{Manifest, NotAManifest, ObjectKey, REGION_STACK, SECRET};
 use crate::reconcile::{Outcome, Pass};
+use crate::trace;
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -213,13 +214,14 @@ impl Stacks {
         let Some(object) = observe::stack(cache, &name) else {
             return Ok(Pass::of(Outcome::Gone));
         };
+        trace::about(&object);
         if let Some(pass) = self.end(&name, &object).await? {
             return Ok(pass);
         }
         if let Some(keys) = object.pointer("/status/jwks") {
             self.token_keys.recall(keys);
         }
-        let request = self.validated(&name, &object);
+        let request = trace::step("observe").in_scope(|| self.validated(&name, &object));
         let result = match &request {
             Ok(request) => self.lay_down(request.clone(), Canary::remembered(&object)).await,
             Err(invalid) => Err(invalid.clone().into()),
@@ -296,7 +298,7 @@ impl Stacks {
         }
         let secrets = self.kept.secrets(&self.applier, &stack, Timestamp::now()).await?;
         written += secrets.written;
-        let plan = self.kept.plan(&stack, &secrets.material)?;
+        let plan = trace::step("plan").in_scope(|| self.kept.plan(&stack, &secrets.material))?;
         let (mut reached, mut waiting) = progress::reached(&plan, cache);
         let halted = self.has_failed(&plan, remembered.as_ref())?;
         let mut rolled = Rolled {
