@@ -15,6 +15,7 @@
 //! | [`election`] | one writer per role: a Lease whose loser stops before it ends |
 //! | [`events`], [`metrics`], [`admin`] | what people and Prometheus see |
 //! | [`member`] | a client for a member cluster from a hardened kubeconfig |
+//! | `rotation` | what the rotations of certificates have in common |
 //! | [`tasks`] | background tasks whose death ends the process |
 //! | `trace` | spans of passes, for OpenTelemetry |
 //! | [`region`] | the region role |
@@ -34,6 +35,7 @@ pub mod packed;
 pub mod plugin;
 pub mod reconcile;
 pub mod region;
+mod rotation;
 pub mod tasks;
 mod trace;
 pub mod watch;

@@ -20,7 +20,7 @@ use super::adopt::claim::Holder;
 use super::departure::FINALIZER;
 use super::lease::Settled;
 use super::members::{Health, Member};
-use super::{Hub, source};
+use super::{Hub, source, trust};
 use crate::apply::{Applied, ApplyError, Purpose, observed};
 use crate::finalizer;
 use crate::manifest::{FITNESS_REGION, NODE, NotAManifest, ObjectKey, SECRET};
@@ -307,6 +307,8 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
     let (policy, held) = (&compiled.policy, member.cache());
     let planned = || RegionPlan::of(&region, uid, object, &hub.cache, policy, held, Timestamp::now());
     let mut plan = trace::step("plan").in_scope(planned)?;
+    hub.rotating.saw(name, &plan.existing);
+    plan.stack = trust::with_rotation(plan.stack, &region, object, &plan.existing, || hub.stacks())?;
     // apply
     // From here on the member holds something of the region: not before, so that one that never reached it can go.
     let key = ObjectKey::cluster(FITNESS_REGION, name);

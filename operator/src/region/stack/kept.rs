@@ -5,6 +5,7 @@
 //! were looked at.
 
 use super::plan::{Material, Plan, components, plan};
+use super::rotate::Standing;
 use super::secrets::{Credential, REGION_CA, Secrets, SecretsError, Wanted, ensure};
 use super::validate::Stack;
 use crate::apply::Applier;
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the last pass left. Clones share it.
 #[derive(Clone, Default)]
-pub struct Kept(Arc<Mutex<Left>>);
+pub struct Kept(Arc<Mutex<Left>>, Arc<Mutex<Standing>>);
 
 #[derive(Default)]
 struct Left {
@@ -33,6 +34,11 @@ struct Looked {
 impl Kept {
     fn lock(&self) -> MutexGuard<'_, Left> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For how long the rotation of the CA has been where it is.
+    pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The plan of a stack.
