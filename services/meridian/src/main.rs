@@ -12,6 +12,7 @@ use meridian_kit::{Start, StartError};
 mod migrate;
 mod operator;
 mod plugin;
+mod verify;
 
 /// One service or role of Meridian. Services read their settings from MERIDIAN_* variables.
 #[derive(Debug, Parser)]
@@ -49,6 +50,8 @@ enum Command {
     /// Brings databases to the state that this version needs.
     #[command(subcommand)]
     Migrate(migrate::Target),
+    /// Looks at a region's databases and says what should not be there: exit code 0 nothing, 1 something, 2 it does not know.
+    Verify(verify::Verify),
     /// What people ask a hub: the plugin `kubectl meridian`.
     #[command(subcommand)]
     Kubectl(Box<plugin::Verb>),
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode, String> {
     let ended = match command {
         Command::Kubectl(verb) => return plugin::run(*verb).await,
+        Command::Verify(asked) => return Ok(verify::run(asked).await),
         Command::Keyring => service("keyring", meridian_keyring::run).await,
         Command::Identity => service("identity", meridian_identity::run).await,
         Command::Consent => service("consent", meridian_consent::run).await,

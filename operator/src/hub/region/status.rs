@@ -9,7 +9,7 @@ use super::{Done, RegionError, TENANTS_UNKNOWN};
 use crate::conditions::{Observation, Standing, Status};
 use crate::hub::departure::Waiting;
 use crate::hub::members::{Health, Member};
-use crate::hub::{Hub, source};
+use crate::hub::{Hub, instruments, source};
 use crate::region::stack::rotate::ROTATING;
 
 /// `held`: what a deletion waits for, when there is one.
@@ -101,6 +101,10 @@ pub(super) fn status(
         if degraded { "MemberUnreachable" } else { "Healthy" },
         "",
     ));
+    if let (Some(compiled), Ok(region)) = (hub.newest.get(), name.parse()) {
+        let instruments = compiled.policy.instruments_in(&region, compiled.at);
+        observations.push(instruments::observation(&instruments));
+    }
     let reachable = matches!(health, Health::Reachable);
     let mut status = json!({
         "observedGeneration": object["metadata"]["generation"],

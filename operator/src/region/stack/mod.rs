@@ -240,6 +240,7 @@ impl Stacks {
         let mut seen = object["status"].clone();
         if let Some(map) = seen.as_object_mut() {
             map.remove("acks");
+            map.remove("backlog");
         }
         let told = self
             .applier

@@ -47,8 +47,7 @@ begin
             'alter table %s add column next_release_text text, add column next_release_number integer not null default 7', widened
         );
     end loop;
-end $$;
-create table next_release_table (id bigint primary key);",
+end $$",
 );
 
 impl Database {
@@ -135,11 +134,7 @@ impl Database {
             .fetch_all(&self.superuser_pool())
             .await
             .expect("the columns");
-        columns.retain(|(table, column)| {
-            ![table, column]
-                .into_iter()
-                .any(|name| name.starts_with(OF_THE_NEXT_RELEASE))
-        });
+        columns.retain(|(_, column)| !column.starts_with(OF_THE_NEXT_RELEASE));
         columns
     }
 
@@ -149,8 +144,7 @@ impl Database {
     /// When the database cannot be asked.
     pub async fn unguarded_tables(&self) -> Vec<String> {
         let query = "select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') \
-                     and not (relrowsecurity and relforcerowsecurity) and not starts_with(relname, 'next_release_') \
-                     order by relname";
+                     and not (relrowsecurity and relforcerowsecurity) order by relname";
         sqlx::query_scalar(query)
             .fetch_all(&self.superuser_pool())
             .await

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Authority, Shared, unlocked};
-use crate::policy_feed::{Ack, FEED_SERVICE, FeedLine, Lease};
+use crate::policy_feed::{Ack, Backlog, FEED_SERVICE, FeedLine, Lease};
 use crate::tls::{Accept, Tls};
 
 /// How often a lease is renewed.
@@ -26,6 +26,7 @@ struct Inner {
     valid: Duration,
     listeners: Vec<mpsc::UnboundedSender<Vec<u8>>>,
     acks: Vec<Ack>,
+    backlog: Option<Backlog>,
 }
 
 impl Inner {
@@ -68,6 +69,7 @@ impl Feed {
             valid,
             listeners: Vec::new(),
             acks: Vec::new(),
+            backlog: None,
         }));
         let tls_dir = dir.join("tls-operator");
         authority.issue(FEED_SERVICE, &tls_dir);
@@ -77,6 +79,7 @@ impl Feed {
         let router = Router::new()
             .route("/v1/policy/stream", get(stream))
             .route("/v1/acks", post(take_ack))
+            .route("/v1/backlog", post(take_backlog))
             .with_state(Arc::clone(&inner));
         let stop = CancellationToken::new();
         let config = Arc::new(tls.server_config(Accept::OwnRegion).expect("a TLS set-up"));
@@ -131,6 +134,10 @@ impl Feed {
     pub(super) fn acks(&self) -> Vec<Ack> {
         unlocked(&self.inner).acks.clone()
     }
+
+    pub(super) fn backlog(&self) -> Option<Backlog> {
+        unlocked(&self.inner).backlog.clone()
+    }
 }
 
 impl Drop for Feed {
@@ -176,4 +183,8 @@ async fn stream(State(inner): State<Shared<Inner>>) -> Response {
 
 async fn take_ack(State(inner): State<Shared<Inner>>, Json(ack): Json<Ack>) {
     unlocked(&inner).acks.push(ack);
+}
+
+async fn take_backlog(State(inner): State<Shared<Inner>>, Json(backlog): Json<Backlog>) {
+    unlocked(&inner).backlog = Some(backlog);
 }
