@@ -228,7 +228,7 @@ async fn migrations_can_be_repeated_and_never_changed() {
 
 #[tokio::test]
 async fn a_release_that_is_rolled_back_leaves_its_steps_and_the_one_before_migrates_and_serves_beside_them() {
-    let database = Database::create("notes", NOTES).await;
+    let database = Database::beside_the_next_release("notes", NOTES).await;
     let applied = || async {
         let query = "select version from _sqlx_migrations order by version";
         let versions: Vec<i64> = sqlx::query_scalar(query)

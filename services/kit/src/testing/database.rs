@@ -26,11 +26,7 @@ fn with_role(superuser_url: &str, role: &RoleCredentials, database: &str) -> Str
     url.into()
 }
 
-/// Where the columns of [`NEXT_RELEASE`] are told from a service's own.
-const OF_THE_NEXT_RELEASE: &str = "next_release_";
-
-/// The widest that a release may do to the tables of the one before, whose services go on beside it (docs/adr/0019): every
-/// test runs on tables that have had it done to them.
+/// The widest that a release may do to the tables of the one before, whose services go on beside it (docs/adr/0019).
 const NEXT_RELEASE: Migration = Migration::new(
     9_999,
     "what the next release adds",
@@ -51,7 +47,7 @@ end $$",
 );
 
 impl Database {
-    /// Makes it and applies the kit's and the service's migrations as its owner, and then what the next release may add.
+    /// Makes it and applies the kit's and the service's migrations as its owner.
     ///
     /// # Panics
     /// When `MERIDIAN_TEST_POSTGRES` is not set, or a step fails.
@@ -73,8 +69,7 @@ impl Database {
             .expect("roles and database");
         let owner_url = with_role(&superuser_url, &credentials.owner, &name);
         let app_url = with_role(&superuser_url, &credentials.app, &name);
-        let next = [migrations, &[NEXT_RELEASE]].concat();
-        db::migrate(&owner_url, &next).await.expect("the schema");
+        db::migrate(&owner_url, migrations).await.expect("the schema");
         Self {
             inner: std::sync::Arc::new(Inner {
                 name,
@@ -83,6 +78,18 @@ impl Database {
                 app_url,
             }),
         }
+    }
+
+    /// As [`Database::create`], on tables that have had done to them what the next release may do: what a service's own tests
+    /// run on, so that it is known to go on there.
+    ///
+    /// # Panics
+    /// As [`Database::create`].
+    pub async fn beside_the_next_release(service: &str, migrations: &[Migration]) -> Self {
+        let database = Self::create(service, migrations).await;
+        let next = [migrations, &[NEXT_RELEASE]].concat();
+        db::migrate(database.owner_url(), &next).await.expect("what comes next");
+        database
     }
 
     /// Its name.
@@ -120,7 +127,7 @@ impl Database {
         db::connect(self.url(), "test").expect("a URL")
     }
 
-    /// Every column of every table, as `(table, column)`, without those of the next release. A partition's are its parent's.
+    /// Every column of every table, as `(table, column)`. A partition's are its parent's.
     ///
     /// # Panics
     /// When the database cannot be asked.
@@ -130,12 +137,10 @@ impl Database {
                      where c.relkind in ('r', 'p', 'v', 'm', 'f') and not c.relispartition \
                      and a.attnum > 0 and not a.attisdropped \
                      and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' order by 1, 2";
-        let mut columns: Vec<(String, String)> = sqlx::query_as(query)
+        sqlx::query_as(query)
             .fetch_all(&self.superuser_pool())
             .await
-            .expect("the columns");
-        columns.retain(|(_, column)| !column.starts_with(OF_THE_NEXT_RELEASE));
-        columns
+            .expect("the columns")
     }
 
     /// The tables without row-level security in force; a service's test asserts that each has a reason.

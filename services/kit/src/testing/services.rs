@@ -65,9 +65,10 @@ pub(super) fn place() -> Place {
 }
 
 impl Region {
-    /// Makes a fresh database for a service, with its owner and runtime roles, and migrates it.
+    /// Makes a fresh database for a service, with its owner and runtime roles, and migrates it; see
+    /// [`Database::beside_the_next_release`].
     pub async fn database(&self, service: &str, migrations: &[Migration]) -> Database {
-        let database = Database::create(service, migrations).await;
+        let database = Database::beside_the_next_release(service, migrations).await;
         unlocked(&self.databases).insert(service.to_owned(), database.clone());
         database
     }
