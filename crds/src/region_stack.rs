@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
+use meridian_policy::vocabulary::DataClass;
 use meridian_policy::{CountryCode, EdgeId, Epoch, JurisdictionName, PolicyRevision, RegionName, RegionPolicy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -135,6 +136,9 @@ pub struct RegionStackStatus {
     /// What waits to leave, as the region counted it last. None: it has not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backlog: Option<StackBacklog>,
+    /// What the verifier found last. None: it has not looked yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<StackVerified>,
     /// Counts, by name. Never anything about one person.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
@@ -166,6 +170,52 @@ pub struct RolloutProgress {
     /// The service that gets it first, alone.
     #[schemars(length(max = 63))]
     pub canary: String,
+}
+
+/// What is in the region's databases, as the verifier found it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StackVerified {
+    /// The policy that they were held against.
+    pub revision: PolicyRevision,
+    /// When.
+    #[schemars(length(max = 64))]
+    pub at: String,
+    /// Tables looked at.
+    pub tables: u64,
+    /// Rows counted.
+    pub rows: u64,
+    /// What should not be there, in all.
+    pub violations: u64,
+    /// The first of it.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub found: Vec<StackViolation>,
+}
+
+/// Something in a region's databases that should not be there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StackViolation {
+    /// What was looked for.
+    #[schemars(length(max = 63))]
+    pub check: String,
+    /// Where: a table, a role, a setting.
+    #[schemars(length(max = 256))]
+    pub place: String,
+    /// Of whom or by what: a tenant, an edge, a role. Opaque.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub of: Option<String>,
+    /// The classes of what is there.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub classes: Vec<DataClass>,
+    /// How many rows or things.
+    pub count: u64,
+    /// When it was first found.
+    #[schemars(length(max = 64))]
+    pub since: String,
 }
 
 /// Copies that wait to leave.

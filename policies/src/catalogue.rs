@@ -161,6 +161,7 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("social", include_str!("../catalogue/social.yaml")),
     ("telemetry", include_str!("../catalogue/telemetry.yaml")),
     ("training", include_str!("../catalogue/training.yaml")),
+    ("verifier", include_str!("../catalogue/verifier.yaml")),
 ];
 
 impl Catalogue {

@@ -69,7 +69,7 @@ enum Verb {
     /// Prove rows on the running demo.
     Prove {
         /// The rows, for example `--rows 2,8`. All of `up`, if none is named.
-        #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=16))]
+        #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=17))]
         rows: Vec<u8>,
     },
     /// Run pages of docs/runbooks as they are written, on the running demo.

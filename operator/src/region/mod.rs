@@ -37,6 +37,7 @@ use meridian_policy::RegionName;
 use policy::acks::Acks;
 use policy::backlog::Backlogs;
 use policy::feed::{self, Feed};
+use policy::verified::Verifications;
 use stack::kept::Kept;
 use stack::validate::{Images, NodePorts};
 use stack::{Served, Stacks, secrets};
@@ -404,8 +405,9 @@ async fn serve_feed(
         .await
         .map_err(|error| format!("{listen}: {error}"))?;
     let acks = Acks::new(serving.applier.clone(), tls.region().clone());
-    let backlogs = Backlogs::new(serving.applier, tls.region().clone());
-    let router = feed::router(serving.feed, acks, backlogs, metrics);
+    let backlogs = Backlogs::new(serving.applier.clone(), tls.region().clone());
+    let verifications = Verifications::new(serving.applier, tls.region().clone());
+    let router = feed::router(serving.feed, acks, backlogs, verifications, metrics);
     let server = meridian_kit::server::serve_mtls(listener, router, Arc::new(config), shutdown.clone());
     let keys = serving.token_keys.follow(tls.clone(), serving.stacks, shutdown.clone());
     let (served, (), ()) = tokio::join!(server, keys, tls.watch(shutdown.clone()));

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use meridian_policy::vocabulary::DataClass;
 use meridian_policy::{EdgeId, PolicyRevision, RegionName, RegionPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -94,6 +95,41 @@ pub struct Backlog {
     pub waiting: BTreeMap<EdgeId, u64>,
 }
 
+/// What the verifier found: `POST /v1/verification`. Counts and places, nothing about anybody.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verification {
+    /// The policy that it held the region against.
+    pub revision: PolicyRevision,
+    /// When it looked.
+    pub at: Timestamp,
+    /// How many tables it looked at.
+    pub tables: u64,
+    /// How many rows it counted.
+    pub rows: u64,
+    /// How many violations there are.
+    pub violations: u64,
+    /// The first of them.
+    pub found: Vec<Found>,
+}
+
+/// A violation that the verifier found.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Found {
+    /// What was looked for.
+    pub check: String,
+    /// Where: a table, a role, a setting.
+    pub place: String,
+    /// Of whom or by what: a tenant, an edge, a role. Opaque.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
+    /// The classes of what is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<DataClass>,
+    /// How many rows or things.
+    pub count: u64,
+}
+
 /// Why there is no policy, or an acknowledgement did not get through.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
@@ -113,6 +149,9 @@ pub enum FeedError {
     /// The region operator did not take the backlog; the next report says it anew.
     #[error("the region operator did not take the backlog: {0}")]
     Backlog(String),
+    /// The region operator did not take what the verifier found; the next report says it anew.
+    #[error("the region operator did not take what was found: {0}")]
+    Verification(String),
 }
 
 #[derive(Debug, Default)]
@@ -364,6 +403,26 @@ impl PolicyFeed {
             .send()
             .await
             .map_err(|error| FeedError::Ack(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Tells the region operator what the verifier found.
+    ///
+    /// # Errors
+    /// When it did not get through.
+    pub async fn report_verification(&self, verification: &Verification) -> Result<(), FeedError> {
+        let client = self
+            .shared
+            .client
+            .as_ref()
+            .ok_or_else(|| FeedError::Verification("there is no connection".to_owned()))?;
+        client
+            .post("/v1/verification")
+            .json(verification)
+            .idempotent()
+            .send()
+            .await
+            .map_err(|error| FeedError::Verification(error.to_string()))?;
         Ok(())
     }
 

@@ -42,6 +42,8 @@ enum Command {
     Promotions,
     /// Carries events across borders, where the policy allows it.
     Replicator,
+    /// Looks at what is in the region's databases, again and again.
+    Verifier,
     /// The region's public edge.
     Gateway,
     /// The Kubernetes operator.
@@ -113,6 +115,10 @@ async fn run(command: Command) -> Result<ExitCode, String> {
         Command::Social => service("social", meridian_social::run).await,
         Command::Promotions => service("promotions", meridian_promotions::run).await,
         Command::Replicator => service("replicator", meridian_replicator::run).await,
+        Command::Verifier => {
+            let run = |start| meridian_verifier::run(start, verify::databases());
+            service("verifier", run).await
+        }
         Command::Gateway => service("gateway", meridian_gateway::run).await,
         Command::Operator(role) => operator::run(*role).await,
         Command::Migrate(target) => {

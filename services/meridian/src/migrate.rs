@@ -32,7 +32,7 @@ pub(crate) struct Cluster {
     /// Where PostgreSQL is, and as whom.
     #[arg(long, env = "MERIDIAN_SUPERUSER_URL", hide_env_values = true)]
     superuser_url: String,
-    /// A folder with `<service>-owner` and `<service>`, each with `username` and `password`.
+    /// A folder with `<service>-owner`, `<service>` and `verifier`, each with `username` and `password`.
     #[arg(long, env = "MERIDIAN_DB_CREDENTIALS_DIR")]
     credentials_dir: PathBuf,
 }
@@ -49,7 +49,9 @@ pub(crate) async fn run(target: Target) -> Result<(), Error> {
     let (owner, migrations): (Owner, &[Migration]) = match target {
         Target::Cluster(cluster) => {
             let all = db::credentials_in(&cluster.credentials_dir)?;
-            return db::migrate_cluster(&cluster.superuser_url, &all).await;
+            let verifier = db::verifier_in(&cluster.credentials_dir)?;
+            db::migrate_cluster(&cluster.superuser_url, &all).await?;
+            return db::migrate_verifier(&cluster.superuser_url, &verifier, &all).await;
         }
         Target::Identity(owner) => (owner, meridian_identity::MIGRATIONS),
         Target::Consent(owner) => (owner, meridian_consent::MIGRATIONS),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use jiff::Timestamp;
+use meridian_kit::Start;
 use meridian_operator::region::stack::plan::components::with_database;
 use meridian_policy::RegionPolicy;
 use meridian_verifier::{Database, Report, verify};
@@ -19,13 +20,14 @@ const UNKNOWN: u8 = 2;
 /// What to look at, and what to hold it against.
 #[derive(Args, Debug)]
 pub(crate) struct Verify {
-    /// PostgreSQL, as a role that sees every row: the superuser.
-    #[arg(long, env = "MERIDIAN_SUPERUSER_URL", hide_env_values = true)]
-    database_url: String,
+    /// PostgreSQL, as a role that sees every row: the superuser. Left out, this runs beside the verifier in the region, and looks
+    /// as it does.
+    #[arg(long, env = "MERIDIAN_SUPERUSER_URL", hide_env_values = true, requires = "policy")]
+    database_url: Option<String>,
     /// The region's policy as JSON (`kubectl get rstack NAME -o jsonpath='{.spec.policy}'` in the member), `-` for standard
     /// input.
-    #[arg(long)]
-    policy: PathBuf,
+    #[arg(long, requires = "database_url")]
+    policy: Option<PathBuf>,
 }
 
 /// Prints the report as JSON, each finding in words to standard error, and gives the exit code.
@@ -44,10 +46,17 @@ pub(crate) async fn run(asked: Verify) -> ExitCode {
 }
 
 async fn look(asked: &Verify) -> Result<Report, String> {
-    let policy = policy(&asked.policy)?;
-    let databases: Vec<Database> = with_database().map(|component| Database::of(component.name)).collect();
-    let report = verify(&asked.database_url, &databases, &policy, Timestamp::now()).await;
+    let (Some(url), Some(file)) = (&asked.database_url, &asked.policy) else {
+        let start = Start::from_env("verifier").map_err(|error| error.to_string())?;
+        return meridian_verifier::once(&start, &databases()).await;
+    };
+    let report = verify(url, &databases(), &policy(file)?, Timestamp::now()).await;
     report.map_err(|error| error.to_string())
+}
+
+/// Those of a region's services.
+pub(crate) fn databases() -> Vec<Database> {
+    with_database().map(|component| Database::of(component.name)).collect()
 }
 
 fn policy(file: &Path) -> Result<RegionPolicy, String> {

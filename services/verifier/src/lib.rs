@@ -5,6 +5,7 @@
 
 mod engine;
 mod guards;
+mod passes;
 mod report;
 mod rows;
 
@@ -15,6 +16,7 @@ use meridian_policy::RegionPolicy;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
+pub use passes::{once, run};
 pub use report::{Check, Finding, Looked, Report};
 
 /// A service's database.

@@ -37,6 +37,24 @@ pub enum Check {
 }
 
 impl Check {
+    /// Its name, as reports and logs have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ForeignRows => "foreign-rows",
+            Self::FutureEpoch => "future-epoch",
+            Self::CopiesWithoutEdge => "copies-without-edge",
+            Self::ExpiredCopies => "expired-copies",
+            Self::Uncatalogued => "uncatalogued",
+            Self::Unguarded => "unguarded",
+            Self::OpenToOthers => "open-to-others",
+            Self::MightyRole => "mighty-role",
+            Self::UnknownDatabase => "unknown-database",
+            Self::Setting => "setting",
+            Self::WayOut => "way-out",
+        }
+    }
+
     /// A sentence for people.
     #[must_use]
     pub fn sentence(self) -> &'static str {

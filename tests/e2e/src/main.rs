@@ -36,7 +36,7 @@ const PUT_BACK: Duration = Duration::from_secs(20);
 #[command(name = "meridian-e2e", version)]
 struct Arguments {
     /// The rows to prove, for example `--rows 2,8`. All, if none is named.
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=16))]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=17))]
     rows: Vec<u8>,
     /// Nothing changed since the last run: do not prove the long rows again that were proved on this demo, show when they were.
     #[arg(long, conflicts_with = "rows")]

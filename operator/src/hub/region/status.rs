@@ -95,6 +95,22 @@ pub(super) fn status(
     if condition(&stack, ROTATING).is_some() {
         observations.push(Observation::new(ROTATING, true, "Observed", message(&stack, ROTATING)));
     }
+    // A region role of before has nothing to say of it.
+    if let Some(seen) = condition(&stack, "ResidencyVerified") {
+        let status = match seen["status"].as_str() {
+            _ if degraded => Status::Unknown,
+            Some("True") => Status::True,
+            Some("False") => Status::False,
+            _ => Status::Unknown,
+        };
+        let reason = if degraded { "MemberUnreachable" } else { "Observed" };
+        observations.push(Observation::new(
+            "ResidencyVerified",
+            status,
+            reason,
+            message(&stack, "ResidencyVerified"),
+        ));
+    }
     observations.push(Observation::new(
         "Degraded",
         degraded,

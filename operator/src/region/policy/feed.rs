@@ -6,6 +6,7 @@
 use super::acks::Acks;
 use super::backlog::Backlogs;
 use super::lease::Held;
+use super::verified::Verifications;
 use crate::metrics::Metrics;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -16,7 +17,7 @@ use axum::{Extension, Router};
 use futures::stream::unfold;
 use jiff::Timestamp;
 use meridian_kit::headers::CONTENT_TYPE;
-use meridian_kit::policy_feed::{Ack, Backlog, FeedLine, Lease};
+use meridian_kit::policy_feed::{Ack, Backlog, FeedLine, Lease, Verification};
 use meridian_kit::problem::{Json, Problem};
 use meridian_kit::tls::PeerId;
 use meridian_policy::RegionPolicy;
@@ -82,19 +83,22 @@ struct Served {
     feed: Feed,
     acks: Acks,
     backlogs: Backlogs,
+    verifications: Verifications,
     metrics: Metrics,
 }
 
 /// The routes of the feed. The server puts the caller's [`PeerId`] into the extensions.
-pub fn router(feed: Feed, acks: Acks, backlogs: Backlogs, metrics: Metrics) -> Router {
+pub fn router(feed: Feed, acks: Acks, backlogs: Backlogs, verifications: Verifications, metrics: Metrics) -> Router {
     Router::new()
         .route("/v1/policy/stream", get(stream))
         .route("/v1/acks", post(acknowledge))
         .route("/v1/backlog", post(report_backlog))
+        .route("/v1/verification", post(report_verification))
         .with_state(Served {
             feed,
             acks,
             backlogs,
+            verifications,
             metrics,
         })
 }
@@ -147,6 +151,27 @@ async fn report_backlog(
         Problem::unavailable(
             "backlog-not-kept",
             "the backlog could not be kept; the next report says it anew",
+        )
+    })?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn report_verification(
+    State(served): State<Served>,
+    Extension(caller): Extension<PeerId>,
+    Json(verification): Json<Verification>,
+) -> Result<StatusCode, Problem> {
+    if caller.service != "verifier" {
+        return Err(Problem::forbidden(
+            "not-the-verifier",
+            "only the verifier says what it found",
+        ));
+    }
+    served.verifications.record(&verification).await.map_err(|error| {
+        tracing::warn!(error = %error, "what the verifier found could not be kept");
+        Problem::unavailable(
+            "verification-not-kept",
+            "what was found could not be kept; the next report says it anew",
         )
     })?;
     Ok(StatusCode::NO_CONTENT)

@@ -5,3 +5,4 @@ pub mod backlog;
 pub mod feed;
 pub mod hold;
 pub mod lease;
+pub mod verified;

@@ -4,6 +4,7 @@ use super::validate::{Images, Invalid, Request};
 use super::{Canary, Done, StackError};
 use crate::conditions::{Observation, Standing, merge};
 use crate::region::policy::hold::Refusal;
+use crate::region::policy::verified;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
@@ -100,6 +101,7 @@ pub fn status(
             );
         }
     }
+    observations.push(verified::condition(&object["status"]["verified"], now));
     observations.push(match facts.lease_valid {
         true => Observation::new(
             "PolicyFresh",

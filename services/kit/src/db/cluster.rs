@@ -39,25 +39,7 @@ pub struct Credentials {
 /// # Errors
 /// When a file is missing or empty, or a service has only one of the two.
 pub fn credentials_in(dir: &Path) -> Result<Vec<Credentials>, Error> {
-    let wrong = |path: &Path, problem: String| Error::Credentials(format!("{}: {problem}", path.display()));
     let entries = std::fs::read_dir(dir).map_err(|error| wrong(dir, format!("cannot be read: {error}")))?;
-    let read = |path: &Path| {
-        let text = std::fs::read_to_string(path).map_err(|error| wrong(path, format!("cannot be read: {error}")))?;
-        let text = text.trim_end_matches(['\n', '\r']).to_owned();
-        if text.is_empty() {
-            Err(wrong(path, "is empty".to_owned()))
-        } else {
-            Ok(text)
-        }
-    };
-    let role = |name: &str| {
-        let dir = dir.join(name);
-        let password = Secret::new(read(&dir.join("password"))?);
-        Ok::<_, Error>(RoleCredentials {
-            username: read(&dir.join("username"))?,
-            password,
-        })
-    };
     let mut all = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|error| wrong(dir, error.to_string()))?;
@@ -70,8 +52,8 @@ pub fn credentials_in(dir: &Path) -> Result<Vec<Credentials>, Error> {
         };
         all.push(Credentials {
             service: service.to_owned(),
-            owner: role(&name)?,
-            app: role(service)?,
+            owner: role_in(&dir.join(&name))?,
+            app: role_in(&dir.join(service))?,
         });
     }
     all.sort_by(|one, other| one.service.cmp(&other.service));
@@ -79,6 +61,26 @@ pub fn credentials_in(dir: &Path) -> Result<Vec<Credentials>, Error> {
         return Err(wrong(dir, "holds no <service>-owner folder".to_owned()));
     }
     Ok(all)
+}
+
+fn wrong(path: &Path, problem: String) -> Error {
+    Error::Credentials(format!("{}: {problem}", path.display()))
+}
+
+fn role_in(dir: &Path) -> Result<RoleCredentials, Error> {
+    let read = |path: &Path| {
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(path, format!("cannot be read: {error}")))?;
+        let text = text.trim_end_matches(['\n', '\r']).to_owned();
+        if text.is_empty() {
+            Err(wrong(path, "is empty".to_owned()))
+        } else {
+            Ok(text)
+        }
+    };
+    Ok(RoleCredentials {
+        username: read(&dir.join("username"))?,
+        password: Secret::new(read(&dir.join("password"))?),
+    })
 }
 
 /// Makes the roles and databases, or brings them to what they should be.
@@ -98,6 +100,51 @@ pub async fn migrate_cluster(superuser_url: &str, all: &[Credentials]) -> Result
     }
     let _ = connection.close().await;
     Ok(())
+}
+
+/// Makes the role that the verifier looks as: it reads every row of every database, and writes nothing.
+///
+/// # Errors
+/// When the superuser cannot connect or a statement fails.
+pub async fn migrate_verifier(
+    superuser_url: &str,
+    verifier: &RoleCredentials,
+    all: &[Credentials],
+) -> Result<(), Error> {
+    let mut connection = reach(superuser_url).await?;
+    role(&mut connection, verifier).await?;
+    let name = verifier.username.as_str();
+    run(&mut connection, "alter role %I bypassrls", &[name]).await?;
+    run(
+        &mut connection,
+        "alter role %I set default_transaction_read_only = on",
+        &[name],
+    )
+    .await?;
+    run(
+        &mut connection,
+        "grant pg_read_all_data, pg_read_all_settings, pg_read_all_stats to %I",
+        &[name],
+    )
+    .await?;
+    for credentials in all {
+        run(
+            &mut connection,
+            "grant connect on database %I to %I",
+            &[&credentials.service, name],
+        )
+        .await?;
+    }
+    let _ = connection.close().await;
+    Ok(())
+}
+
+/// Reads `verifier/{username,password}` below the folder of credentials.
+///
+/// # Errors
+/// When a file is missing or empty.
+pub fn verifier_in(dir: &Path) -> Result<RoleCredentials, Error> {
+    role_in(&dir.join("verifier"))
 }
 
 /// Runs a statement whose identifiers and literals PostgreSQL itself quotes: `%I` and `%L` of `format`.

@@ -16,7 +16,7 @@ mod fence;
 mod migrate;
 mod tenant;
 
-pub use cluster::{Credentials, RoleCredentials, credentials_in, migrate_cluster};
+pub use cluster::{Credentials, RoleCredentials, credentials_in, migrate_cluster, migrate_verifier, verifier_in};
 pub use error::Error;
 pub use fence::raise_fence;
 pub(crate) use fence::{keep_fences, keep_pruned};

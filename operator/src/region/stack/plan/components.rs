@@ -102,6 +102,10 @@ pub const COMPONENTS: &[Component] = &[
     },
     Component {
         database: false,
+        ..service(VERIFIER, &["postgres"])
+    },
+    Component {
+        database: false,
         node_port: Some(30_443),
         ..service(
             "gateway",
@@ -114,6 +118,8 @@ pub const COMPONENTS: &[Component] = &[
 pub const GATEWAY: &str = "gateway";
 /// Name of the component that alone reaches other regions.
 pub const REPLICATOR: &str = "replicator";
+/// Name of the component that looks at what is in the region's databases.
+pub const VERIFIER: &str = "verifier";
 /// Name of the component that keeps subjects' keys.
 pub const KEYRING: &str = "keyring";
 
@@ -143,6 +149,7 @@ pub fn credentials(stack: &Stack) -> Vec<Credential> {
         .map(|home| Credential::Marketing(home.tenant.clone()));
     [
         Credential::Superuser,
+        Credential::Verifier,
         Credential::Pepper("identity".to_owned()),
         Credential::KeyEncryption,
     ]

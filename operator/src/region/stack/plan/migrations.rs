@@ -11,7 +11,7 @@ use crate::apply::digest;
 use crate::manifest::JOB;
 use serde_json::{Value, json};
 
-/// Folder with `<service>/{username,password}` and `<service>-owner/{username,password}`.
+/// Folder with `<service>/{username,password}`, `<service>-owner/…` and `verifier/…`.
 const CREDENTIALS_DIR: &str = "/var/run/meridian/databases";
 
 /// The job that makes roles and databases, as superuser.
@@ -24,6 +24,7 @@ pub fn cluster(stack: &Stack, material: &Material) -> Value {
                 Credential::Owner(c.name.to_owned()),
             ]
         })
+        .chain([Credential::Verifier])
         .map(|credential| credential.secret())
         .collect();
     let source = |secret: &String| {

@@ -2,7 +2,7 @@
 
 use super::super::secrets::Credential;
 use super::super::validate::{NodePorts, Stack};
-use super::components::{Component, GATEWAY, KEYRING, PUBLIC_CERTIFICATE, Workload};
+use super::components::{Component, GATEWAY, KEYRING, PUBLIC_CERTIFICATE, VERIFIER, Workload};
 use super::foundation::POLICY;
 use super::pods::{
     Pod, SERVICE_USER, TLS_DIR, config_volume, env, env_secret, mount, probe_admin, resources, scratch, secret_volume,
@@ -98,6 +98,11 @@ fn pod<'a>(stack: &Stack, component: &'a Component, material: &Material) -> Pod<
     let mut read_once = Vec::new();
     if component.database {
         let secret = Credential::Runtime(name.to_owned()).secret();
+        variables.push(env_secret("MERIDIAN_DATABASE_URL", &secret, "url"));
+        read_once.push(secret);
+    }
+    if name == VERIFIER {
+        let secret = Credential::Verifier.secret();
         variables.push(env_secret("MERIDIAN_DATABASE_URL", &secret, "url"));
         read_once.push(secret);
     }
@@ -200,7 +205,7 @@ pub fn addresses(stack: &Stack, component: &Component) -> Vec<Value> {
         )
     };
     match (component.name, component.node_port) {
-        ("migrate" | "telemetry-writer", _) => vec![],
+        ("migrate" | "telemetry-writer" | VERIFIER, _) => vec![],
         (_, None) => vec![inside("ClusterIP")],
         (name, Some(node_port)) => {
             let mut outside_port = port.clone();

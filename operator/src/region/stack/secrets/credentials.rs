@@ -31,6 +31,8 @@ pub enum Credential {
     Owner(String),
     /// The role that a service runs as.
     Runtime(String),
+    /// The role that the verifier looks as.
+    Verifier,
     /// A service's pepper.
     Pepper(String),
     /// What wraps the keyring's keys.
@@ -54,6 +56,7 @@ impl Credential {
             Self::Superuser => "db-superuser".to_owned(),
             Self::Owner(service) => format!("db-{service}-owner"),
             Self::Runtime(service) => format!("db-{service}"),
+            Self::Verifier => "db-verifier".to_owned(),
             Self::Pepper(service) => format!("pepper-{service}"),
             Self::KeyEncryption => "keyring-kek".to_owned(),
             Self::Marketing(tenant) => format!("marketing-{tenant}"),
@@ -87,6 +90,15 @@ impl Credential {
                 let url = url(service, &password, service);
                 Data::from([
                     text("username", service.clone()),
+                    text("password", password),
+                    text("url", url),
+                ])
+            }
+            Self::Verifier => {
+                let password = password()?;
+                let url = url("verifier", &password, "postgres");
+                Data::from([
+                    text("username", "verifier".to_owned()),
                     text("password", password),
                     text("url", url),
                 ])

@@ -144,7 +144,9 @@ async fn credentials(applier: &Applier, stack: &Stack, secrets: &mut Secrets) ->
 /// Whether a credential has every key that it is made with.
 fn whole(credential: &Credential, data: &Data) -> bool {
     let keys: &[&str] = match credential {
-        Credential::Superuser | Credential::Owner(_) | Credential::Runtime(_) => &["username", "password", "url"],
+        Credential::Superuser | Credential::Owner(_) | Credential::Runtime(_) | Credential::Verifier => {
+            &["username", "password", "url"]
+        }
         Credential::Pepper(_) => &["pepper"],
         Credential::KeyEncryption => &["kek"],
         Credential::Marketing(_) => &["client-id", "client-secret"],

@@ -5,6 +5,7 @@ pub mod hub_rebuilt;
 pub mod kubeconfig_lost;
 pub mod leader_killed;
 pub mod plugin_asked;
+pub mod smuggled_row;
 pub mod webhook_rotated;
 
 use std::collections::BTreeMap;
