@@ -164,7 +164,7 @@ pub enum DeletionPolicy {
 #[serde(rename_all = "camelCase")]
 pub struct FitnessRegionStatus {
     /// Ready, Reconciling, Stalled, ClustersReachable, DataPlaneReady, ServicesReady, ResidencyEnforced, InstrumentsCurrent, Degraded;
-    /// Removable once it is deleted.
+    /// Removable once it is deleted, AuthorityRotating while its CA is rotated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 24))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -10,6 +10,7 @@ use crate::conditions::{Observation, Standing, Status};
 use crate::hub::departure::Waiting;
 use crate::hub::members::{Health, Member};
 use crate::hub::{Hub, instruments, source};
+use crate::region::stack::rotate::ROTATING;
 
 /// `held`: what a deletion waits for, when there is one.
 pub(super) fn status(
@@ -90,6 +91,9 @@ pub(super) fn status(
             (Status::False, "Observed")
         };
         observations.push(Observation::new(kind, status, reason, message(&stack, kind)));
+    }
+    if condition(&stack, ROTATING).is_some() {
+        observations.push(Observation::new(ROTATING, true, "Observed", message(&stack, ROTATING)));
     }
     // A region role of before has nothing to say of it.
     if let Some(seen) = condition(&stack, "ResidencyVerified") {

@@ -79,6 +79,7 @@ pub fn status(
         Ok(done) => {
             observations.extend(done.parts.iter().cloned());
             observations.push(residency(&done.refusals));
+            observations.extend(done.rotation.clone());
         }
         Err(error) => {
             // What could not be looked at is said to be unknown, not to be as it was.

@@ -84,6 +84,8 @@ impl Feed {
         let stop = CancellationToken::new();
         let config = Arc::new(tls.server_config(Accept::OwnRegion).expect("a TLS set-up"));
         tokio::spawn(crate::server::serve_mtls(listener, router, config, stop.clone()));
+        let ends = stop.clone();
+        tokio::spawn(async move { tls.watch(ends).await });
         tokio::spawn(renew_again_and_again(Arc::clone(&inner), stop.clone()));
         Self { inner, url, stop }
     }
