@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use meridian_kit::{Start, StartError};
 
+mod evidence;
 mod migrate;
 mod operator;
 mod plugin;
@@ -49,6 +50,9 @@ enum Command {
     /// Brings databases to the state that this version needs.
     #[command(subcommand)]
     Migrate(migrate::Target),
+    /// What a region recorded about transfers: writes it to a file, and checks such a file without asking anybody.
+    #[command(subcommand)]
+    Evidence(evidence::Verb),
     /// What people ask a hub: the plugin `kubectl meridian`.
     #[command(subcommand)]
     Kubectl(Box<plugin::Verb>),
@@ -100,6 +104,7 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode, String> {
     let ended = match command {
         Command::Kubectl(verb) => return plugin::run(*verb).await,
+        Command::Evidence(verb) => evidence::run(verb).await,
         Command::Keyring => service("keyring", meridian_keyring::run).await,
         Command::Identity => service("identity", meridian_identity::run).await,
         Command::Consent => service("consent", meridian_consent::run).await,
