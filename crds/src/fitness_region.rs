@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Condition;
 use crate::closing::ClosingEdge;
+use crate::evidence::{EvidenceCheckpoint, EvidenceContradiction};
 use crate::workload::{DataPlane, Rollout, ServiceTuning, services_are_known};
 
 /// The spec of a FitnessRegion.
@@ -162,7 +163,7 @@ pub enum DeletionPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FitnessRegionStatus {
-    /// Ready, Reconciling, Stalled, ClustersReachable, DataPlaneReady, ServicesReady, ResidencyEnforced, Degraded; Removable
+    /// Ready, Reconciling, Stalled, ClustersReachable, DataPlaneReady, ServicesReady, ResidencyEnforced, EvidenceConsistent, Degraded; Removable
     /// once it is deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 24))]
@@ -194,6 +195,16 @@ pub struct FitnessRegionStatus {
     /// Where it is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<Endpoints>,
+    /// The furthest checkpoint of each chain of the region's evidence that contradicts none before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["chain".into()]))]
+    pub evidence: Vec<EvidenceCheckpoint>,
+    /// Of each chain that contradicts its checkpoint in `evidence`, the first that did; kept until a person has accepted it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["chain".into()]))]
+    pub evidence_contradicted: Vec<EvidenceContradiction>,
 }
 
 /// A cluster as it was last seen.

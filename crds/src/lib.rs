@@ -6,6 +6,7 @@
 mod closing;
 mod condition;
 mod definitions;
+mod evidence;
 mod fitness_region;
 mod ingest_pool;
 mod jurisdiction;
@@ -19,6 +20,7 @@ mod workload;
 pub use closing::ClosingEdge;
 pub use condition::{Condition, ConditionStatus};
 pub use definitions::{all_crds, to_yaml};
+pub use evidence::{EvidenceCheckpoint, EvidenceContradiction};
 pub use fitness_region::{
     ClusterMember, ClusterRole, ClusterState, DeletionPolicy, Endpoints, FitnessRegion, FitnessRegionSpec,
     FitnessRegionStatus, Gateway, KubeconfigSecret,

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Condition;
+use crate::evidence::EvidenceCheckpoint;
 use crate::fitness_region::{DeletionPolicy, Endpoints};
 use crate::workload::{DataPlane, Rollout, ServiceTuning, services_are_known};
 
@@ -128,6 +129,11 @@ pub struct RegionStackStatus {
     #[schemars(length(max = 512))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["edge".into(), "role".into()]))]
     pub acks: Vec<Ack>,
+    /// The last checkpoint of each chain of evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["chain".into()]))]
+    pub evidence: Vec<EvidenceCheckpoint>,
     /// Counts, by name. Never anything about one person.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]

@@ -2,6 +2,7 @@
 //!
 //! observe → validate → plan ([`plan`], pure) → apply → status ([`status`]); when it is deleted, [`removal`] comes first
 
+mod evidence;
 mod plan;
 mod removal;
 mod status;
@@ -203,7 +204,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
         hub.ledger.fail(&name);
     }
     let held = held.map(|held| removal::also_failed(held, result.as_ref().err()));
-    let mut status = status::status(&hub, &name, &object, &result, held.as_ref());
+    let (mut status, due) = status::status(&hub, &name, &object, &result, held.as_ref());
     if let Some(closing) = closing {
         status["closing"] = serde_json::json!(closing);
     }
@@ -217,10 +218,17 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
             } else {
                 done.outcome()
             });
-            Ok(if done.unknown.is_some() {
-                pass.again(UNKNOWN_AGAIN)
-            } else {
-                pass
+            let due = due.and_then(|at| Duration::try_from(at.duration_since(Timestamp::now())).ok());
+            let again = done
+                .unknown
+                .as_ref()
+                .map(|_| UNKNOWN_AGAIN)
+                .into_iter()
+                .chain(due)
+                .min();
+            Ok(match again {
+                Some(again) => pass.again(again),
+                None => pass,
             })
         }
         Err(error) if error.is_refusal() => {

@@ -235,6 +235,7 @@ impl Stacks {
         let mut seen = object["status"].clone();
         if let Some(map) = seen.as_object_mut() {
             map.remove("acks");
+            map.remove("evidence");
         }
         let told = self
             .applier

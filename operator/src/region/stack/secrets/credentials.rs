@@ -33,6 +33,8 @@ pub enum Credential {
     Runtime(String),
     /// A service's pepper.
     Pepper(String),
+    /// What a service signs checkpoints of its evidence with.
+    Evidence(String),
     /// What wraps the keyring's keys.
     KeyEncryption,
     /// A tenant's marketing client.
@@ -55,6 +57,7 @@ impl Credential {
             Self::Owner(service) => format!("db-{service}-owner"),
             Self::Runtime(service) => format!("db-{service}"),
             Self::Pepper(service) => format!("pepper-{service}"),
+            Self::Evidence(service) => format!("evidence-{service}"),
             Self::KeyEncryption => "keyring-kek".to_owned(),
             Self::Marketing(tenant) => format!("marketing-{tenant}"),
         }
@@ -92,6 +95,7 @@ impl Credential {
                 ])
             }
             Self::Pepper(_) => Data::from([("pepper".to_owned(), random(BYTES)?)]),
+            Self::Evidence(_) => Data::from([("seed".to_owned(), random(BYTES)?)]),
             Self::KeyEncryption => Data::from([("kek".to_owned(), random(BYTES)?)]),
             Self::Marketing(tenant) => Data::from([
                 text("client-id", format!("{tenant}-marketing")),

@@ -132,6 +132,7 @@ fn whole(credential: &Credential, data: &Data) -> bool {
     let keys: &[&str] = match credential {
         Credential::Superuser | Credential::Owner(_) | Credential::Runtime(_) => &["username", "password", "url"],
         Credential::Pepper(_) => &["pepper"],
+        Credential::Evidence(_) => &["seed"],
         Credential::KeyEncryption => &["kek"],
         Credential::Marketing(_) => &["client-id", "client-secret"],
     };
