@@ -163,8 +163,8 @@ pub enum DeletionPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FitnessRegionStatus {
-    /// Ready, Reconciling, Stalled, ClustersReachable, DataPlaneReady, ServicesReady, ResidencyEnforced, EvidenceConsistent, Degraded; Removable
-    /// once it is deleted.
+    /// Ready, Reconciling, Stalled, ClustersReachable, DataPlaneReady, ServicesReady, ResidencyEnforced, InstrumentsCurrent,
+    /// EvidenceConsistent, Degraded; Removable once it is deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 24))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

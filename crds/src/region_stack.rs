@@ -134,6 +134,9 @@ pub struct RegionStackStatus {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["chain".into()]))]
     pub evidence: Vec<EvidenceCheckpoint>,
+    /// What waits to leave, as the region counted it last. None: it has not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<StackBacklog>,
     /// Counts, by name. Never anything about one person.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
@@ -165,6 +168,29 @@ pub struct RolloutProgress {
     /// The service that gets it first, alone.
     #[schemars(length(max = 63))]
     pub canary: String,
+}
+
+/// Copies that wait to leave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StackBacklog {
+    /// Over all edges.
+    pub waiting: u64,
+    /// The edges with most. One that is not listed while others are left out has at most as many as the least of these.
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["edge".into()]))]
+    pub edges: Vec<EdgeBacklog>,
+}
+
+/// Copies that wait to leave along one edge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgeBacklog {
+    /// The edge.
+    pub edge: EdgeId,
+    /// How many.
+    pub waiting: u64,
 }
 
 /// An acknowledged cut.

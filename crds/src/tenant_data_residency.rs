@@ -50,7 +50,7 @@ pub struct TenantResidency {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TenantDataResidencyStatus {
-    /// Ready, Reconciling, Stalled, ResidencyLawful; Removable once it is deleted.
+    /// Ready, Reconciling, Stalled, ResidencyLawful, InstrumentsCurrent; Removable once it is deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 24))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -16,13 +16,14 @@ use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use meridian_evidence::Signer;
 use meridian_kit::client::ServiceClient;
-use meridian_kit::policy_feed::{Ack, AckRole, FeedLine};
+use meridian_kit::policy_feed::{Ack, AckRole, Backlog, FeedLine};
 use meridian_kit::tls::{PeerId, Tls};
 use meridian_operator::RunError;
 use meridian_operator::manifest::REGION_STACK;
 use meridian_operator::region::stack::validate::{Images, NodePorts};
 use meridian_operator::region::{RegionArgs, run_with};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -262,9 +263,19 @@ async fn services_follow_the_policy_and_the_lease_and_acknowledge_over_mtls() {
     let refused = replicator.post("/v1/checkpoints").json(&forged).idempotent().send();
     assert_eq!(refused.await.unwrap_err().status().map(|s| s.as_u16()), Some(400));
 
+    let waiting = Backlog {
+        waiting: BTreeMap::from([(ack.edge.clone(), 7)]),
+    };
+    for _ in 0..2 {
+        let answer = replicator.post("/v1/backlog").json(&waiting).idempotent().send().await;
+        assert_eq!(answer.unwrap().status().as_u16(), 204);
+    }
+
     let training = role.service("training", replica.feed).await;
     let not_its_own = training.post("/v1/checkpoints").json(&checkpoint).idempotent().send();
     assert_eq!(not_its_own.await.unwrap_err().status().map(|s| s.as_u16()), Some(403));
+    let refused = training.post("/v1/backlog").json(&waiting).idempotent().send().await;
+    assert_eq!(refused.unwrap_err().status().map(|s| s.as_u16()), Some(403));
     let refused = training
         .post("/v1/acks")
         .json(&ack)
@@ -287,6 +298,7 @@ async fn services_follow_the_policy_and_the_lease_and_acknowledge_over_mtls() {
             .any(|c| c["type"] == "PolicyFresh" && c["reason"] == "NoLease")
             && status["acks"][0]["purged"] == 3
             && status["evidence"] == json!([checkpoint])
+            && status["backlog"]["edges"][0]["waiting"] == 7
             && status["appliedRevision"] == 2
     })
     .await;

@@ -1,13 +1,15 @@
 //! Compiles the policy: from what people wrote to the edges that may carry data, and the refusal of every other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use crate::assess::{AskedEdge, Homes, framework_of};
 use crate::catalogue::{Catalogue, TransferableFields};
 use crate::edge::{CompiledEdge, EdgeId};
-use crate::names::{RegionName, TenantId};
+use crate::index::{Index, Outcome, Verdict, Verdicts};
+use crate::names::{OrganizationName, RegionName, TenantId};
 use crate::rule::{Denial, Rule, Violation};
 use crate::source::{PolicySource, TenantFacts};
 use crate::spec::ReplicateTo;
@@ -17,12 +19,9 @@ use crate::vocabulary::DataClass;
 #[derive(Debug, Clone)]
 pub struct CompiledPolicy {
     pub(crate) source: PolicySource,
-    pub(crate) fields: TransferableFields,
-    pub(crate) homes: Homes,
-    edges: BTreeMap<EdgeId, CompiledEdge>,
-    refusals: BTreeMap<EdgeId, Vec<Denial>>,
-    exports: BTreeMap<RegionName, Vec<EdgeId>>,
-    imports: BTreeMap<RegionName, Vec<EdgeId>>,
+    pub(crate) fields: Arc<TransferableFields>,
+    pub(crate) homes: Arc<Homes>,
+    pub(crate) index: Index,
 }
 
 /// Compiles the policy as it stands at `now`, with the catalogue that is part of the product. What is wrong with one tenant
@@ -36,53 +35,41 @@ pub fn compile(source: &PolicySource, now: Timestamp) -> CompiledPolicy {
 #[must_use]
 pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Timestamp) -> CompiledPolicy {
     let homes = Homes::of(source);
-    let mut outcome = Outcome::default();
-    for (id, tenant) in &source.tenants {
-        outcome.assess((source, &homes), &fields, (id, tenant), now);
+    let verdicts = |(id, tenant)| {
+        (
+            TenantId::clone(id),
+            verdicts((source, &homes), &fields, (id, tenant), now),
+        )
+    };
+    let index = Index::of(source.tenants.iter().map(verdicts));
+    CompiledPolicy {
+        source: source.clone(),
+        fields: Arc::new(fields),
+        homes: Arc::new(homes),
+        index,
     }
-    CompiledPolicy::of(source.clone(), homes, fields, outcome)
 }
 
-/// What became of the edges that tenants ask for.
-#[derive(Default)]
-struct Outcome {
-    edges: BTreeMap<EdgeId, CompiledEdge>,
-    refusals: BTreeMap<EdgeId, Vec<Denial>>,
-}
-
-impl Outcome {
-    fn assess(
-        &mut self,
-        of: (&PolicySource, &Homes),
-        fields: &TransferableFields,
-        (id, tenant): (&TenantId, &TenantFacts),
-        now: Timestamp,
-    ) {
-        let twice = asked_twice(tenant);
-        for (class, ask) in asks(tenant) {
-            let edge_id = EdgeId::new(id, class, &ask.region);
-            let twice = twice.contains(&edge_id);
-            match compile_edge(of, fields, (id, tenant), (class, ask), twice, now) {
-                Ok(edge) => {
-                    self.edges.insert(edge_id, edge);
-                }
-                Err(denials) => {
-                    self.refusals.insert(edge_id, denials);
-                }
-            }
-        }
+/// What became of the edges that a tenant asks for.
+fn verdicts(
+    of: (&PolicySource, &Homes),
+    fields: &TransferableFields,
+    (id, tenant): (&TenantId, &TenantFacts),
+    now: Timestamp,
+) -> Verdicts {
+    let twice = asked_twice(tenant);
+    let mut verdicts = BTreeMap::new();
+    for (class, ask) in asks(tenant) {
+        let edge_id = EdgeId::new(id, class, &ask.region);
+        let twice = twice.contains(&edge_id);
+        let outcome = match compile_edge(of, fields, (id, tenant), (class, ask), twice, now) {
+            Ok(edge) => Outcome::Open(Arc::new(edge)),
+            Err(denials) => Outcome::Refused(denials),
+        };
+        let verdict = Verdict::new(edge_id.clone(), class, ask.region.clone(), outcome);
+        verdicts.insert(edge_id, verdict);
     }
-
-    fn take_over(&mut self, earlier: &CompiledPolicy, id: &TenantId, tenant: &TenantFacts) {
-        for (class, ask) in asks(tenant) {
-            let edge_id = EdgeId::new(id, class, &ask.region);
-            if let Some(edge) = earlier.edges.get(&edge_id) {
-                self.edges.insert(edge_id, edge.clone());
-            } else if let Some(denials) = earlier.refusals.get(&edge_id) {
-                self.refusals.insert(edge_id, denials.clone());
-            }
-        }
-    }
+    verdicts.into_values().collect()
 }
 
 /// One edge as it stands at `now`, or every refusal of it: at least one.
@@ -137,6 +124,11 @@ pub(crate) fn duplicate(source: &PolicySource, tenant: &TenantFacts, id: &EdgeId
     )
 }
 
+/// What the other edges of its organization look at of a tenant.
+fn home(facts: &TenantFacts) -> (&TenantId, &OrganizationName, &RegionName) {
+    (&facts.spec.tenant, &facts.spec.organization, &facts.spec.home.region)
+}
+
 /// Every edge that a tenant asks for.
 pub(crate) fn asks(tenant: &TenantFacts) -> impl Iterator<Item = (DataClass, &ReplicateTo)> {
     tenant
@@ -155,72 +147,82 @@ pub(crate) fn asked_twice(tenant: &TenantFacts) -> BTreeSet<EdgeId> {
 }
 
 impl CompiledPolicy {
-    fn of(source: PolicySource, homes: Homes, fields: TransferableFields, outcome: Outcome) -> Self {
-        let (mut exports, mut imports) = (BTreeMap::<_, Vec<_>>::new(), BTreeMap::<_, Vec<_>>::new());
-        for (id, edge) in &outcome.edges {
-            exports.entry(edge.from.clone()).or_default().push(id.clone());
-            imports.entry(edge.to.clone()).or_default().push(id.clone());
+    /// The policy of `source` at `now`, as [`compile`] would make it, where it differs from what this one was compiled from
+    /// in `tenants` alone, nothing begins or ends in between, and `tenants` are whole organizations: an edge looks at no
+    /// other. Everything of everybody else is shared.
+    #[must_use]
+    pub fn recompile(&self, source: PolicySource, tenants: &BTreeSet<TenantId>, now: Timestamp) -> Self {
+        let stays = |id: &TenantId| match (self.source.tenants.get(id), source.tenants.get(id)) {
+            (Some(was), Some(is)) => home(was) == home(is),
+            (was, is) => was.is_none() && is.is_none(),
+        };
+        let homes = if tenants.iter().all(stays) {
+            Arc::clone(&self.homes)
+        } else {
+            Arc::new(Homes::of(&source))
+        };
+        let mut index = self.index.clone();
+        for id in tenants {
+            let facts = source.tenants.get(id);
+            let verdicts = facts.map(|tenant| verdicts((&source, homes.as_ref()), &self.fields, (id, tenant), now));
+            index.replace(id, verdicts);
         }
         Self {
             source,
-            fields,
+            fields: Arc::clone(&self.fields),
             homes,
-            edges: outcome.edges,
-            refusals: outcome.refusals,
-            exports,
-            imports,
+            index,
         }
     }
 
-    /// The policy of `source` at `now`, as [`compile`] would make it, where it differs from what this one was compiled from
-    /// in `tenants` alone, nothing begins or ends in between, and `tenants` are whole organizations: an edge looks at no
-    /// other. The edges of everybody else are taken over.
-    #[must_use]
-    pub fn recompile(&self, source: PolicySource, tenants: &BTreeSet<TenantId>, now: Timestamp) -> Self {
-        let homes = Homes::of(&source);
-        let mut outcome = Outcome::default();
-        for (id, tenant) in &source.tenants {
-            if tenants.contains(id) {
-                outcome.assess((&source, &homes), &self.fields, (id, tenant), now);
-            } else {
-                outcome.take_over(self, id, tenant);
-            }
-        }
-        Self::of(source, homes, self.fields.clone(), outcome)
+    /// Everything that was asked for, by tenant.
+    fn verdicts(&self) -> impl Iterator<Item = &Verdict> {
+        let of_tenants = self.source.tenants.keys().filter_map(|id| self.index.of_tenant(id));
+        of_tenants.flat_map(|verdicts| verdicts.iter())
     }
 
     /// The edges that may carry data.
     pub fn edges(&self) -> impl Iterator<Item = &CompiledEdge> {
-        self.edges.values()
+        self.verdicts().filter_map(Verdict::edge).map(Arc::as_ref)
     }
 
     /// The edges that leave from a region.
     pub fn exports_of(&self, region: &RegionName) -> impl Iterator<Item = &CompiledEdge> {
-        let ids = self.exports.get(region).into_iter().flatten();
-        ids.filter_map(|id| self.edges.get(id))
+        let homed = self.homes.in_region(region).iter();
+        let verdicts = homed.filter_map(|id| self.index.of_tenant(id));
+        let verdicts = verdicts.flat_map(|verdicts| verdicts.iter());
+        verdicts.filter_map(Verdict::edge).map(Arc::as_ref)
     }
 
     /// The edges that arrive in a region.
     pub fn imports_of(&self, region: &RegionName) -> impl Iterator<Item = &CompiledEdge> {
-        let ids = self.imports.get(region).into_iter().flatten();
-        ids.filter_map(|id| self.edges.get(id))
+        let verdicts = self.index.importing(region).filter_map(|id| self.index.of_tenant(id));
+        let edges = verdicts.flat_map(|verdicts| verdicts.iter()).filter_map(Verdict::edge);
+        edges.map(Arc::as_ref).filter(move |edge| edge.to == *region)
+    }
+
+    /// What became of the edge of that name.
+    fn verdict(&self, id: &EdgeId) -> Option<&Verdict> {
+        let tenant = id.as_str().split('.').next()?.parse().ok()?;
+        self.index.of_tenant(&tenant)?.iter().find(|verdict| verdict.id == *id)
     }
 
     /// The edge of that name, if it may carry data.
     #[must_use]
     pub fn edge(&self, id: &EdgeId) -> Option<&CompiledEdge> {
-        self.edges.get(id)
+        self.verdict(id)?.edge().map(Arc::as_ref)
     }
 
     /// The edges that were asked for and refused, with every refusal. Each has at least one.
     pub fn refusals(&self) -> impl Iterator<Item = (&EdgeId, &[Denial])> {
-        self.refusals.iter().map(|(id, denials)| (id, denials.as_slice()))
+        let refused = self.verdicts().filter(|verdict| verdict.edge().is_none());
+        refused.map(|verdict| (&verdict.id, verdict.refusals()))
     }
 
     /// The refusals of one edge; empty when it was not asked for, or may carry data.
     #[must_use]
     pub fn refusals_of(&self, id: &EdgeId) -> &[Denial] {
-        self.refusals.get(id).map_or(&[], Vec::as_slice)
+        self.verdict(id).map_or(&[], Verdict::refusals)
     }
 
     /// What is wrong with a tenant now, for its status.
@@ -229,7 +231,7 @@ impl CompiledPolicy {
         self.source.tenants.get(tenant).map_or_else(Vec::new, |facts| {
             crate::review::review_with(
                 (&facts.spec, facts.epoch),
-                (&self.source, &self.homes),
+                (&self.source, self.homes.as_ref()),
                 &self.fields,
                 now,
             )

@@ -48,6 +48,7 @@ impl CompiledPolicy {
             public_url: facts.public_url.clone(),
             issuer: facts.public_url.clone(),
             countries_served: facts.countries_served.clone(),
+            age_of_digital_consent: Some(law.age_of_digital_consent.clone()),
             retention: strictest(law, &homes),
             homes,
             directory: self.source.regions.values().map(directory_entry).collect(),

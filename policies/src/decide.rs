@@ -1,33 +1,26 @@
 //! Answers questions from the compiled policy, at the hub and in a region alike.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use crate::assess::{AskedEdge, framework_of};
 use crate::compile::{CompiledPolicy, asked_twice, asks, duplicate};
-use crate::decision::{Check, Decision, Explanation, Ground, Question};
+use crate::condition::Facts;
+use crate::decision::{Check, Decision, Explanation, Ground, Permission, Question, Subject};
 use crate::edge::{CompiledEdge, EdgeId};
+use crate::index::Outcome;
 use crate::names::{RegionName, TenantId};
 use crate::region_policy::RegionPolicy;
 use crate::rule::{Denial, Rule};
 use crate::source::TenantFacts;
-use crate::vocabulary::{DataClass, LegalFramework};
+use crate::spec::AgeOfConsent;
+use crate::vocabulary::{DataClass, LegalFramework, Purpose};
 
 impl CompiledEdge {
-    /// Whether this edge may carry what `question` asks about. The question's tenant, class and target are the edge's own.
-    #[must_use]
-    pub fn decide(&self, question: &Question) -> Decision {
-        match self.permits(question) {
-            Ok(()) => Decision::Allow {
-                edge: Box::new(self.clone()),
-                grounds: self.grounds(question),
-            },
-            Err(denial) => denial.into(),
-        }
-    }
-
     fn permits(&self, question: &Question) -> Result<(), Denial> {
-        let asked = EdgeId::new(&question.tenant, question.class, &question.to);
-        if asked != self.id {
+        if (&question.tenant, question.class, &question.to) != (&self.tenant, self.class, &self.to) {
+            let asked = EdgeId::new(&question.tenant, question.class, &question.to);
             return Err(self.deny(
                 Rule::NoEdge,
                 format!("edge {} does not carry what {asked} asks for", self.id),
@@ -38,8 +31,8 @@ impl CompiledEdge {
             let because = format!("the edge is not for {}", question.purpose);
             return Err(self.deny(Rule::PurposeNotAllowed, because));
         }
-        let foreign: Vec<&str> = question.fields.difference(&self.fields).map(String::as_str).collect();
-        if !foreign.is_empty() {
+        if !question.fields.is_subset(&self.fields) {
+            let foreign: Vec<&str> = question.fields.difference(&self.fields).map(String::as_str).collect();
             // The names come from outside and may be long: say how many, name those that are short.
             let named: Vec<&str> = foreign
                 .iter()
@@ -50,15 +43,64 @@ impl CompiledEdge {
             let because = format!("{} field(s) are not of the edge: {}", foreign.len(), named.join(", "));
             return Err(self.deny(Rule::FieldNotAllowed, because));
         }
+        if let Some(subject) = &question.subject {
+            self.subject_permits(subject, question.purpose)?;
+        }
+        if self.condition.is_some() {
+            let subject = question.subject.as_ref();
+            self.condition_holds(&Facts {
+                edge: self,
+                purpose: question.purpose,
+                fields: &question.fields,
+                now: question.now,
+                age: subject.and_then(|subject| subject.age),
+                country: subject.and_then(|subject| subject.country.as_ref()),
+            })?;
+        }
         Ok(())
     }
 
-    fn grounds(&self, question: &Question) -> Vec<Ground> {
-        let mut grounds = self.standing_grounds();
-        let ground = |kind, sentence| Ground { kind, sentence };
-        grounds.push(ground("purpose", format!("the edge is for {}", question.purpose)));
-        grounds.push(ground("lawful-basis", question.purpose.basis_sentence(self.framework)));
-        grounds
+    /// An objection or a restriction outranks every ground that the edge has.
+    fn subject_permits(&self, subject: &Subject, purpose: Purpose) -> Result<(), Denial> {
+        if subject.restricted {
+            let because = "the data subject has had the use of their data restricted: it is stored, and nothing else";
+            return Err(self.deny(Rule::ProcessingRestricted, because));
+        }
+        if subject.objects_to.contains(&purpose) {
+            return Err(self.deny(Rule::SubjectObjects, format!("the data subject objects to {purpose}")));
+        }
+        Ok(())
+    }
+
+    /// Whether the subject's age lets them be the subject of the purpose, under the law that they live under.
+    fn of_age(&self, question: &Question, ages: Option<&AgeOfConsent>) -> Result<(), Denial> {
+        let Some(subject) = &question.subject else {
+            return Ok(());
+        };
+        // Where the law's ages are not known, the highest that any law has.
+        let highest = AgeOfConsent::highest();
+        let ages = ages.unwrap_or(&highest);
+        let permitted = ages.permit(self.framework, question.purpose, subject.country.as_ref(), subject.age);
+        permitted.map_err(|denial| Denial {
+            reason: format!(
+                "{} of {} may not go from {} to {}: {}",
+                self.class, self.tenant, self.from, self.to, denial.reason
+            ),
+            ..denial
+        })
+    }
+
+    /// Whether this edge may carry what `question` asks about. `ages`: those of its exporter's law, as far as they are known.
+    fn decide(self: &Arc<Self>, question: &Question, ages: Option<&AgeOfConsent>) -> Decision {
+        // What the edge itself refuses is said before what the subject's age does.
+        match self.permits(question).and_then(|()| self.of_age(question, ages)) {
+            Ok(()) => Decision::Allow(Permission {
+                edge: Arc::clone(self),
+                purpose: question.purpose,
+                passed_on_from: None,
+            }),
+            Err(denial) => denial.into(),
+        }
     }
 
     /// What the edge rests on, whatever is asked of it. The mechanism comes first.
@@ -83,6 +125,9 @@ impl CompiledEdge {
         if let Some(condition) = self.art9_condition {
             grounds.push(ground("art9-condition", condition.to_string()));
         }
+        if let Some(condition) = &self.condition {
+            grounds.push(ground("condition", format!("only while {}", condition.as_str())));
+        }
         if self.needs_consent {
             grounds.push(ground(
                 "consent",
@@ -98,21 +143,26 @@ impl CompiledPolicy {
     #[must_use]
     pub fn decide(&self, question: &Question) -> Decision {
         match self.edge_for(&question.tenant, question.class, &question.to) {
-            Ok(edge) => edge.decide(question),
+            Ok(edge) => {
+                let home = self
+                    .source
+                    .regions
+                    .get(&edge.from)
+                    .filter(|_| question.subject.is_some());
+                let law = home.and_then(|region| self.source.jurisdictions.get(&region.jurisdiction));
+                edge.decide(question, law.map(|law| &law.age_of_digital_consent))
+            }
             Err(denial) => denial.into(),
         }
     }
 
-    fn edge_for(&self, tenant: &TenantId, class: DataClass, to: &RegionName) -> Result<&CompiledEdge, Denial> {
-        let facts = self.tenant(tenant)?;
-        let id = EdgeId::new(tenant, class, to);
-        if let Some(edge) = self.edge(&id) {
-            return Ok(edge);
+    fn edge_for(&self, tenant: &TenantId, class: DataClass, to: &RegionName) -> Result<&Arc<CompiledEdge>, Denial> {
+        match self.index.find(tenant, class, to).map(|verdict| &verdict.outcome) {
+            Some(Outcome::Open(edge)) => Ok(edge),
+            // There is at least one.
+            Some(Outcome::Refused(denials)) => Err(denials.first().cloned().unwrap_or_else(|| tenant_unknown(tenant))),
+            None => Err(self.refusal_of(tenant, class, to)),
         }
-        if let Some(first) = self.refusals_of(&id).first() {
-            return Err(first.clone());
-        }
-        Err(self.not_asked_for(facts, class, to))
     }
 
     /// Why an edge that nobody asks for may not carry data.
@@ -217,7 +267,7 @@ impl RegionPolicy {
             return tenant_unknown(&question.tenant).into();
         }
         match self.export(&id) {
-            Some(edge) => edge.decide(question),
+            Some(edge) => Arc::new(edge.clone()).decide(question, self.age_of_digital_consent.as_ref()),
             None => no_edge(
                 LegalFramework::Other,
                 &question.tenant,

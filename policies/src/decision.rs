@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::ser::SerializeStruct as _;
+use serde::{Serialize, Serializer};
 
-use crate::edge::CompiledEdge;
-use crate::names::{RegionName, TenantId};
+use crate::edge::{CompiledEdge, EdgeId};
+use crate::names::{CountryCode, RegionName, TenantId};
 use crate::rule::{Denial, Rule};
 use crate::vocabulary::{DataClass, Purpose};
 
@@ -26,6 +28,22 @@ pub struct Question {
     pub fields: BTreeSet<String>,
     /// At what moment.
     pub now: Timestamp,
+    /// The data subject, with what is known of them. None: asks about no one in particular, and what only a person can
+    /// refuse is not asked.
+    pub subject: Option<Subject>,
+}
+
+/// What is known of a data subject. Nothing that could say who it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// Age in years.
+    pub age: Option<u8>,
+    /// Where they live.
+    pub country: Option<CountryCode>,
+    /// The purposes that they object to (GDPR Art 21).
+    pub objects_to: BTreeSet<Purpose>,
+    /// Whether the use of their data is restricted (GDPR Art 18): then it is stored, and nothing else.
+    pub restricted: bool,
 }
 
 /// The answer.
@@ -33,12 +51,7 @@ pub struct Question {
 #[serde(tag = "decision", rename_all = "kebab-case")]
 pub enum Decision {
     /// It may.
-    Allow {
-        /// Along this edge.
-        edge: Box<CompiledEdge>,
-        /// On these grounds, all of which hold.
-        grounds: Vec<Ground>,
-    },
+    Allow(Permission),
     /// It may not.
     Deny {
         /// The rule that refuses.
@@ -51,18 +64,55 @@ pub enum Decision {
     },
 }
 
+/// What may go along which edge. The grounds are put into words only for who asks for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permission {
+    /// The edge.
+    pub edge: Arc<CompiledEdge>,
+    /// What for.
+    pub purpose: Purpose,
+    /// Where the copy lies that may be passed on, if it is one.
+    pub passed_on_from: Option<RegionName>,
+}
+
+impl Permission {
+    /// Everything that it rests on, all of which holds.
+    #[must_use]
+    pub fn grounds(&self) -> Vec<Ground> {
+        let ground = |kind, sentence| Ground { kind, sentence };
+        let edge = &self.edge;
+        let mut grounds = edge.standing_grounds();
+        grounds.push(ground("purpose", format!("the edge is for {}", self.purpose)));
+        grounds.push(ground("lawful-basis", self.purpose.basis_sentence(edge.framework)));
+        if let Some(via) = &self.passed_on_from {
+            let origin = EdgeId::new(&edge.tenant, edge.class, via);
+            grounds.push(ground("onward", format!("edge {origin} lets its copy be passed on")));
+        }
+        grounds
+    }
+}
+
+impl Serialize for Permission {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut permission = serializer.serialize_struct("Permission", 2)?;
+        permission.serialize_field("edge", self.edge.as_ref())?;
+        permission.serialize_field("grounds", &self.grounds())?;
+        permission.end()
+    }
+}
+
 impl Decision {
     /// True when it may.
     #[must_use]
     pub const fn is_allowed(&self) -> bool {
-        matches!(self, Self::Allow { .. })
+        matches!(self, Self::Allow(_))
     }
 
     /// The rule that refuses, if it may not.
     #[must_use]
     pub const fn refused_by(&self) -> Option<Rule> {
         match self {
-            Self::Allow { .. } => None,
+            Self::Allow(_) => None,
             Self::Deny { rule, .. } => Some(*rule),
         }
     }
@@ -77,7 +127,7 @@ impl From<Denial> for Decision {
 /// Something that holds and that a permission rests on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ground {
-    /// What kind of ground: `parties`, `importer`, `mechanism`, `assessment`, `certification`, `art9-condition`, `consent`,
+    /// What kind of ground: `parties`, `importer`, `mechanism`, `assessment`, `certification`, `art9-condition`, `condition`, `consent`,
     /// `purpose` (of a question), `purposes` (of an edge), `lawful-basis`, `fields`, `validity`, `onward`.
     pub kind: &'static str,
     /// In words.

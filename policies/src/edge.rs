@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::bounds;
+use crate::condition::{Condition, Facts};
 use crate::names::{DocumentDigest, Epoch, InvalidName, OrganizationName, PartyName, RegionName, TenantId};
 use crate::rule::{Denial, Rule};
 use crate::vocabulary::{Art9Condition, DataClass, LegalFramework, Mechanism, Purpose};
@@ -137,6 +138,9 @@ pub struct CompiledEdge {
     pub onward: bool,
     /// Must the subject's consent be confirmed at each delivery.
     pub needs_consent: bool,
+    /// What must hold besides at each delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<Condition>,
     /// The exporter's body of law.
     pub framework: LegalFramework,
     /// What allows it, in a sentence.
@@ -165,6 +169,27 @@ impl CompiledEdge {
             return Err(self.deny(self.ends_with, format!("it ended at {}", self.expires)));
         }
         Ok(())
+    }
+
+    /// Whether the edge's own condition holds.
+    ///
+    /// # Errors
+    /// The refusal, when it does not, or cannot be read here.
+    pub fn condition_holds(&self, facts: &Facts<'_>) -> Result<(), Denial> {
+        let Some(condition) = &self.condition else {
+            return Ok(());
+        };
+        match condition.holds(facts) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.deny(
+                Rule::ConditionNotMet,
+                format!("the tenant's condition is not met: {}", condition.as_str()),
+            )),
+            Err(error) => Err(self.deny(
+                Rule::ConditionInvalid,
+                format!("the tenant's condition has no value here ({error}), so that it is not met"),
+            )),
+        }
     }
 
     pub(crate) fn deny(&self, rule: Rule, because: impl fmt::Display) -> Denial {

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use crate::compile::asks;
+use crate::compile::{CompiledPolicy, asks};
 use crate::edge::EdgeId;
-use crate::names::{JurisdictionName, PartyName};
+use crate::names::{JurisdictionName, PartyName, RegionName, TenantId};
+use crate::rule::{Denial, Rule};
 use crate::source::{PolicySource, TenantFacts};
 use crate::spec::{Certification, JurisdictionSpec, OfferedMechanism, ReplicateTo};
 use crate::vocabulary::{DataClass, Mechanism, closed_vocabulary};
@@ -40,6 +41,12 @@ impl Soon {
         let left = end.duration_since(now);
         let within = |soon: &&Self| left <= SignedDuration::from_hours(24 * soon.days());
         Self::ALL.iter().find(within).copied().filter(|_| end > now)
+    }
+
+    /// The moments from which the warnings of what ends at `end` hold.
+    fn begins(end: Timestamp) -> impl Iterator<Item = Timestamp> {
+        let before = move |soon: &Self| end.checked_sub(SignedDuration::from_hours(24 * soon.days())).ok();
+        Self::ALL.iter().filter_map(before)
     }
 }
 
@@ -93,14 +100,90 @@ pub struct ExpiryWarning {
     pub edges: BTreeSet<EdgeId>,
 }
 
+/// How the instruments stand that some edges rest on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Instruments {
+    /// Edges that are refused because something has ended, with the refusal.
+    pub lapsed: BTreeMap<EdgeId, Denial>,
+    /// What ends within 60 days, soonest first.
+    pub ending: Vec<ExpiryWarning>,
+}
+
+impl CompiledPolicy {
+    /// How the instruments stand that a tenant's edges rest on.
+    #[must_use]
+    pub fn instruments_of(&self, tenant: &TenantId, now: Timestamp) -> Instruments {
+        let asked = self.source.tenants.get_key_value(tenant).into_iter();
+        self.instruments(asked.flat_map(|(id, facts)| asks_of(id, facts)).collect(), now)
+    }
+
+    /// How the instruments stand that the edges from and to a region rest on.
+    #[must_use]
+    pub fn instruments_in(&self, region: &RegionName, now: Timestamp) -> Instruments {
+        let from = self.homes.in_region(region).iter();
+        let tenants: BTreeSet<&TenantId> = from.chain(self.imports_of(region).map(|edge| &edge.tenant)).collect();
+        let known = tenants
+            .into_iter()
+            .filter_map(|id| self.source.tenants.get_key_value(id));
+        let asked = known.flat_map(|(id, facts)| asks_of(id, facts));
+        let here = asked.filter(|(_, _, tenant, ask)| tenant.spec.home.region == *region || ask.region == *region);
+        self.instruments(here.collect(), now)
+    }
+
+    fn instruments(&self, asked: Vec<Asked<'_>>, now: Timestamp) -> Instruments {
+        let has_ended = |denial: &&Denial| {
+            matches!(
+                denial.rule,
+                Rule::MechanismExpired | Rule::AssessmentStale | Rule::PartyNotCertified
+            )
+        };
+        let lapsed = asked.iter().filter_map(|(id, ..)| {
+            let ended = self.refusals_of(id).iter().find(has_ended)?;
+            Some((id.clone(), ended.clone()))
+        });
+        let lapsed = lapsed.collect();
+        let mut ending = warnings(&self.source, asked, now);
+        ending.retain(|warning| !warning.edges.is_empty());
+        Instruments { lapsed, ending }
+    }
+
+    /// The first moment after `now` at which looking again could give another result: something ends, begins, or is to be
+    /// warned of.
+    #[must_use]
+    pub fn next_look(&self, now: Timestamp) -> Option<Timestamp> {
+        let mechanisms = self.source.jurisdictions.values().flat_map(|law| &law.mechanisms);
+        let held = self.source.parties.values().flat_map(|party| &party.certifications);
+        let asked = self.source.tenants.values().flat_map(asks).map(|(_, ask)| ask);
+        let ends = mechanisms
+            .filter_map(|offer| offer.expires)
+            .chain(held.map(|held| held.expires))
+            .chain(asked.flat_map(|ask| {
+                [Some(ask.expires), ask.tia.as_ref().map(|tia| tia.review_by)]
+                    .into_iter()
+                    .flatten()
+            }));
+        let warned = ends.flat_map(Soon::begins).filter(|moment| *moment > now).min();
+        self.next_change(now).into_iter().chain(warned).min()
+    }
+}
+
 /// Everything in `source` that ends within 60 days of `now`, soonest first. What is renewed in time (the same thing under
 /// the same name holds at the moment when the first ends) does not end.
 #[must_use]
 pub fn expiry_warnings(source: &PolicySource, now: Timestamp) -> Vec<ExpiryWarning> {
-    let cited = Cited::in_source(source);
+    let tenants = source.tenants.iter();
+    warnings(
+        source,
+        tenants.flat_map(|(id, tenant)| asks_of(id, tenant)).collect(),
+        now,
+    )
+}
+
+fn warnings(source: &PolicySource, asked: Vec<Asked<'_>>, now: Timestamp) -> Vec<ExpiryWarning> {
+    let cited = Cited::by(source, &asked);
     let mut warnings: Vec<ExpiryWarning> = mechanisms(source, &cited)
         .chain(certifications(source, &cited))
-        .chain(own_dates(source))
+        .chain(own_dates(&asked))
         .filter_map(|(ends, ending, edges)| {
             Some(ExpiryWarning {
                 soon: Soon::of(ends, now)?,
@@ -128,14 +211,14 @@ struct Cited<'a> {
 }
 
 impl<'a> Cited<'a> {
-    fn in_source(source: &'a PolicySource) -> Self {
+    fn by(source: &'a PolicySource, asked: &[Asked<'a>]) -> Self {
         let mut cited = Self::default();
-        for (id, class, tenant, ask) in all_asks(source) {
+        for (id, class, tenant, ask) in asked {
             let ends = [&tenant.spec.home.region, &ask.region].map(|name| source.regions.get(name));
             let [Some(home), Some(target)] = ends else { continue };
             let instrument = ask.instrument.as_str();
             let offer = (&home.jurisdiction, &target.jurisdiction, ask.mechanism, instrument);
-            cited.by_offer.entry(offer).or_default().push((id.clone(), class));
+            cited.by_offer.entry(offer).or_default().push((id.clone(), *class));
             let bound: &[&PartyName] = match ask.mechanism {
                 Mechanism::Bcr => &[&home.operated_by, &target.operated_by],
                 mechanism if mechanism.binds_the_importer() => &[&target.operated_by],
@@ -153,10 +236,11 @@ impl<'a> Cited<'a> {
     }
 }
 
-fn all_asks(source: &PolicySource) -> impl Iterator<Item = (EdgeId, DataClass, &TenantFacts, &ReplicateTo)> {
-    source.tenants.iter().flat_map(|(id, tenant)| {
-        asks(tenant).map(move |(class, ask)| (EdgeId::new(id, class, &ask.region), class, tenant, ask))
-    })
+/// An edge that is asked for, and by whom.
+type Asked<'a> = (EdgeId, DataClass, &'a TenantFacts, &'a ReplicateTo);
+
+fn asks_of<'a>(id: &'a TenantId, tenant: &'a TenantFacts) -> impl Iterator<Item = Asked<'a>> {
+    asks(tenant).map(move |(class, ask)| (EdgeId::new(id, class, &ask.region), class, tenant, ask))
 }
 
 fn mechanisms<'a>(source: &'a PolicySource, cited: &'a Cited<'_>) -> impl Iterator<Item = End> + 'a {
@@ -217,14 +301,14 @@ fn certifications<'a>(source: &'a PolicySource, cited: &'a Cited<'_>) -> impl It
         })
 }
 
-fn own_dates(source: &PolicySource) -> impl Iterator<Item = End> {
-    all_asks(source).flat_map(|(edge, _, _, ask)| {
+fn own_dates(asked: &[Asked<'_>]) -> impl Iterator<Item = End> {
+    asked.iter().flat_map(|(edge, _, _, ask)| {
         let itself = BTreeSet::from([edge.clone()]);
         let assessment = ask.tia.as_ref().map(|tia| {
             let ending = Ending::Assessment { edge: edge.clone() };
             (tia.review_by, ending, itself.clone())
         });
-        let own = (ask.expires, Ending::Edge { edge }, itself);
+        let own = (ask.expires, Ending::Edge { edge: edge.clone() }, itself);
         assessment.into_iter().chain([own])
     })
 }

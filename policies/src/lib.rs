@@ -9,12 +9,14 @@ mod basis;
 pub mod bounds;
 pub mod catalogue;
 pub mod compile;
+pub mod condition;
 mod cut;
 mod decide;
 pub mod decision;
 mod diff;
 pub mod edge;
 mod expiry;
+mod index;
 pub mod names;
 mod onward;
 pub mod region_policy;
@@ -28,13 +30,14 @@ mod what_if;
 pub use basis::LawfulBasis;
 pub use catalogue::{Catalogue, FieldKey, FieldKind, TransferableFields};
 pub use compile::{CompiledPolicy, compile, compile_with};
-pub use decision::{Check, Decision, Explanation, Ground, Question};
+pub use condition::{Condition, ConditionError};
+pub use decision::{Check, Decision, Explanation, Ground, Permission, Question, Subject};
 pub use diff::{
     Aspect, AspectChange, EdgeChange, EdgeDifference, Effect, FlowChange, PolicyDiff, TenantChange, TenantDifference,
     Widening, diff, widenings, widenings_with,
 };
 pub use edge::{CompiledEdge, EdgeId};
-pub use expiry::{Ending, ExpiryWarning, Soon, expiry_warnings};
+pub use expiry::{Ending, ExpiryWarning, Instruments, Soon, expiry_warnings};
 pub use names::{
     CountryCode, DocumentDigest, Epoch, InvalidName, JurisdictionName, OrganizationName, PartyName, PolicyRevision,
     RegionName, SubdivisionCode, TenantId,

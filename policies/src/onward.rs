@@ -1,8 +1,7 @@
 //! May a copy be passed on from where it was imported? Copies follow the law of their origin.
 
 use crate::compile::CompiledPolicy;
-use crate::decision::{Decision, Ground, Question};
-use crate::edge::EdgeId;
+use crate::decision::{Decision, Permission, Question};
 use crate::names::RegionName;
 use crate::rule::Rule;
 
@@ -16,8 +15,9 @@ impl CompiledPolicy {
             to: via.clone(),
             ..question.clone()
         };
-        let Decision::Allow { edge: first, .. } = self.decide(&to_importer) else {
-            return self.decide(&to_importer);
+        let first = match self.decide(&to_importer) {
+            Decision::Allow(permission) => permission.edge,
+            denied @ Decision::Deny { .. } => return denied,
         };
         if *via == question.to {
             let because = format!("{via} has it already: going nowhere is no onward transfer");
@@ -31,14 +31,10 @@ impl CompiledPolicy {
             return first.deny(Rule::NoEdge, because).into();
         }
         match self.decide(question) {
-            Decision::Allow { edge, mut grounds } => {
-                let origin = EdgeId::new(&first.tenant, first.class, via);
-                grounds.push(Ground {
-                    kind: "onward",
-                    sentence: format!("edge {origin} lets its copy be passed on"),
-                });
-                Decision::Allow { edge, grounds }
-            }
+            Decision::Allow(permission) => Decision::Allow(Permission {
+                passed_on_from: Some(via.clone()),
+                ..permission
+            }),
             denied @ Decision::Deny { .. } => denied,
         }
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::edge::{CompiledEdge, EdgeId};
 use crate::names::{CountryCode, Epoch, JurisdictionName, OrganizationName, PolicyRevision, RegionName, TenantId};
+use crate::spec::AgeOfConsent;
 use crate::vocabulary::DataClass;
 
 /// The policy of one region.
@@ -33,6 +34,9 @@ pub struct RegionPolicy {
     pub exports: Vec<CompiledEdge>,
     /// The edges that arrive here.
     pub imports: Vec<CompiledEdge>,
+    /// From which age a person here consents alone. None: told by a hub that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_of_digital_consent: Option<AgeOfConsent>,
     /// Days that a class is kept, the strictest of the jurisdiction and of all tenants homed here. A tenant's own are in
     /// its [`TenantHome`].
     pub retention: BTreeMap<DataClass, u32>,

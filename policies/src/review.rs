@@ -72,6 +72,8 @@ impl ReplicateTo {
             && self.art9_condition == before.art9_condition
             && assessment_no_longer
             && self.expires <= before.expires
+            // Of two conditions it cannot be told which one lets more pass.
+            && (before.condition.is_none() || self.condition == before.condition)
             && (self.pseudonymise || !before.pseudonymise)
             && (before.onward || !self.onward)
             && self.fields.iter().all(|field| before.fields.contains(field))

@@ -53,6 +53,14 @@ closed_vocabulary! {
     PartyNotCertified = "party-not-certified",
     /// A retention is outside what the jurisdiction allows.
     RetentionOutsideLaw = "retention-outside-law",
+    /// The tenant's condition on the edge cannot be read, or looks at what is not there.
+    ConditionInvalid = "condition-invalid",
+    /// The tenant's condition on the edge does not hold.
+    ConditionNotMet = "condition-not-met",
+    /// The data subject objects to the purpose.
+    SubjectObjects = "subject-objects",
+    /// The data subject has had the use of their data restricted.
+    ProcessingRestricted = "processing-restricted",
     /// The same thing is written down twice, and the two could disagree.
     Duplicate = "duplicate",
 }
@@ -70,6 +78,8 @@ impl Rule {
                 Self::PurposeNotAllowed => Some("UK GDPR Art 5(1)(b)"),
                 Self::RetentionOutsideLaw => Some("UK GDPR Art 5(1)(e)"),
                 Self::UnknownClass => Some("UK GDPR Art 25(2)"),
+                Self::SubjectObjects => Some("UK GDPR Art 21"),
+                Self::ProcessingRestricted => Some("UK GDPR Art 18(2)"),
                 _ if self.gdpr_article().is_some() => Some("UK GDPR chapter V"),
                 _ => None,
             },
@@ -100,8 +110,10 @@ impl Rule {
             Self::RetentionOutsideLaw => Some("GDPR Art 5(1)(e)"),
             // By default only what a stated purpose needs: what nobody classed has none.
             Self::UnknownClass => Some("GDPR Art 25(2)"),
-            // Mistakes in how something is written down, and no question of law.
-            Self::HomeNamedAsTarget | Self::Duplicate => None,
+            Self::SubjectObjects => Some("GDPR Art 21"),
+            Self::ProcessingRestricted => Some("GDPR Art 18(2)"),
+            // Mistakes in how something is written down, and the tenant's own wish: no question of law.
+            Self::HomeNamedAsTarget | Self::Duplicate | Self::ConditionInvalid | Self::ConditionNotMet => None,
         }
     }
 }

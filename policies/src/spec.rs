@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds;
+use crate::condition::Condition;
 use crate::names::{
     CountryCode, DocumentDigest, JurisdictionName, OrganizationName, RegionName, SubdivisionCode, TenantId,
 };
@@ -203,6 +204,9 @@ pub struct ReplicateTo {
     /// The transfer impact assessment that SCC, IDTA and BCR need.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tia: Option<ImpactAssessment>,
+    /// What must hold besides at each transfer, in Cedar: for example `context.purpose == "analytics"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<Condition>,
     /// When this edge ends unless someone prolongs it. No edge is for ever.
     #[schemars(schema_with = "bounds::timestamp")]
     pub expires: Timestamp,

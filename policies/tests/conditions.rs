@@ -114,7 +114,7 @@ fn a_foreign_field_is_named_unless_its_name_is_too_long_to_be_one() {
         let fields = BTreeSet::from(["x".repeat(length)]);
         match compiled(&world()).decide(&Question { fields, ..question() }) {
             Decision::Deny { reason, .. } => reason,
-            Decision::Allow { .. } => panic!("allowed"),
+            Decision::Allow(_) => panic!("allowed"),
         }
     };
     assert!(reason(64).contains(&"x".repeat(64)), "{}", reason(64));
@@ -197,9 +197,10 @@ fn groups_tags_and_free_text_count_as_special_unless_a_law_says_otherwise() {
 
 #[test]
 fn every_permission_names_its_lawful_basis() {
-    let Decision::Allow { grounds, .. } = compiled(&world()).decide(&question()) else {
+    let Decision::Allow(permission) = compiled(&world()).decide(&question()) else {
         panic!("refused")
     };
+    let grounds = permission.grounds();
     let basis = grounds.iter().find(|ground| ground.kind == "lawful-basis").unwrap();
     assert_eq!(
         basis.sentence,
@@ -281,9 +282,10 @@ fn to_north() -> Question {
 #[test]
 fn a_copy_goes_on_where_the_edge_says_so_and_the_origin_could_send_it() {
     let decision = compiled(&shared_twice()).decide_onward(&region("us"), &to_north());
-    let Decision::Allow { edge, grounds } = decision else {
+    let Decision::Allow(permission) = decision else {
         panic!("{decision:?}")
     };
+    let (edge, grounds) = (&permission.edge, permission.grounds());
     assert_eq!(edge.id.as_str(), "stride-eu.workout-summary.eu-north");
     assert!(grounds.iter().any(|ground| ground.kind == "onward"));
 }

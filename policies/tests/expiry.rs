@@ -155,3 +155,51 @@ fn a_warning_is_json() {
     assert_eq!(json["soon"], "60-days");
     assert_eq!(json["edges"][0], EDGE);
 }
+
+#[test]
+fn a_tenant_and_both_of_an_edges_regions_are_warned_and_nobody_else() {
+    let mut source = world();
+    source.asked().expires = in_days(50);
+    // Nobody relies on it: no edge, no warning.
+    source.eu().mechanisms[1].expires = Some(in_days(20));
+    let policy = compiled(&source);
+    let edges = |instruments: Instruments| -> Vec<String> {
+        assert!(instruments.lapsed.is_empty());
+        let ending = instruments.ending.iter();
+        ending
+            .flat_map(|warning| &warning.edges)
+            .map(ToString::to_string)
+            .collect()
+    };
+    let of = |name: &str| edges(policy.instruments_of(&name.parse().unwrap(), now()));
+    let within = |name: &str| edges(policy.instruments_in(&name.parse().unwrap(), now()));
+    assert_eq!(
+        (of("stride-eu"), within("eu"), within("us")),
+        (vec![EDGE.to_owned()], vec![EDGE.to_owned()], vec![EDGE.to_owned()])
+    );
+    assert_eq!(
+        (of("stride-us"), of("nobody"), within("nowhere")),
+        (vec![], vec![], vec![])
+    );
+}
+
+#[test]
+fn what_has_ended_has_lapsed() {
+    let mut source = world();
+    source.asked().tia.as_mut().unwrap().review_by = now();
+    let instruments = compiled(&source).instruments_of(&"stride-eu".parse().unwrap(), now());
+    assert_eq!(instruments.lapsed[&edge_id(EDGE)].rule, Rule::AssessmentStale);
+    source.asked().tia = None;
+    let instruments = compiled(&source).instruments_of(&"stride-eu".parse().unwrap(), now());
+    assert!(instruments.lapsed.is_empty(), "what was never there has not ended");
+}
+
+#[test]
+fn the_policy_is_looked_at_anew_when_a_warning_begins() {
+    let mut source = world();
+    source.asked().expires = in_days(100);
+    let policy = compiled(&source);
+    for (at, next) in [(0, 40), (40, 70), (70, 93), (93, 100)] {
+        assert_eq!(policy.next_look(in_days(at)), Some(in_days(next)), "at {at}");
+    }
+}

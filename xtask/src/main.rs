@@ -10,12 +10,14 @@ mod host;
 mod images;
 mod jars;
 mod local;
+mod on_path;
 mod paths;
 mod preflight;
 mod programs;
 mod progress;
 mod registry;
 mod rootfs;
+mod runbook;
 mod tools;
 mod verify;
 
@@ -54,7 +56,7 @@ enum Verb {
     },
     /// Measure what the product promises to be fast at; fails where a bound is not met.
     Bench {
-        /// Benchmarks: operator.
+        /// Benchmarks: operator, policy.
         #[arg(required = true)]
         names: Vec<String>,
         /// Only these figures of them, for example `--only lay-down,no-op`.
@@ -66,16 +68,28 @@ enum Verb {
     },
     /// Prove rows on the running demo.
     Prove {
-        /// The rows, for example `--rows 2,8`. All, if none is named.
-        #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=10))]
+        /// The rows, for example `--rows 2,8`. All of `up`, if none is named.
+        #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=16))]
         rows: Vec<u8>,
     },
+    /// Run pages of docs/runbooks as they are written, on the running demo.
+    Runbook {
+        /// The pages, for example `upgrade`.
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Make the demo's clusters whole again, with programs that are built and a lock that the caller holds.
+    #[command(hide = true)]
+    MakeClustersWhole,
     /// Write the custom resources' YAML and the chart's copy of it.
     Crds,
     /// Write the chart's renderings, which `test` compares with what it renders then.
     Chart,
     /// Bring up the clusters hub, eu and us, without the platform.
-    Cluster,
+    Cluster {
+        /// One more beside them: north.
+        spare: Option<String>,
+    },
     /// Build the platform's image and load it into the clusters.
     Images,
     /// Build tools into the cache: all, or those named.
@@ -121,7 +135,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             let clusters = cluster::up(&paths, &cache)?;
             let programs = building.end()?;
             let deployed = deploy::deploy(&paths, &cache, &clusters, &programs)?;
-            let proved = deploy::prove_all(&paths, &cache, &programs, &deployed)?;
+            let proved = deploy::prove_all(&paths, &cache, &programs, &deployed, false)?;
             deploy::say_where(&paths, &cache)?;
             return Ok(verify::close(&proved));
         }
@@ -132,17 +146,29 @@ fn run(verb: Verb) -> Result<ExitCode> {
             let programs = programs::build(&paths, programs::Scope::Demo)?;
             let wanted = deploy::Wanted {
                 rows: &rows,
-                again: false,
+                ..deploy::Wanted::default()
             };
             return Ok(verify::close(&deploy::prove(&paths, &cache, &programs, &wanted)?));
+        }
+        Verb::Runbook { names } => {
+            let programs = programs::build(&paths, programs::Scope::Demo)?;
+            return Ok(verify::close(&runbook::run(&paths, &cache, &programs, &names)?));
+        }
+        Verb::MakeClustersWhole => {
+            let clusters = cluster::up(&paths, &cache)?;
+            deploy::deploy(&paths, &cache, &clusters, &programs::built(&paths)?)?;
         }
         Verb::Crds => generated::write(&paths)?,
         Verb::Chart => verify::chart::write(&paths, &cache)?,
         Verb::Down { cache: wipe } => down(&paths, &cache, wipe)?,
-        Verb::Cluster => {
+        Verb::Cluster { spare } => {
             let _alone = cache.lock("demo")?;
-            cluster::up(&paths, &cache)?;
-            let names: Vec<String> = cluster::CLUSTERS.iter().map(cluster::Spec::context).collect();
+            match &spare {
+                Some(name) => cluster::up_with(&paths, &cache, name)?,
+                None => cluster::up(&paths, &cache)?,
+            };
+            let names = cluster::CLUSTERS.iter().map(|spec| spec.name).chain(spare.as_deref());
+            let names: Vec<String> = names.map(|name| format!("kind-{name}")).collect();
             progress::say(&format!("clusters are up; contexts: {}", names.join(", ")));
         }
         Verb::Images => {

@@ -27,7 +27,7 @@ pub enum Concerned {
 #[must_use]
 pub fn concerned(before: &CompiledPolicy, compiled: Timestamp, after: &PolicySource, now: Timestamp) -> Concerned {
     let old = before.source();
-    let time_has_passed = before.next_change(compiled).is_some_and(|moment| moment <= now);
+    let time_has_passed = before.next_look(compiled).is_some_and(|moment| moment <= now);
     let world_differs =
         (&old.jurisdictions, &old.parties, &old.regions) != (&after.jurisdictions, &after.parties, &after.regions);
     if time_has_passed || world_differs {

@@ -113,12 +113,12 @@ pub async fn keep(
 }
 
 fn is_due(known: &Compiled, source: &PolicySource, now: Timestamp) -> bool {
-    known.policy.source() != source || known.policy.next_change(known.at).is_some_and(|moment| moment <= now)
+    known.policy.source() != source || known.policy.next_look(known.at).is_some_and(|moment| moment <= now)
 }
 
 fn until_next(policy: &CompiledPolicy, now: Timestamp) -> Duration {
     policy
-        .next_change(now)
+        .next_look(now)
         .and_then(|moment| Duration::try_from(moment.duration_since(now)).ok())
         .map_or(LONGEST, |wait| wait.min(LONGEST))
 }

@@ -11,6 +11,7 @@
 //! | [`departure`] | what a deleted tenant still waits for |
 //! | [`closing`] | the edges that this closes, and who has acknowledged it |
 //! | [`reports`] | what there is to tell of all these, as Events |
+//! | [`instruments`] | whether what edges rest on is in force, and how soon it ends |
 //! | [`pool`] | IngestPool → its copy in the member, and status back |
 //! | [`lease`] | the lease that lets a member transfer |
 //! | [`members`] | the member clusters |
@@ -24,6 +25,7 @@ pub mod closing;
 pub mod compiled;
 pub mod departure;
 pub mod gathered;
+pub mod instruments;
 pub mod lease;
 pub mod members;
 pub mod pool;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::closing::{self, Ends};
 use super::departure::{self, CLOSING, Departure, FINALIZER, LEAVING, View, Waiting};
+use super::instruments;
 use super::reports::newly_refused;
 use super::source::{self, Departing};
 use crate::apply::{Applied, ApplyError, observed};
@@ -192,7 +193,7 @@ fn has(policy: &CompiledPolicy, tenant: &str) -> bool {
 struct Verdict {
     status: Value,
     standing: Standing,
-    residency: Option<Observation>,
+    residency: Vec<Observation>,
 }
 
 /// Nothing, while the policy is of an older spec than the object's: the compile that is on its way triggers this tenant
@@ -210,7 +211,7 @@ fn judge(
             reason: "Invalid",
             message,
         },
-        residency: None,
+        residency: Vec::new(),
     };
     let spec = match TenantResidencySpec::deserialize(&object["spec"]) {
         Ok(spec) => spec,
@@ -226,7 +227,7 @@ fn judge(
             standing: Standing::InProgress(
                 "its home cannot be asked for the epoch yet, or its finalizer is not written yet".to_owned(),
             ),
-            residency: None,
+            residency: Vec::new(),
         },
     })
 }
@@ -264,7 +265,10 @@ fn decided(spec: &TenantResidencySpec, facts: &TenantFacts, policy: &CompiledPol
             "edges": edges.into_iter().take(TOLD).collect::<Vec<_>>(), "violations": violations,
         }),
         standing,
-        residency: Some(residency),
+        residency: vec![
+            residency,
+            instruments::observation(&policy.instruments_of(&facts.spec.tenant, now)),
+        ],
     }
 }
 

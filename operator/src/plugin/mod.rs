@@ -10,6 +10,7 @@
 //! | [`status`] | is everything as it should be |
 //! | [`explain`] | why an edge is allowed or refused |
 //! | [`plan`] | what files would change, cluster by cluster |
+//! | [`what_if`] | what would close or open if a ground of the policy fell away |
 //! | [`table`] | aligned columns |
 
 pub mod explain;
@@ -18,6 +19,7 @@ pub mod plan;
 pub mod reach;
 pub mod status;
 pub mod table;
+pub mod what_if;
 #[cfg(test)]
 pub(crate) mod world;
 
@@ -52,7 +54,7 @@ pub struct Answer {
 
 /// The exit code of what is refused, not Ready or could not be found out.
 pub const REFUSED: u8 = 1;
-/// The exit code of a plan that changes something.
+/// The exit code of a plan, or of a supposition, that changes something.
 pub const CHANGES: u8 = 2;
 
 /// Why there is no answer.
@@ -127,6 +129,9 @@ pub enum PluginError {
         /// Which field, and why.
         cause: String,
     },
+    /// What is supposed cannot be read, or strikes nothing.
+    #[error(transparent)]
+    WhatIf(#[from] meridian_policy::WhatIfError),
     /// A file cannot be planned.
     #[error(transparent)]
     File(#[from] plan::FileError),
@@ -187,6 +192,30 @@ pub async fn plan(reach: &Reach, files: &[PathBuf], output: Output) -> Result<An
     let members = observe::members(reach, &hub, &admitted.hub).await;
     let report = plan::report(&hub.cache, admitted, &members, now);
     let code = report.verdict.code();
+    answer(&report, output, code)
+}
+
+/// `kubectl meridian what-if`: 0 when no edge would change, 2 when one would. Nothing is written anywhere. `hub_only`: the
+/// members are not asked what waits.
+///
+/// # Errors
+/// When what is supposed is not understood or strikes nothing in the policy, or the hub cannot be read. A member that cannot
+/// be read is part of the answer.
+pub async fn what_if(
+    reach: &Reach,
+    asked: &what_if::Asked,
+    hub_only: bool,
+    output: Output,
+) -> Result<Answer, PluginError> {
+    let asked = asked.parse()?;
+    let hub = observe::hub(reach).await?;
+    let states = if hub_only {
+        None
+    } else {
+        Some(observe::states(reach, &hub).await)
+    };
+    let report = what_if::report(&hub.cache, states.as_ref(), &asked, Timestamp::now())?;
+    let code = if report.edges.is_empty() { 0 } else { CHANGES };
     answer(&report, output, code)
 }
 

@@ -35,6 +35,7 @@ use kube::{Client, ResourceExt};
 use meridian_kit::tls::{Accept, Tls};
 use meridian_policy::RegionName;
 use policy::acks::Acks;
+use policy::backlog::Backlogs;
 use policy::feed::{self, Feed};
 use stack::kept::Kept;
 use stack::validate::{Images, NodePorts};
@@ -402,8 +403,9 @@ async fn serve_feed(
     let listener = tokio::net::TcpListener::bind(listen)
         .await
         .map_err(|error| format!("{listen}: {error}"))?;
-    let acks = Acks::new(serving.applier, tls.region().clone());
-    let router = feed::router(serving.feed, acks, metrics);
+    let acks = Acks::new(serving.applier.clone(), tls.region().clone());
+    let backlogs = Backlogs::new(serving.applier, tls.region().clone());
+    let router = feed::router(serving.feed, acks, backlogs, metrics);
     let server = meridian_kit::server::serve_mtls(listener, router, Arc::new(config), shutdown.clone());
     let keys = serving.token_keys.follow(tls.clone(), serving.stacks, shutdown.clone());
     let (served, (), ()) = tokio::join!(server, keys, tls.watch(shutdown.clone()));

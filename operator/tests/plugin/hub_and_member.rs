@@ -269,6 +269,36 @@ impl Bed {
         }
     }
 
+    /// Tenant `b` alone changes: it keeps workouts for so many days.
+    pub async fn keep_for(&self, edges: &Value, days: u32) {
+        let name = format!("{}-tb", self.name);
+        let mut resources = self.resources(edges).into_iter();
+        let (kind, mut object) = resources
+            .find(|(_, object)| object["metadata"]["name"] == name.as_str())
+            .unwrap();
+        object["spec"]["retention"] = json!({"workout-summary": days});
+        self.put(&self.hub, kind, None, object).await;
+    }
+
+    /// A resource of this bed on the hub.
+    pub fn on_the_hub(&self, kind: Kind, suffix: &str) -> OnTheHub {
+        OnTheHub {
+            api: api(&self.hub, kind, None),
+            name: format!("{}{suffix}", self.name),
+        }
+    }
+
+    /// Region `a` says more of itself, as its operator would.
+    pub async fn say_of_region_a(&self, status: Value) {
+        let stacks = api(&self.member, REGION_STACK, None);
+        let patch = Patch::Merge(json!({ "status": status }));
+        let name = format!("{}a", self.name);
+        stacks
+            .patch_status(&name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
     pub async fn stack(&self, side: &str) -> Option<DynamicObject> {
         let stacks = api(&self.member, REGION_STACK, None);
         stacks.get_opt(&format!("{}{side}", self.name)).await.unwrap()
@@ -366,6 +396,18 @@ impl Bed {
                 .replace(&self.name, "r")
             })
             .collect()
+    }
+}
+
+/// One resource on the hub.
+pub struct OnTheHub {
+    api: Api<DynamicObject>,
+    name: String,
+}
+
+impl OnTheHub {
+    pub async fn get(&self) -> DynamicObject {
+        self.api.get(&self.name).await.unwrap()
     }
 }
 

@@ -15,7 +15,7 @@ use std::path::Path;
 use bed::{kubeconfig, until};
 use hub_and_member::{Bed, MEMBER, api};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use meridian_operator::manifest::TENANT_PLACEMENT;
+use meridian_operator::manifest::{FITNESS_REGION, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT};
 use meridian_operator::plugin::explain::Asked;
 use meridian_operator::plugin::reach::Reach;
 use meridian_operator::plugin::status::Wanted;
@@ -80,6 +80,75 @@ async fn a_plan_is_what_the_hub_then_does_and_writes_nothing_itself() {
     );
 
     the_lease_and_what_is_not_ready_are_told(&bed, &reach).await;
+    bed.clear().await;
+    bed.stop.cancel();
+    hub.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_if_tells_what_would_stop_and_the_hub_says_what_ends() {
+    let bed = Bed::new().await;
+    let reach = bed.reach().await;
+    let mut edges = bed.shared();
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * 20);
+    edges[0]["replicateTo"][0]["expires"] = json!(soon.to_string());
+    let hub = bed.start_the_hub();
+    bed.apply(&edges).await;
+    bed.settle(&reach, &bed.file("all.yaml", &edges)).await;
+
+    let supposed = |text: String| plugin::what_if::Asked {
+        annul: vec![text],
+        ..plugin::what_if::Asked::default()
+    };
+    let asked = supposed(format!("{n}a:{n}b:SCC", n = bed.name));
+    let told = async |hub_only| {
+        let answer = plugin::what_if(&reach, &asked, hub_only, Output::Json).await.unwrap();
+        let report: Value = serde_json::from_str(&answer.text).unwrap();
+        (answer.code, report)
+    };
+    let edge = format!("{n}-ta.workout-summary.{n}b", n = bed.name);
+    let (code, report) = told(false).await;
+    assert_eq!((code, &report["edges"][0]["edge"]), (2, &json!(edge)), "{report:#}");
+    assert_eq!(report["edges"][0]["because"][0]["article"], "GDPR Art 44");
+    assert_eq!(
+        report["sum"]["stoppedUnknown"], 1,
+        "no region's operator has said anything yet"
+    );
+    bed.say_of_region_a(json!({"backlog": {"waiting": 3, "edges": [{"edge": edge, "waiting": 3}]}}))
+        .await;
+    assert_eq!(told(false).await.1["sum"]["stopped"], 3);
+    assert_eq!(told(true).await.1["sum"]["stoppedUnknown"], 1);
+    let nothing = supposed(format!("{n}b:{n}a", n = bed.name));
+    let refused = plugin::what_if(&reach, &nothing, true, Output::Table)
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("there is no mechanism"), "{refused}");
+
+    let tenant = bed.on_the_hub(TENANT_DATA_RESIDENCY, "-ta");
+    let region = bed.on_the_hub(FITNESS_REGION, "b");
+    for resource in [&tenant, &region] {
+        until("the hub says what ends", || async {
+            let object = resource.get().await;
+            let reason = |kind: &str| {
+                let conditions = object.data["status"]["conditions"].as_array()?;
+                Some(conditions.iter().find(|one| one["type"] == kind)?["reason"].clone())
+            };
+            reason("InstrumentsCurrent") == Some(json!("Expiring30"))
+        })
+        .await;
+    }
+
+    // A pass for another reason finds the same and writes nothing.
+    let version = tenant.get().await.metadata.resource_version;
+    bed.keep_for(&edges, 30).await;
+    until("the change has reached the member", || async {
+        let stack = bed.stack("b").await.unwrap();
+        bed.the_regions_answer().await;
+        stack.data["spec"]["policy"]["homes"][0]["retention"]["workout-summary"] == 30
+    })
+    .await;
+    assert_eq!(tenant.get().await.metadata.resource_version, version);
+
     bed.clear().await;
     bed.stop.cancel();
     hub.await.unwrap();

@@ -88,6 +88,20 @@ impl<'a> AskedEdge<'a> {
         found("lawful-basis", sentences.join("; "), ())
     }
 
+    /// What the tenant demands besides, at each transfer.
+    pub(super) fn condition(&self) -> Result<Found<()>, Denial> {
+        let Some(condition) = &self.ask.condition else {
+            return Ok(nothing_needed(()));
+        };
+        match condition.check() {
+            Ok(()) => Ok(found("condition", format!("only while {}", condition.as_str()), ())),
+            Err(error) => {
+                let because = format!("its condition is not valid: {error}");
+                Err(self.deny(Rule::ConditionInvalid, because))
+            }
+        }
+    }
+
     pub(super) fn own_expiry(&self) -> Result<Found<Span>, Denial> {
         let end = self.ask.expires;
         if end <= self.now {

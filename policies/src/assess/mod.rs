@@ -129,6 +129,7 @@ impl<'a> AskedEdge<'a> {
         result.note("fields", self.fields());
         result.note("purposes", self.purposes());
         result.note("purposes", Ok(self.lawful_basis()));
+        result.note("condition", self.condition());
         let own = result.note("expires", self.own_expiry());
 
         if let (
@@ -298,6 +299,7 @@ impl<'a> AskedEdge<'a> {
             onward: self.ask.onward,
             needs_consent: self.ask.purposes.iter().copied().any(Purpose::needs_consent)
                 || condition == Some(Art9Condition::ExplicitConsent),
+            condition: self.ask.condition.clone(),
             framework: self.framework(),
             rule: format!(
                 "{} '{}' from {} to {} lists {}",

@@ -107,6 +107,8 @@ closed_vocabulary! {
     Onward = "onward",
     /// Whether the subject's consent must stand at each delivery.
     NeedsConsent = "needs-consent",
+    /// What must hold besides at each delivery.
+    Condition = "condition",
     /// The mechanism and instrument relied on.
     Mechanism = "mechanism",
     /// The assessment relied on.

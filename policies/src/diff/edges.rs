@@ -71,6 +71,7 @@ fn aspects(was: &CompiledEdge, is: &CompiledEdge) -> Vec<AspectChange> {
     ));
     aspects.extend(expiry(was, is));
     aspects.extend(switches(was, is));
+    aspects.extend(condition(was, is));
     aspects.extend(receivers(was, is));
     aspects.extend(grounds(was, is));
     aspects
@@ -140,6 +141,25 @@ fn switches(was: &CompiledEdge, is: &CompiledEdge) -> Vec<AspectChange> {
             differing(aspect, &was, &is, effect, holds(aspect.as_str(), &is))
         })
         .collect()
+}
+
+/// One more condition narrows. Of two conditions it cannot be told which one lets more pass, so another one widens.
+fn condition(was: &CompiledEdge, is: &CompiledEdge) -> Option<AspectChange> {
+    if was.condition == is.condition {
+        return None;
+    }
+    let said = |edge: &CompiledEdge| {
+        let text = edge.condition.as_ref().map(|condition| condition.as_str().to_owned());
+        text.unwrap_or_else(|| "none".to_owned())
+    };
+    let effect = if was.condition.is_none() {
+        Effect::Narrows
+    } else {
+        Effect::Widens
+    };
+    let (before, after) = (said(was), said(is));
+    let because = holds("condition", &after);
+    Some(differing(Aspect::Condition, &before, &after, effect, because))
 }
 
 /// Another legal entity or tenant that receives is always more: it had nothing before.

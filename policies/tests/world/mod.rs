@@ -128,6 +128,7 @@ pub fn ask(to: &str) -> ReplicateTo {
             digest: digest(),
             review_by: at("2027-06-01T00:00:00Z"),
         }),
+        condition: None,
         expires: at("2027-11-01T00:00:00Z"),
     }
 }
@@ -208,6 +209,7 @@ pub fn question() -> Question {
         to: region("us"),
         fields: BTreeSet::from(["sport_type".to_owned()]),
         now: now(),
+        subject: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! on when nobody else can be reached. Whether data may leave needs [`PolicyFeed::lease_valid`], and that needs a renewal
 //! seen by this very process, timed on the monotonic clock.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -87,6 +88,13 @@ pub enum AckRole {
     Importer,
 }
 
+/// Copies that wait to leave, by edge: `POST /v1/backlog`. An edge for which none waits is not in it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Backlog {
+    /// How many wait.
+    pub waiting: BTreeMap<EdgeId, u64>,
+}
+
 /// Why there is no policy, or an acknowledgement did not get through.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
@@ -106,6 +114,9 @@ pub enum FeedError {
     /// The region operator did not take the checkpoint; repeat it.
     #[error("the region operator did not take the checkpoint: {0}")]
     Checkpoint(String),
+    /// The region operator did not take the backlog; the next report says it anew.
+    #[error("the region operator did not take the backlog: {0}")]
+    Backlog(String),
 }
 
 #[derive(Debug, Default)]
@@ -377,6 +388,26 @@ impl PolicyFeed {
             .send()
             .await
             .map_err(|error| FeedError::Checkpoint(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Tells the region operator how many copies wait to leave.
+    ///
+    /// # Errors
+    /// When it did not get through.
+    pub async fn report_backlog(&self, backlog: &Backlog) -> Result<(), FeedError> {
+        let client = self
+            .shared
+            .client
+            .as_ref()
+            .ok_or_else(|| FeedError::Backlog("there is no connection".to_owned()))?;
+        client
+            .post("/v1/backlog")
+            .json(backlog)
+            .idempotent()
+            .send()
+            .await
+            .map_err(|error| FeedError::Backlog(error.to_string()))?;
         Ok(())
     }
 }

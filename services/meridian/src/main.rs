@@ -13,6 +13,7 @@ mod evidence;
 mod migrate;
 mod operator;
 mod plugin;
+mod verify;
 
 /// One service or role of Meridian. Services read their settings from MERIDIAN_* variables.
 #[derive(Debug, Parser)]
@@ -53,6 +54,8 @@ enum Command {
     /// What a region recorded about transfers: writes it to a file, and checks such a file without asking anybody.
     #[command(subcommand)]
     Evidence(evidence::Verb),
+    /// Looks at a region's databases and says what should not be there: exit code 0 nothing, 1 something, 2 it does not know.
+    Verify(verify::Verify),
     /// What people ask a hub: the plugin `kubectl meridian`.
     #[command(subcommand)]
     Kubectl(Box<plugin::Verb>),
@@ -105,6 +108,7 @@ async fn run(command: Command) -> Result<ExitCode, String> {
     let ended = match command {
         Command::Kubectl(verb) => return plugin::run(*verb).await,
         Command::Evidence(verb) => evidence::run(verb).await,
+        Command::Verify(asked) => return Ok(verify::run(asked).await),
         Command::Keyring => service("keyring", meridian_keyring::run).await,
         Command::Identity => service("identity", meridian_identity::run).await,
         Command::Consent => service("consent", meridian_consent::run).await,

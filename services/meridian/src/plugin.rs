@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use meridian_operator::plugin::explain::Asked;
 use meridian_operator::plugin::reach::Reach;
 use meridian_operator::plugin::status::Wanted;
+use meridian_operator::plugin::what_if::Asked as Supposed;
 use meridian_operator::plugin::{self, Answer, Output, PluginError, REFUSED};
 
 /// The name under which kubectl finds its plugin.
@@ -38,6 +39,9 @@ pub(crate) enum Verb {
     /// What would change if these files were applied, cluster by cluster, and what makes it lawful. Writes nothing. Exits
     /// with 0 when nothing would change, 2 when something would, 1 when something is refused or could not be found out.
     Plan(Plan),
+    /// What would close or open if a ground of the policy fell away, by what article, and what waits there? Writes nothing.
+    /// Exits with 0 when no edge would change, 2 when one would.
+    WhatIf(WhatIf),
 }
 
 #[derive(Args, Debug)]
@@ -71,6 +75,30 @@ pub(crate) struct Plan {
     /// Files, folders, or - for standard input; in the order in which they would be applied.
     #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
     filenames: Vec<PathBuf>,
+    #[command(flatten)]
+    hub: Hub,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WhatIf {
+    /// A mechanism between two jurisdictions is annulled, for example eu:us:Adequacy; FROM may be *.
+    #[arg(long, value_name = "FROM:TO[:MECHANISM[:INSTRUMENT]]")]
+    annul: Vec<String>,
+    /// A party loses a certification, or all of them.
+    #[arg(long, value_name = "PARTY[:INSTRUMENT]")]
+    loses: Vec<String>,
+    /// An instrument (decision, clauses, contract, scheme) ends on a date, for example "SCC 2021/914 module 1=2027-06-30".
+    #[arg(long, value_name = "INSTRUMENT=DATE")]
+    expires: Vec<String>,
+    /// Time passes until then, and nobody prolongs anything.
+    #[arg(long, value_name = "DATE")]
+    as_of: Option<String>,
+    /// Hypotheses in YAML or JSON, or - for standard input: see policies/README.md.
+    #[arg(short, long = "filename", value_name = "FILE")]
+    filename: Option<PathBuf>,
+    /// Do not ask the members what waits.
+    #[arg(long)]
+    hub_only: bool,
     #[command(flatten)]
     hub: Hub,
 }
@@ -183,6 +211,26 @@ async fn answer(verb: Verb) -> Result<Answer, PluginError> {
                 to,
             };
             plugin::explain(&reach, &asked, output).await
+        }
+        Verb::WhatIf(WhatIf {
+            annul,
+            loses,
+            expires,
+            as_of,
+            filename,
+            hub_only,
+            hub,
+        }) => {
+            let (reach, output) = hub.reach();
+            let file = filename.as_deref().map(plugin::what_if::read).transpose()?;
+            let asked = Supposed {
+                annul,
+                loses,
+                expires,
+                as_of,
+                file,
+            };
+            plugin::what_if(&reach, &asked, hub_only, output).await
         }
         Verb::Plan(Plan { filenames, hub }) => {
             let (reach, output) = hub.reach();

@@ -61,6 +61,7 @@ pub async fn run(start: Start) -> Result<(), StartError> {
         .background("the queue", consumer.run(Queue(exporter.clone())))
         .background("the deliveries", exporter.clone().deliver())
         .background("the key leases", exporter.clone().keep_leases())
+        .background("the backlog", exporter.clone().tell_backlog())
         .background("the exported edges", exporter.keep_edges())
         .background("the imported edges", importer.keep_edges());
     service::serve(start, parts).await

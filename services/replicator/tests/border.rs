@@ -282,6 +282,25 @@ async fn an_importer_purges_by_its_own_knowledge_when_the_exporter_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_region_operator_is_told_how_many_copies_wait_on_each_edge() {
+    let world = World::new().await;
+    world.us.region.stop("replicator").await;
+    world.eu.consent.grant();
+    for _ in 0..2 {
+        world.eu.share(&world.eu.athlete(), &ride()).await;
+    }
+    until(|| async { (world.eu.count("delivery").await == 2).then_some(()) })
+        .await
+        .expect("two wait");
+
+    // The first count comes at once.
+    world.eu.region.stop("replicator").await;
+    world.eu.region.run("replicator", meridian_replicator::run).await;
+    let told = || async { (world.eu.region.backlog()?.waiting.get(&EDGE.parse().ok()?) == Some(&2)).then_some(()) };
+    until(told).await.expect("the region operator is told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_waits_for_every_sink() {
     let world = World::new().await;
     two_shares(&world).await;

@@ -120,6 +120,8 @@ async fn the_oldest_are_taken_first_whatever_they_waited_for() {
     let newer = eu.queue(2, Some(Waiting::PolicyStale)).await;
     let newest = eu.queue(1, None).await;
     let mut tx = eu.begin().await;
+    let waiting = exports::waiting(&mut tx).await.expect("counts");
+    assert_eq!(waiting.get(&eu.edge), Some(&4), "due or not");
     assert_eq!(eu.claim(&mut tx, true, 2).await, sorted([oldest, older]));
     assert_eq!(eu.claim(&mut tx, true, 3).await, sorted([newer, newest]));
 }

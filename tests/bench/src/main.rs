@@ -7,7 +7,10 @@
 )]
 
 mod measure;
+#[cfg(feature = "operator")]
 mod operator;
+mod policy;
+#[cfg(feature = "operator")]
 mod process;
 mod report;
 
@@ -23,36 +26,52 @@ use crate::report::Report;
 #[derive(Parser)]
 #[command(name = "meridian-bench", version)]
 struct Arguments {
-    /// Which: operator.
+    /// Which: operator, policy.
     #[arg(required = true)]
     names: Vec<String>,
     /// Only these figures of it.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    #[cfg(feature = "operator")]
     #[command(flatten)]
     programs: Programs,
+    #[command(flatten)]
+    peers: Peers,
     /// Where NAME.json goes.
     #[arg(long, default_value = "target/bench")]
     folder: PathBuf,
 }
 
 /// The programs that are measured, and those that they are measured against.
+#[cfg(feature = "operator")]
 #[derive(clap::Args)]
 pub struct Programs {
     /// The platform's binary.
-    #[arg(long)]
+    #[arg(long, default_value = "meridian")]
     pub meridian: PathBuf,
     /// The kubectl to compare with.
-    #[arg(long)]
+    #[arg(long, default_value = "kubectl")]
     pub kubectl: PathBuf,
     /// The helm to compare with.
-    #[arg(long)]
+    #[arg(long, default_value = "helm")]
     pub helm: PathBuf,
+}
+
+/// The programs that the policy engine is measured against.
+#[derive(clap::Args)]
+pub struct Peers {
+    /// The program of tests/bench/cedar.
+    #[arg(long, default_value = "meridian-bench-cedar")]
+    pub cedar: PathBuf,
+    /// The program of tests/bench/opa.
+    #[arg(long, default_value = "opa")]
+    pub opa: PathBuf,
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    #[cfg(feature = "operator")]
     meridian_kit::tls::install_crypto_provider();
     match run(&arguments).await {
         Ok(true) => ExitCode::SUCCESS,
@@ -70,8 +89,12 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     for name in &arguments.names {
         let mut report = Report::new(name, &arguments.folder);
         let ended = match name.as_str() {
+            #[cfg(feature = "operator")]
             "operator" => operator::run(&arguments.programs, &arguments.only, &mut report).await,
-            other => bail!("no bench is called `{other}`; there is: operator"),
+            #[cfg(not(feature = "operator"))]
+            "operator" => bail!("this program was built without the feature `operator`"),
+            "policy" => policy::run(&arguments.peers, &arguments.only, &mut report),
+            other => bail!("no bench is called `{other}`; there are: operator, policy"),
         };
         println!("{report}");
         if let Err(error) = ended {

@@ -36,25 +36,33 @@ const PUT_BACK: Duration = Duration::from_secs(20);
 #[command(name = "meridian-e2e", version)]
 struct Arguments {
     /// The rows to prove, for example `--rows 2,8`. All, if none is named.
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=10))]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=16))]
     rows: Vec<u8>,
     /// Nothing changed since the last run: do not prove the long rows again that were proved on this demo, show when they were.
     #[arg(long, conflicts_with = "rows")]
     again: bool,
+    /// Prove the rows too that are about operating the platform. They scale, upgrade and rebuild parts of the demo.
+    #[arg(long, conflicts_with = "rows")]
+    operations: bool,
     /// The folder for results and for what the README's examples need (the gateways' CAs).
     #[arg(long, default_value = "target/meridian")]
     folder: PathBuf,
     /// The kubectl to use.
     #[arg(long, default_value = "kubectl")]
     kubectl: PathBuf,
+    /// `cargo xtask` itself, which makes a lost cluster anew.
+    #[arg(long)]
+    xtask: Option<PathBuf>,
 }
 
 impl Arguments {
     fn wants(&self, row: u8, table: &Table) -> bool {
-        match self.again {
-            true => !(rows::LONG.contains(&row) && table.has_proved(row)),
-            false => self.rows.is_empty() || self.rows.contains(&row),
+        if !self.rows.is_empty() {
+            return self.rows.contains(&row);
         }
+        let asked = self.operations || rows::OF_THE_DEMO.contains(&row);
+        let stands = self.again && rows::LONG.contains(&row) && table.has_proved(row);
+        asked && !stands
     }
 }
 
@@ -72,7 +80,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<bool> {
-    let world = World::connect(&arguments.folder, &arguments.kubectl).await?;
+    let world = World::connect(
+        arguments.folder.clone(),
+        arguments.kubectl.clone(),
+        arguments.xtask.clone(),
+    )
+    .await?;
     let mut table = Table::load(&arguments.folder, world.identity().await?);
     let wanted: Vec<u8> = rows::ALL
         .iter()

@@ -3,7 +3,7 @@
 use std::fs;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,6 +23,10 @@ pub struct World {
     pub eu: Site,
     /// The region us.
     pub us: Site,
+    /// `cargo xtask` itself, if it was named.
+    pub xtask: Option<PathBuf>,
+    folder: PathBuf,
+    kubectl: PathBuf,
 }
 
 /// A cluster of the demo.
@@ -53,10 +57,10 @@ pub struct Site {
 
 impl World {
     /// Connects to the demo once its regions, tenants and pools are Ready.
-    pub async fn connect(folder: &Path, kubectl: &Path) -> Result<Self> {
-        let hub = Cluster::connect("hub", kubectl).await?;
-        let eu = Site::connect("eu", "stride-eu", "DE", 8443, folder, kubectl).await?;
-        let us = Site::connect("us", "stride-us", "US", 9443, folder, kubectl).await?;
+    pub async fn connect(folder: PathBuf, kubectl: PathBuf, xtask: Option<PathBuf>) -> Result<Self> {
+        let hub = Cluster::connect("hub", &kubectl).await?;
+        let eu = Site::connect("eu", "stride-eu", "DE", 8443, &folder, &kubectl).await?;
+        let us = Site::connect("us", "stride-us", "US", 9443, &folder, &kubectl).await?;
         for site in [&eu, &us] {
             site.rolled_out().await?;
         }
@@ -65,7 +69,19 @@ impl World {
                 .run(&["wait", "--for=condition=Ready", resource, "--all", "--timeout=300s"])
                 .await?;
         }
-        Ok(Self { hub, eu, us })
+        Ok(Self {
+            hub,
+            eu,
+            us,
+            xtask,
+            folder,
+            kubectl,
+        })
+    }
+
+    /// The same demo after one of its clusters was made anew.
+    pub async fn connect_again(&self) -> Result<Self> {
+        Self::connect(self.folder.clone(), self.kubectl.clone(), self.xtask.clone()).await
     }
 
     /// Tells this demo from one that was brought up anew.

@@ -23,7 +23,7 @@ use crate::registry;
 use crate::tools;
 
 pub use found::Found;
-pub use spec::{CLUSTERS, Spec};
+pub use spec::{CLUSTERS, SPARE, Spec, all};
 
 use found::Action;
 
@@ -46,18 +46,36 @@ pub struct Clusters {
     pub containers: Vec<String>,
 }
 
-/// Brings up every cluster: keeps the healthy ones, starts the stopped ones, makes the missing and half-made ones.
+/// Brings up every cluster of the demo: keeps the healthy ones, starts the stopped ones, makes the missing and half-made
+/// ones.
 ///
 /// # Errors
 /// When the engine, the node image or a cluster cannot be had; with the place of the log.
 pub fn up(paths: &Paths, cache: &Cache) -> Result<Clusters> {
+    bring_up(paths, cache, &CLUSTERS.iter().collect::<Vec<_>>())
+}
+
+/// Brings up the demo's clusters and one more.
+///
+/// # Errors
+/// Those of [`up`], and when there is no spare cluster of that name.
+pub fn up_with(paths: &Paths, cache: &Cache, name: &str) -> Result<Clusters> {
+    let spare = SPARE.iter().find(|spec| spec.name == name);
+    let Some(spare) = spare else {
+        let names: Vec<&str> = SPARE.iter().map(|spec| spec.name).collect();
+        bail!("no spare cluster is called {name}; there is {}", names.join(", "));
+    };
+    bring_up(paths, cache, &CLUSTERS.iter().chain([spare]).collect::<Vec<_>>())
+}
+
+fn bring_up(paths: &Paths, cache: &Cache, wanted: &[&'static Spec]) -> Result<Clusters> {
     let _alone = cache.lock("clusters")?;
     kubeconfig::check_writable()?;
     preflight::demo(paths, cache)?;
     engine::ensure(paths, cache)?;
     // Looked at before anything is built, so that a wrong port or a foreign cluster costs seconds.
     let mut present = Vec::new();
-    for spec in CLUSTERS {
+    for &spec in wanted {
         let found = found::find(spec)?;
         found::refuse_foreign(cache, spec, found.as_ref())?;
         found::check_ports(spec, found.as_ref())?;
@@ -80,7 +98,7 @@ pub fn up(paths: &Paths, cache: &Cache) -> Result<Clusters> {
         let tag = images::node::tag(paths, cache, &data)?;
         (data, Some(tag))
     };
-    let plans = each(CLUSTERS.iter(), |spec| plan(cache, spec, node_image.as_deref()))?;
+    let plans = each(wanted.iter().copied(), |spec| plan(cache, spec, node_image.as_deref()))?;
     let changed = plans.iter().any(|plan| plan.action != Action::Keep);
     ensure_network()?;
     each(plans.iter(), |plan| {
@@ -91,9 +109,9 @@ pub fn up(paths: &Paths, cache: &Cache) -> Result<Clusters> {
     }
     if node_image.is_none() {
         let tags = [data.postgres.tag.as_str(), data.kafka.tag.as_str()];
-        load_stock(paths, &kind, &tags)?;
+        load_stock(paths, &kind, wanted, &tags)?;
     }
-    let containers = each(CLUSTERS.iter(), found::containers)?.concat();
+    let containers = each(wanted.iter().copied(), found::containers)?.concat();
     Ok(Clusters {
         data,
         changed,
@@ -160,16 +178,19 @@ pub fn each<I: Send, T: Send>(items: impl Iterator<Item = I>, work: impl Fn(I) -
     })
 }
 
-/// Loads images into every node's containerd, where they are not yet.
+/// Loads images into the containerd of every node that is there, where they are not yet.
 ///
 /// # Errors
 /// When an archive cannot be made or imported.
 pub fn load(paths: &Paths, cache: &Cache, name: &str, images: &[oci::Image]) -> Result<()> {
     let lacks = |spec: &'static Spec| {
+        if found::find(spec)?.is_none() {
+            return Ok(None);
+        }
         let holds = images.iter().all(|image| node::holds(spec, &image.tag));
         Ok((!holds).then_some(spec))
     };
-    let missing: Vec<&Spec> = each(CLUSTERS.iter(), lacks)?.into_iter().flatten().collect();
+    let missing: Vec<&Spec> = each(all(), lacks)?.into_iter().flatten().collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -187,9 +208,33 @@ pub fn load(paths: &Paths, cache: &Cache, name: &str, images: &[oci::Image]) -> 
     )
 }
 
-fn load_stock(paths: &Paths, kind: &Path, tags: &[&str]) -> Result<()> {
+/// Gives an image that every node of the demo holds a second name.
+///
+/// # Errors
+/// When a node does not hold it.
+pub fn name_also(tag: &str, other: &str) -> Result<()> {
+    let name = |spec: &Spec| {
+        let node = spec.node();
+        let again = [
+            "exec",
+            &node,
+            "ctr",
+            "--namespace",
+            "k8s.io",
+            "images",
+            "tag",
+            "--force",
+            tag,
+            other,
+        ];
+        output(&mut docker(again)).map(drop)
+    };
+    each(CLUSTERS.iter(), name).map(drop)
+}
+
+fn load_stock(paths: &Paths, kind: &Path, wanted: &[&Spec], tags: &[&str]) -> Result<()> {
     let log = Log::fresh(paths, "load-stock")?;
-    for spec in CLUSTERS {
+    for &spec in wanted {
         if tags.iter().all(|tag| node::holds(spec, tag)) {
             continue;
         }
@@ -216,7 +261,7 @@ pub fn down(paths: &Paths, cache: &Cache, images: bool) -> Result<()> {
     let _alone = cache.lock("clusters")?;
     let began = Instant::now();
     let kind = tools::built(paths, cache, "kind")?;
-    for spec in CLUSTERS {
+    for spec in all() {
         remove(paths, cache, spec, kind.as_deref())
             .with_context(|| format!("the cluster {} cannot be removed", spec.name))?;
     }

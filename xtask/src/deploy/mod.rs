@@ -3,6 +3,7 @@
 mod proved;
 mod release;
 
+use std::env;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -18,6 +19,7 @@ use crate::cache::{Cache, Inputs, Key};
 use crate::cluster::{self, CLUSTERS, Clusters, Spec, each};
 use crate::images::app;
 use crate::images::oci::Image;
+use crate::on_path;
 use crate::paths::Paths;
 use crate::programs::Programs;
 use crate::progress;
@@ -226,6 +228,8 @@ pub struct Wanted<'a> {
     pub rows: &'a [u8],
     /// Nothing was changed since an earlier run: rows that take long and were proved by it are not proved anew.
     pub again: bool,
+    /// The rows about operating the platform too.
+    pub operations: bool,
 }
 
 impl Wanted<'_> {
@@ -238,6 +242,9 @@ impl Wanted<'_> {
         if self.again {
             arguments.push("--again".to_owned());
         }
+        if self.operations {
+            arguments.push("--operations".to_owned());
+        }
         arguments
     }
 }
@@ -247,9 +254,16 @@ impl Wanted<'_> {
 ///
 /// # Errors
 /// When the proof cannot be run at all.
-pub fn prove_all(paths: &Paths, cache: &Cache, programs: &Programs, deployed: &Deployed) -> Result<Tally> {
+pub fn prove_all(
+    paths: &Paths,
+    cache: &Cache,
+    programs: &Programs,
+    deployed: &Deployed,
+    operations: bool,
+) -> Result<Tally> {
     let wanted = Wanted {
         again: !deployed.changed && proved::was(paths, &deployed.demo),
+        operations,
         ..Wanted::default()
     };
     let counted = prove(paths, cache, programs, &wanted)?;
@@ -269,7 +283,10 @@ pub fn prove(paths: &Paths, cache: &Cache, programs: &Programs, wanted: &Wanted<
         .arg(tools::path(paths, cache, "kubectl")?)
         .arg("--folder")
         .arg(paths.target.join("meridian"))
-        .args(wanted.arguments());
+        .arg("--xtask")
+        .arg(env::current_exe().context("this program's own path")?)
+        .args(wanted.arguments())
+        .env("PATH", on_path::path(paths, cache, programs)?);
     // A proof stops nodes and kills processes: it must not go on when nobody waits for it.
     let done = progress::mortal(&command)
         .stdin(Stdio::null())
@@ -321,7 +338,8 @@ mod tests {
         let some = Wanted {
             rows: &[2, 8],
             again: true,
+            operations: true,
         };
-        assert_eq!(some.arguments(), ["--rows", "2,8", "--again"]);
+        assert_eq!(some.arguments(), ["--rows", "2,8", "--again", "--operations"]);
     }
 }

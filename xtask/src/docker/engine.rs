@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use super::capabilities::Bounding;
 use super::{docker, front};
 use crate::cache::Cache;
-use crate::cluster::{CLUSTERS, LABEL};
+use crate::cluster::{self, LABEL};
 use crate::host;
 use crate::images::PREFIX;
 use crate::paths::Paths;
@@ -151,7 +151,7 @@ fn holds_clusters(containers: &Path) -> std::io::Result<bool> {
         let label = about
             .get("Config")
             .and_then(|config| config.get("Labels")?.get(LABEL)?.as_str());
-        if label.is_some_and(|name| CLUSTERS.iter().any(|spec| spec.name == name)) {
+        if label.is_some_and(|name| cluster::all().any(|spec| spec.name == name)) {
             return Ok(true);
         }
     }

@@ -95,7 +95,7 @@ impl ControlPlane {
         })
     }
 
-    /// Starts every process.
+    /// Starts etcd and the API servers.
     ///
     /// # Errors
     /// When one cannot be started.
@@ -124,24 +124,16 @@ impl ControlPlane {
                 Stop::Terminate,
                 &plane.log,
             )?);
-            if let Some(port) = plane.controllers_port {
-                let controllers = self.controller_manager(plane, port);
-                processes.push(Process::start(
-                    "kube-controller-manager",
-                    &controllers,
-                    Stop::Terminate,
-                    &plane.log,
-                )?);
-            }
         }
         Ok(processes)
     }
 
-    /// Waits until each API server is ready and its controllers work.
+    /// Waits until each API server is ready, then starts its controllers and waits until they work: a controller manager
+    /// that does not find its API server soon gives up. What is started goes before the others, which it depends on.
     ///
     /// # Errors
-    /// When a process ends or is not ready in time.
-    pub fn wait(&self, processes: &mut [Process]) -> Result<()> {
+    /// When a process cannot be started, ends, or is not ready in time.
+    pub fn wait(&self, processes: &mut Vec<Process>) -> Result<()> {
         for plane in &self.planes {
             let kubectl = |arguments: &[&str]| {
                 let mut command = Command::new(&self.kubectl);
@@ -152,13 +144,16 @@ impl ControlPlane {
                     .args(arguments);
                 succeeds(&mut command)
             };
-            let limit = Duration::from_secs(90);
+            let limit = Duration::from_secs(180);
             until("kube-apiserver is ready", limit, processes, || {
                 kubectl(&["get", "--raw", "/readyz"])
             })?;
-            if plane.controllers_port.is_none() {
+            let Some(port) = plane.controllers_port else {
                 continue;
-            }
+            };
+            let controllers = self.controller_manager(plane, port);
+            let name = "kube-controller-manager";
+            processes.insert(0, Process::start(name, &controllers, Stop::Terminate, &plane.log)?);
             // The controllers have begun when the default namespace has its service account.
             until("the controllers work", limit, processes, || {
                 kubectl(&["--namespace=default", "get", "serviceaccount", "default"])

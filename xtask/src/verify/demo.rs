@@ -66,10 +66,10 @@ impl Beginning {
 }
 
 impl Up {
-    /// Deploys the platform and proves every row.
+    /// Deploys the platform and proves every row, those about operating it too.
     pub fn prove(self, paths: &Paths, cache: &Cache, programs: &Programs) -> Tally {
         deploy::deploy(paths, cache, &self.clusters, programs)
-            .and_then(|deployed| deploy::prove_all(paths, cache, programs, &deployed.changed()))
+            .and_then(|deployed| deploy::prove_all(paths, cache, programs, &deployed.changed(), true))
             .inspect_err(failed)
             .unwrap_or_else(|_| Tally::one(false))
     }

@@ -1,5 +1,7 @@
-//! The tests in two lanes. Those against control planes wait for leases most of their time, so the others run beside them.
+//! The tests in lanes that run side by side. Those against control planes wait for leases most of their time, so there is a
+//! lane for each of their packages, and one for all the others.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::thread;
@@ -11,8 +13,11 @@ use crate::local::Running;
 use crate::paths::Paths;
 use crate::progress::{self, Log, output};
 
-/// The packages whose integration tests run operators against real API servers.
-const CONTROL_PLANES: &[&str] = &["meridian-operator", "meridian"];
+/// The packages whose integration tests run operators against real API servers: a lane each.
+const CONTROL_PLANES: [&str; 2] = ["meridian-operator", "meridian"];
+
+/// The logs of the lanes: theirs, then that of all others.
+const LOGS: [&str; 3] = ["test-operator", "test-processes", "test-others"];
 
 /// How a lane ended.
 pub struct Ended {
@@ -26,35 +31,33 @@ pub struct Ended {
 ///
 /// # Errors
 /// When cargo does not say what there is to test, or a log cannot be written or read.
-pub fn run(paths: &Paths, running: &Running) -> Result<[Ended; 2]> {
-    let [control_planes, others] = arguments(paths)?;
-    let others = ["--lib", "--bins"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain(others)
-        .collect();
-    let logs = [
-        Log::fresh(paths, "test-control-planes")?,
-        Log::fresh(paths, "test-others")?,
-    ];
-    let [first, second] = &logs;
-    progress::say(&format!("logs: {}, {}", first.shown(), second.shown()));
-    let results = thread::scope(|scope| {
-        let beside = scope.spawn(|| lane(paths, running, second, others));
-        let result = lane(paths, running, first, control_planes);
-        let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        [result, beside]
+pub fn run(paths: &Paths, running: &Running) -> Result<Vec<Ended>> {
+    let mut lanes = arguments(paths)?;
+    if let Some(others) = lanes.last_mut() {
+        others.extend(["--lib", "--bins"].map(str::to_owned));
+    }
+    let logs = LOGS
+        .iter()
+        .map(|name| Log::fresh(paths, name))
+        .collect::<Result<Vec<_>>>()?;
+    let shown: Vec<&str> = logs.iter().map(Log::shown).collect();
+    progress::say(&format!("logs: {}", shown.join(", ")));
+    let results: Vec<Result<()>> = thread::scope(|scope| {
+        let beside: Vec<_> = lanes
+            .into_iter()
+            .zip(&logs)
+            .map(|(arguments, log)| scope.spawn(move || lane(paths, running, log, arguments)))
+            .collect();
+        let ended = beside.into_iter().map(thread::ScopedJoinHandle::join);
+        ended
+            .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     });
-    let texts = [text(first.path())?, text(second.path())?];
-    let [result, beside] = results;
-    let [first, second] = texts;
-    Ok([
-        Ended { text: first, result },
-        Ended {
-            text: second,
-            result: beside,
-        },
-    ])
+    let ended = logs.iter().zip(results).map(|(log, result)| {
+        let text = text(log.path())?;
+        Ok(Ended { text, result })
+    });
+    ended.collect()
 }
 
 fn lane(paths: &Paths, running: &Running, log: &Log, arguments: Vec<String>) -> Result<()> {
@@ -69,7 +72,7 @@ fn text(log: &Path) -> Result<String> {
 }
 
 /// Of each lane: `--test NAME` for every integration test.
-fn arguments(paths: &Paths) -> Result<[Vec<String>; 2]> {
+fn arguments(paths: &Paths) -> Result<Vec<Vec<String>>> {
     let mut metadata = paths.cargo();
     metadata.args([
         "metadata",
@@ -83,12 +86,12 @@ fn arguments(paths: &Paths) -> Result<[Vec<String>; 2]> {
     split(&told)
 }
 
-fn split(metadata: &Value) -> Result<[Vec<String>; 2]> {
+fn split(metadata: &Value) -> Result<Vec<Vec<String>>> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let mut lanes: [Vec<String>; 2] = [Vec::new(), Vec::new()];
+    let mut lanes = vec![Vec::new(); CONTROL_PLANES.len() + 1];
     for package in list(&metadata["packages"]) {
-        let with_control_planes = CONTROL_PLANES.iter().any(|name| package["name"] == *name);
-        let lane = &mut lanes[usize::from(!with_control_planes)];
+        let own = CONTROL_PLANES.iter().position(|name| package["name"] == *name);
+        let lane = &mut lanes[own.unwrap_or(CONTROL_PLANES.len())];
         for target in list(&package["targets"]) {
             if list(&target["kind"]).iter().any(|kind| kind == "test") {
                 let name = target["name"].as_str().context("a target has a name")?;
@@ -100,14 +103,14 @@ fn split(metadata: &Value) -> Result<[Vec<String>; 2]> {
         lanes.iter().all(|lane| !lane.is_empty()),
         "cargo metadata names no integration tests"
     );
-    // `--test` selects by name alone: a name in both lanes would run twice.
-    let twice = lanes[0]
-        .iter()
-        .find(|name| *name != "--test" && lanes[1].contains(name));
-    ensure!(
-        twice.is_none(),
-        "integration tests of two packages are both called {twice:?}"
-    );
+    // `--test` selects by name alone: a name in two lanes would run twice.
+    let mut seen = BTreeSet::new();
+    for name in lanes.iter().flatten().filter(|name| *name != "--test") {
+        ensure!(
+            seen.insert(name),
+            "integration tests of two packages are both called {name}"
+        );
+    }
     Ok(lanes)
 }
 
@@ -124,19 +127,23 @@ mod tests {
 
     #[test]
     fn every_integration_test_is_in_one_lane() {
-        let metadata =
-            json!({"packages": [package("meridian-operator", &["hub"]), package("meridian-social", &["feed"])]});
-        let [control_planes, others] = split(&metadata).unwrap();
-        assert_eq!(
-            (control_planes.join(" "), others.join(" ")),
-            ("--test hub".to_owned(), "--test feed".to_owned())
-        );
+        let packages = [
+            package("meridian-operator", &["hub"]),
+            package("meridian-social", &["feed"]),
+            package("meridian", &["takeover"]),
+        ];
+        let lanes = split(&json!({ "packages": packages })).unwrap();
+        let lanes: Vec<String> = lanes.iter().map(|lane| lane.join(" ")).collect();
+        assert_eq!(lanes, ["--test hub", "--test takeover", "--test feed"]);
     }
 
     #[test]
     fn a_name_in_both_lanes_is_refused() {
-        let metadata =
-            json!({"packages": [package("meridian-operator", &["hub"]), package("meridian-social", &["hub"])]});
-        assert!(split(&metadata).is_err());
+        let packages = [
+            package("meridian-operator", &["hub"]),
+            package("meridian-social", &["hub"]),
+            package("meridian", &["takeover"]),
+        ];
+        assert!(split(&json!({ "packages": packages })).is_err());
     }
 }

@@ -11,7 +11,7 @@ use super::{Done, RegionError, TENANTS_UNKNOWN};
 use crate::conditions::{Observation, Standing, Status};
 use crate::hub::departure::Waiting;
 use crate::hub::members::{Health, Member};
-use crate::hub::{Hub, source};
+use crate::hub::{Hub, instruments, source};
 
 /// `held`: what a deletion waits for, when there is one. With the status comes the moment from which it says something else
 /// by itself.
@@ -107,6 +107,10 @@ pub(super) fn status(
         if degraded { "MemberUnreachable" } else { "Healthy" },
         "",
     ));
+    if let (Some(compiled), Ok(region)) = (hub.newest.get(), name.parse()) {
+        let instruments = compiled.policy.instruments_in(&region, compiled.at);
+        observations.push(instruments::observation(&instruments));
+    }
     let reachable = matches!(health, Health::Reachable);
     let mut status = json!({
         "observedGeneration": object["metadata"]["generation"],

@@ -53,6 +53,12 @@ pub const fn advice(rule: Rule) -> &'static str {
             "have the importing Party certified itself and put the certification into it, or cite another mechanism"
         }
         Rule::RetentionOutsideLaw => "choose a retention inside the Jurisdiction's minDays and maxDays",
+        Rule::ConditionInvalid => {
+            "correct condition: one Cedar expression over the attributes of context that policies/README.md lists"
+        }
+        Rule::ConditionNotMet => "only the tenant can change its own condition; what it refuses does not go",
+        Rule::SubjectObjects => "nothing: the data subject's objection stands until they take it back",
+        Rule::ProcessingRestricted => "nothing: the restriction stands until it is lifted for the data subject",
         Rule::Duplicate => "keep one of the two",
     }
 }

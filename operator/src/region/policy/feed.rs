@@ -4,6 +4,7 @@
 //! An empty line every few seconds tells the reader that the connection lives.
 
 use super::acks::Acks;
+use super::backlog::Backlogs;
 use super::lease::Held;
 use crate::metrics::Metrics;
 use axum::body::{Body, Bytes};
@@ -16,7 +17,7 @@ use futures::stream::unfold;
 use jiff::Timestamp;
 use meridian_evidence::Checkpoint;
 use meridian_kit::headers::CONTENT_TYPE;
-use meridian_kit::policy_feed::{Ack, FeedLine, Lease};
+use meridian_kit::policy_feed::{Ack, Backlog, FeedLine, Lease};
 use meridian_kit::problem::{Json, Problem};
 use meridian_kit::tls::PeerId;
 use meridian_policy::RegionPolicy;
@@ -81,16 +82,23 @@ impl Feed {
 struct Served {
     feed: Feed,
     acks: Acks,
+    backlogs: Backlogs,
     metrics: Metrics,
 }
 
 /// The routes of the feed. The server puts the caller's [`PeerId`] into the extensions.
-pub fn router(feed: Feed, acks: Acks, metrics: Metrics) -> Router {
+pub fn router(feed: Feed, acks: Acks, backlogs: Backlogs, metrics: Metrics) -> Router {
     Router::new()
         .route("/v1/policy/stream", get(stream))
         .route("/v1/acks", post(acknowledge))
         .route("/v1/checkpoints", post(checkpoint))
-        .with_state(Served { feed, acks, metrics })
+        .route("/v1/backlog", post(report_backlog))
+        .with_state(Served {
+            feed,
+            acks,
+            backlogs,
+            metrics,
+        })
 }
 
 async fn stream(State(served): State<Served>) -> Result<Response, Problem> {
@@ -148,6 +156,27 @@ async fn checkpoint(
     served.acks.record_checkpoint(&checkpoint).await.map_err(|error| {
         tracing::warn!(error = %error, "a checkpoint of evidence could not be kept");
         Problem::unavailable("checkpoint-not-kept", "the checkpoint could not be kept; repeat it")
+    })?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn report_backlog(
+    State(served): State<Served>,
+    Extension(caller): Extension<PeerId>,
+    Json(backlog): Json<Backlog>,
+) -> Result<StatusCode, Problem> {
+    if caller.service != "replicator" {
+        return Err(Problem::forbidden(
+            "not-the-replicator",
+            "only the replicator knows what waits",
+        ));
+    }
+    served.backlogs.record(&backlog).await.map_err(|error| {
+        tracing::warn!(error = %error, "the backlog could not be told");
+        Problem::unavailable(
+            "backlog-not-kept",
+            "the backlog could not be kept; the next report says it anew",
+        )
     })?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -236,6 +236,7 @@ impl Stacks {
         if let Some(map) = seen.as_object_mut() {
             map.remove("acks");
             map.remove("evidence");
+            map.remove("backlog");
         }
         let told = self
             .applier

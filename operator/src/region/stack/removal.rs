@@ -61,6 +61,7 @@ impl Stacks {
         if let Some(map) = seen.as_object_mut() {
             // They have a writer of their own.
             map.remove("acks");
+            map.remove("backlog");
         }
         let mut status = if seen.is_object() { seen.clone() } else { json!({}) };
         let generation = object["metadata"]["generation"].as_i64();

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Authority, Shared, unlocked};
-use crate::policy_feed::{Ack, FEED_SERVICE, FeedLine, Lease};
+use crate::policy_feed::{Ack, Backlog, FEED_SERVICE, FeedLine, Lease};
 use crate::tls::{Accept, Tls};
 
 /// How often a lease is renewed.
@@ -28,6 +28,7 @@ struct Inner {
     listeners: Vec<mpsc::UnboundedSender<Vec<u8>>>,
     acks: Vec<Ack>,
     checkpoints: Vec<Checkpoint>,
+    backlog: Option<Backlog>,
 }
 
 impl Inner {
@@ -71,6 +72,7 @@ impl Feed {
             listeners: Vec::new(),
             acks: Vec::new(),
             checkpoints: Vec::new(),
+            backlog: None,
         }));
         let tls_dir = dir.join("tls-operator");
         authority.issue(FEED_SERVICE, &tls_dir);
@@ -81,6 +83,7 @@ impl Feed {
             .route("/v1/policy/stream", get(stream))
             .route("/v1/acks", post(take_ack))
             .route("/v1/checkpoints", post(take_checkpoint))
+            .route("/v1/backlog", post(take_backlog))
             .with_state(Arc::clone(&inner));
         let stop = CancellationToken::new();
         let config = Arc::new(tls.server_config(Accept::OwnRegion).expect("a TLS set-up"));
@@ -137,6 +140,10 @@ impl Feed {
     pub(super) fn acks(&self) -> Vec<Ack> {
         unlocked(&self.inner).acks.clone()
     }
+
+    pub(super) fn backlog(&self) -> Option<Backlog> {
+        unlocked(&self.inner).backlog.clone()
+    }
 }
 
 impl Drop for Feed {
@@ -186,4 +193,8 @@ async fn take_checkpoint(State(inner): State<Shared<Inner>>, Json(checkpoint): J
 
 async fn take_ack(State(inner): State<Shared<Inner>>, Json(ack): Json<Ack>) {
     unlocked(&inner).acks.push(ack);
+}
+
+async fn take_backlog(State(inner): State<Shared<Inner>>, Json(backlog): Json<Backlog>) {
+    unlocked(&inner).backlog = Some(backlog);
 }

@@ -61,7 +61,7 @@ pub use database::Database;
 pub use tokens::{Athlete, Signer};
 
 use crate::event::Event;
-use crate::policy_feed::Ack;
+use crate::policy_feed::{Ack, Backlog};
 use crate::subject_keys::Keyring;
 use crate::tls::PeerId;
 use feed::Feed;
@@ -229,6 +229,12 @@ impl Region {
     #[must_use]
     pub fn checkpoints(&self) -> Vec<Checkpoint> {
         self.feed.checkpoints()
+    }
+
+    /// What waits to leave, as the region operator was told last.
+    #[must_use]
+    pub fn backlog(&self) -> Option<Backlog> {
+        self.feed.backlog()
     }
 
     // ---- athletes, keys, events ---------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ pub(crate) fn edge(fields: &[&str]) -> CompiledEdge {
         pseudonymise: true,
         onward: false,
         needs_consent: true,
+        condition: None,
         framework: LegalFramework::Gdpr,
         rule: "a certification is in force".to_owned(),
         epoch: Epoch(1),

@@ -2,10 +2,12 @@
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use meridian_policy::condition::Facts;
 use meridian_policy::{CompiledEdge, DataClass, Denial, EdgeId, TenantId};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::delivery::PURPOSE;
 use super::pseudonym::EdgeKey;
 
 /// A text field longer than this is not a field of a summary.
@@ -107,6 +109,17 @@ pub fn prepare(
         .collect();
     if fields.is_empty() {
         return Err(Withheld::NothingToSend);
+    }
+    if edge.condition.is_some() {
+        edge.condition_holds(&Facts {
+            edge,
+            purpose: PURPOSE,
+            fields: &fields.keys().cloned().collect(),
+            now,
+            // Nobody tells the replicator: a condition that needs to know is not met.
+            age: None,
+            country: None,
+        })?;
     }
     Ok(Outgoing {
         id,

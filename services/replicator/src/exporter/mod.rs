@@ -1,5 +1,6 @@
 //! The side that data leaves from: decides, redacts, asks the subject's consent, pushes, and takes back.
 
+mod backlog;
 mod consent;
 mod cuts;
 mod deliver;

@@ -282,6 +282,22 @@ pub async fn postpone(tx: &mut TenantTx, delivery: &Delivery, waiting: Waiting) 
     Ok(())
 }
 
+/// How many deliveries each edge has, due or not.
+///
+/// # Errors
+/// The database.
+pub async fn waiting(tx: &mut TenantTx) -> Result<BTreeMap<EdgeId, u64>, StoreError> {
+    let rows: Vec<(String, i64)> = sqlx::query_as("select edge, count(*) from delivery group by edge")
+        .fetch_all(tx.conn())
+        .await?;
+    rows.into_iter()
+        .map(|(edge, count)| {
+            let edge = edge.parse().map_err(|_| wrong("edge"))?;
+            Ok((edge, u64::try_from(count).unwrap_or_default()))
+        })
+        .collect()
+}
+
 /// Forgets deliveries that have ended. Those that were there are returned: what another exporter has ended meanwhile is
 /// not this one's to record.
 ///

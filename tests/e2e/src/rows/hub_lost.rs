@@ -11,7 +11,7 @@ use crate::athlete::{Athlete, login};
 use crate::node::docker;
 use crate::rows::Outcome;
 use crate::rows::shared_workout::{EDGE, copies, imported, reader_and_sharer, share};
-use crate::rows::{real_ride, scaled_ingest};
+use crate::rows::{condition, real_ride, scaled_ingest};
 use crate::world::{Site, World, until};
 
 const HUB: &str = "hub-control-plane";
@@ -206,16 +206,6 @@ async fn fresh(site: &Site, status: &str, limit: Duration) -> Result<()> {
         Ok(Some(()))
     })
     .await
-}
-
-fn condition<'a>(object: &'a Value, kind: &str) -> &'a str {
-    let conditions = object["status"]["conditions"].as_array();
-    conditions
-        .into_iter()
-        .flatten()
-        .find(|condition| condition["type"] == kind)
-        .and_then(|condition| condition["status"].as_str())
-        .unwrap_or_default()
 }
 
 /// When the hub last renewed the region's policy lease, by the hub's clock.

@@ -6,12 +6,16 @@ mod foreign_gateway;
 mod hub_lost;
 mod killed_parts;
 mod nowhere_else;
+mod operations;
 mod real_ride;
 mod refused_policy;
 mod scaled_ingest;
 mod shared_workout;
 
+use std::ops::RangeInclusive;
+
 use anyhow::{Result, bail};
+use serde_json::Value;
 
 use crate::world::World;
 
@@ -33,7 +37,7 @@ pub enum Outcome {
 }
 
 /// Every row, in order.
-pub const ALL: [Row; 10] = [
+pub const ALL: [Row; 16] = [
     Row {
         number: 1,
         promise: "An EU athlete's profile text, positions and heart rates are in eu and nowhere in us or on the hub",
@@ -74,18 +78,48 @@ pub const ALL: [Row; 10] = [
         number: 10,
         promise: "kill -9 of every part of eu while it is written to loses nothing that was acknowledged",
     },
+    Row {
+        number: 11,
+        promise: "kubectl meridian says that all is well, explains what is lawful and what is not, and plans",
+    },
+    Row {
+        number: 12,
+        promise: "The hub is led again within 15 s of kill -9 of its leader, and within 2 s of SIGTERM",
+    },
+    Row {
+        number: 13,
+        promise: "The CA behind the webhook is replaced while resources are applied, and none of them fails for it",
+    },
+    Row {
+        number: 14,
+        promise: "Without its kubeconfig a region alone degrades and serves on; with it back it is Ready",
+    },
+    Row {
+        number: 15,
+        promise: "The chart is upgraded to another image and rolled back; no stack is started anew, nobody is turned away",
+    },
+    Row {
+        number: 16,
+        promise: "The hub is lost and rebuilt from its manifests: nothing lowered, nothing purged, no pod started anew",
+    },
 ];
 
 /// One after the other: rows that may run side by side. Within a lane they wait for each other, since they change the same
 /// tenant's policy or what the row before them left.
-pub const STAGES: [&[&[u8]]; 5] = [
+pub const STAGES: [&[&[u8]]; 7] = [
     // Compares times, so nothing else runs.
     &[&[2]],
     &[&[5, 6, 8], &[1], &[3, 4]],
     &[&[7]],
     &[&[9]],
-    &[&[10]],
+    // The hub can be worked on while parts of eu are killed, which do not ask it.
+    &[&[10], &[11, 12, 13, 14]],
+    &[&[15]],
+    &[&[16]],
 ];
+
+/// What `cargo xtask up` proves; the others are proved by `cargo xtask test`, and by number.
+pub const OF_THE_DEMO: RangeInclusive<u8> = 1..=10;
 
 /// Rows that put load on the demo or take parts of it away. They take minutes, and are not proved again while what they
 /// proved still stands as it was.
@@ -104,8 +138,25 @@ pub async fn prove(number: u8, world: &World) -> Result<Outcome> {
         8 => refused_policy::prove(world).await,
         9 => hub_lost::prove(world).await,
         10 => killed_parts::prove(world).await,
+        11 => operations::plugin_asked::prove(world).await,
+        12 => operations::leader_killed::prove(world).await,
+        13 => operations::webhook_rotated::prove(world).await,
+        14 => operations::kubeconfig_lost::prove(world).await,
+        15 => operations::chart_upgraded::prove(world).await,
+        16 => operations::hub_rebuilt::prove(world).await,
         _ => bail!("row {number} has no proof"),
     }
+}
+
+/// The status of a condition of a custom resource; empty when it has none of this type.
+fn condition<'a>(object: &'a Value, kind: &str) -> &'a str {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == kind)
+        .and_then(|condition| condition["status"].as_str())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

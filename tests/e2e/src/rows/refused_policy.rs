@@ -10,7 +10,8 @@ use crate::kubectl::Kubectl;
 use crate::rows::Outcome;
 use crate::world::{World, until};
 
-const RULE: &str = "class-not-listed";
+/// The rule that the demo's unlawful tenant breaks.
+pub(super) const RULE: &str = "class-not-listed";
 const WEBHOOK: &str = "validatingwebhookconfiguration/meridian";
 
 pub async fn prove(world: &World) -> Result<Outcome> {

@@ -160,7 +160,8 @@ pub(super) async fn copies(site: &Site) -> Result<(u64, u64)> {
     ))
 }
 
-fn ids(items: &[Value]) -> BTreeSet<String> {
+/// As the feed names them.
+pub(super) fn ids(items: &[Value]) -> BTreeSet<String> {
     items.iter().map(|item| item["id"].to_string()).collect()
 }
 

@@ -1,0 +1,79 @@
+//! `meridian verify`: looks at a region's databases once and says what should not be there.
+
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use jiff::Timestamp;
+use meridian_operator::region::stack::plan::components::with_database;
+use meridian_policy::RegionPolicy;
+use meridian_verifier::{Database, Report, verify};
+use serde::Deserialize as _;
+
+/// Something was found.
+const VIOLATIONS: u8 = 1;
+/// It could not look everywhere, so it does not know.
+const UNKNOWN: u8 = 2;
+
+/// What to look at, and what to hold it against.
+#[derive(Args, Debug)]
+pub(crate) struct Verify {
+    /// PostgreSQL, as a role that sees every row: the superuser.
+    #[arg(long, env = "MERIDIAN_SUPERUSER_URL", hide_env_values = true)]
+    database_url: String,
+    /// The region's policy as JSON (`kubectl get rstack NAME -o jsonpath='{.spec.policy}'` in the member), `-` for standard
+    /// input.
+    #[arg(long)]
+    policy: PathBuf,
+}
+
+/// Prints the report as JSON, each finding in words to standard error, and gives the exit code.
+pub(crate) async fn run(asked: Verify) -> ExitCode {
+    let looked = look(&asked).await;
+    let told = looked.and_then(|report| tell(&report).map(|()| report));
+    match told {
+        Ok(report) if report.is_clean() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(VIOLATIONS),
+        Err(error) => {
+            // Nobody is left to tell when standard error is gone.
+            let _ = writeln!(std::io::stderr(), "meridian verify: {error}");
+            ExitCode::from(UNKNOWN)
+        }
+    }
+}
+
+async fn look(asked: &Verify) -> Result<Report, String> {
+    let policy = policy(&asked.policy)?;
+    let databases: Vec<Database> = with_database().map(|component| Database::of(component.name)).collect();
+    let report = verify(&asked.database_url, &databases, &policy, Timestamp::now()).await;
+    report.map_err(|error| error.to_string())
+}
+
+fn policy(file: &Path) -> Result<RegionPolicy, String> {
+    let mut text = String::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text).map(drop)
+    } else {
+        std::fs::read_to_string(file).map(|content| text = content)
+    };
+    read.map_err(|error| format!("the policy in {} cannot be read: {error}", file.display()))?;
+    let told: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|error| format!("the policy in {} is not JSON: {error}", file.display()))?;
+    let policy = RegionPolicy::deserialize(&told)
+        .map_err(|error| format!("{} holds no region's policy: {error}", file.display()))?;
+    match policy.unread(&told) {
+        None => Ok(policy),
+        Some(unread) => Err(unread.to_string()),
+    }
+}
+
+fn tell(report: &Report) -> Result<(), String> {
+    let untold = |error: std::io::Error| format!("the report cannot be written: {error}");
+    let json = serde_json::to_string_pretty(report).map_err(|error| untold(error.into()))?;
+    writeln!(std::io::stdout(), "{json}").map_err(untold)?;
+    for finding in &report.findings {
+        writeln!(std::io::stderr(), "{finding}").map_err(untold)?;
+    }
+    Ok(())
+}
