@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Condition;
+use crate::evidence::EvidenceCheckpoint;
 use crate::fitness_region::{DeletionPolicy, Endpoints};
 use crate::workload::{DataPlane, Rollout, ServiceTuning, services_are_known};
 
@@ -138,6 +139,11 @@ pub struct RegionStackStatus {
     #[schemars(length(max = 512))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["edge".into(), "role".into()]))]
     pub acks: Vec<Ack>,
+    /// The last checkpoint of each chain of evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["chain".into()]))]
+    pub evidence: Vec<EvidenceCheckpoint>,
     /// What waits to leave, as the region counted it last. None: it has not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backlog: Option<StackBacklog>,

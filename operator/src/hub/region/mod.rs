@@ -2,6 +2,7 @@
 //!
 //! observe → validate → plan ([`plan`], pure) → apply → status ([`status`]); when it is deleted, [`removal`] comes first
 
+mod evidence;
 mod pace;
 mod plan;
 mod removal;
@@ -212,7 +213,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
         hub.ledger.fail(&name);
     }
     let held = held.map(|held| removal::also_failed(held, result.as_ref().err()));
-    let mut status = status::status(&hub, &name, &object, &result, held.as_ref());
+    let (mut status, due) = status::status(&hub, &name, &object, &result, held.as_ref());
     if let Some(closing) = closing {
         status["closing"] = serde_json::json!(closing);
     }
@@ -238,8 +239,9 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
             } else {
                 done.outcome()
             });
+            let due = due.and_then(|at| Duration::try_from(at.duration_since(Timestamp::now())).ok());
             let again = done.unknown.is_some().then_some(UNKNOWN_AGAIN);
-            let again = again.into_iter().chain(later).min();
+            let again = again.into_iter().chain(later).chain(due).min();
             Ok(again.map_or(pass, |delay| pass.again(delay)))
         }
         Err(error) if error.is_refusal() => {

@@ -1,10 +1,12 @@
 //! What a FitnessRegion's status says: what its member answers, and what the last pass came to.
 
+use jiff::Timestamp;
 use meridian_crds::FitnessRegionSpec;
 use meridian_policy::RegionName;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::evidence::{self, Finding};
 use super::{Done, RegionError, TENANTS_UNKNOWN};
 use crate::conditions::{Observation, Standing, Status};
 use crate::hub::departure::Waiting;
@@ -12,14 +14,15 @@ use crate::hub::members::{Health, Member};
 use crate::hub::{Hub, instruments, source};
 use crate::region::stack::rotate::ROTATING;
 
-/// `held`: what a deletion waits for, when there is one.
+/// `held`: what a deletion waits for, when there is one. With the status comes the moment from which it says something else
+/// by itself.
 pub(super) fn status(
     hub: &Hub,
     name: &str,
     object: &Value,
     result: &Result<Done, RegionError>,
     held: Option<&Waiting>,
-) -> Value {
+) -> (Value, Option<Timestamp>) {
     let spec = FitnessRegionSpec::deserialize(&object["spec"]).ok();
     let cluster = spec
         .and_then(|spec| spec.primary().map(|cluster| cluster.name.clone()))
@@ -80,6 +83,13 @@ pub(super) fn status(
     if let Some(held) = held {
         observations.push(Observation::new("Removable", false, held.reason, held.message.clone()));
     }
+    let Finding {
+        kept,
+        contradicted,
+        observation,
+        due,
+    } = evidence::compare(object, &stack["status"]["evidence"], Timestamp::now());
+    observations.push(observation);
     let degraded = reachable.status == Status::False;
     observations.push(reachable);
     for kind in ["DataPlaneReady", "ServicesReady", "ResidencyEnforced"] {
@@ -139,7 +149,12 @@ pub(super) fn status(
     if !stack["status"]["endpoints"].is_null() {
         status["endpoints"] = stack["status"]["endpoints"].clone();
     }
-    status
+    for (list, found) in [("evidence", kept), ("evidenceContradicted", contradicted)] {
+        if !found.is_empty() {
+            status[list] = Value::Array(found);
+        }
+    }
+    (status, due)
 }
 
 fn condition<'a>(stack: &'a Value, kind: &str) -> Option<&'a Value> {

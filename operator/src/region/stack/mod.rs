@@ -241,6 +241,7 @@ impl Stacks {
         let mut seen = object["status"].clone();
         if let Some(map) = seen.as_object_mut() {
             map.remove("acks");
+            map.remove("evidence");
             map.remove("backlog");
         }
         let told = self

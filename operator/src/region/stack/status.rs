@@ -61,7 +61,7 @@ fn failed(reason: &'static str, result: &Result<Done, StackError>) -> Standing {
     Standing::Failed { reason, message }
 }
 
-/// The whole status, but for `acks`, which has a writer of its own.
+/// The whole status, but for `acks` and `evidence`, which have a writer of their own.
 #[must_use]
 pub fn status(
     object: &Value,

@@ -29,11 +29,10 @@ impl Migration {
 }
 
 /// What every service's database begins with.
-pub const KIT_MIGRATIONS: &[Migration] = &[Migration::new(
-    1,
-    "foundation",
-    include_str!("../../migrations/0001_foundation.sql"),
-)];
+pub const KIT_MIGRATIONS: &[Migration] = &[
+    Migration::new(1, "foundation", include_str!("../../migrations/0001_foundation.sql")),
+    Migration::new(4, "evidence", include_str!("../../migrations/0004_evidence.sql")),
+];
 
 /// Applies the kit's steps and then the service's, each in a transaction, to the database of an owner's URL. Steps that
 /// were applied before are left alone, also those of a newer release that was rolled back; one that changed since is refused.

@@ -111,6 +111,7 @@ impl Region {
             data_dir: Some(data_dir),
             pepper_file: Some(self.secret_file("pepper")),
             kek_file: Some(self.secret_file("kek")),
+            evidence_key_file: Some(self.secret_file("evidence")),
         };
         change(&mut config);
         Start::with_config(service, config, listeners).expect("a start in a test's region")

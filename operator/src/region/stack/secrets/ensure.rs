@@ -148,6 +148,7 @@ fn whole(credential: &Credential, data: &Data) -> bool {
             &["username", "password", "url"]
         }
         Credential::Pepper(_) => &["pepper"],
+        Credential::Evidence(_) => &["seed"],
         Credential::KeyEncryption => &["kek"],
         Credential::Marketing(_) => &["client-id", "client-secret"],
     };
