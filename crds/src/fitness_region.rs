@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::closing::ClosingEdge;
+use crate::evidence::{EvidenceCheckpoint, EvidenceContradiction};
 use crate::workload::{DataPlane, Rollout, ServiceTuning, services_are_known};
 use crate::{ApprovalStatus, Condition};
 
@@ -163,8 +164,8 @@ pub enum DeletionPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FitnessRegionStatus {
-    /// Ready, Reconciling, Stalled, ClustersReachable, DataPlaneReady, ServicesReady, ResidencyEnforced, InstrumentsCurrent, Degraded;
-    /// Removable once it is deleted.
+    /// Ready, Reconciling, Stalled, ClustersReachable, DataPlaneReady, ServicesReady, ResidencyEnforced, InstrumentsCurrent,
+    /// EvidenceConsistent, Degraded; Removable once it is deleted, AuthorityRotating while its CA is rotated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 24))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -195,6 +196,16 @@ pub struct FitnessRegionStatus {
     /// Where it is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<Endpoints>,
+    /// The furthest checkpoint of each chain of the region's evidence that contradicts none before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["chain".into()]))]
+    pub evidence: Vec<EvidenceCheckpoint>,
+    /// Of each chain that contradicts its checkpoint in `evidence`, the first that did; kept until a person has accepted it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["chain".into()]))]
+    pub evidence_contradicted: Vec<EvidenceContradiction>,
     /// How far it is approved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalStatus<ApprovedRegion>>,

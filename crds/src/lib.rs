@@ -7,6 +7,7 @@ mod approval;
 mod closing;
 mod condition;
 mod definitions;
+mod evidence;
 mod fitness_region;
 mod ingest_pool;
 mod jurisdiction;
@@ -21,6 +22,7 @@ pub use approval::{ApprovalStatus, ApprovedKind, PolicyApproval, PolicyApprovalS
 pub use closing::ClosingEdge;
 pub use condition::{Condition, ConditionStatus};
 pub use definitions::{all_crds, to_yaml};
+pub use evidence::{EvidenceCheckpoint, EvidenceContradiction};
 pub use fitness_region::{
     ApprovedRegion, ClusterMember, ClusterRole, ClusterState, DeletionPolicy, Endpoints, FitnessRegion,
     FitnessRegionSpec, FitnessRegionStatus, Gateway, KubeconfigSecret,

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Condition;
+use crate::evidence::EvidenceCheckpoint;
 use crate::fitness_region::{DeletionPolicy, Endpoints};
 use crate::workload::{DataPlane, Rollout, ServiceTuning, services_are_known};
 
@@ -88,13 +89,17 @@ pub struct RegionStackSpec {
     /// No tenant here may have a lower epoch. It only grows.
     #[serde(default)]
     pub epoch_floor: Epoch,
+    /// While the region's CA is rotated: the peers that verify it by what `status.caBundle` says, each with a digest of that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "digests_by_region")]
+    pub trusted_by: BTreeMap<RegionName, String>,
 }
 
 /// The status of a RegionStack.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegionStackStatus {
-    /// Ready, Reconciling, Stalled, DataPlaneReady, ServicesReady, ResidencyEnforced.
+    /// Ready, Reconciling, Stalled, DataPlaneReady, ServicesReady, ResidencyEnforced; AuthorityRotating while its CA is rotated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 24))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -118,7 +123,7 @@ pub struct RegionStackStatus {
     /// The change that is being rolled out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutProgress>,
-    /// The region's own CA, PEM: what other regions verify it by.
+    /// The region's own CA, PEM: what other regions verify it by. Two while it is rotated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65_536))]
     pub ca_bundle: Option<String>,
@@ -134,6 +139,11 @@ pub struct RegionStackStatus {
     #[schemars(length(max = 512))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["edge".into(), "role".into()]))]
     pub acks: Vec<Ack>,
+    /// The last checkpoint of each chain of evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["chain".into()]))]
+    pub evidence: Vec<EvidenceCheckpoint>,
     /// What waits to leave, as the region counted it last. None: it has not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backlog: Option<StackBacklog>,
@@ -268,6 +278,12 @@ pub enum AckRole {
     Exporter,
     /// The copies are gone.
     Importer,
+}
+
+fn digests_by_region(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object", "maxProperties": 256, "additionalProperties": { "type": "string", "maxLength": 64 }
+    })
 }
 
 fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

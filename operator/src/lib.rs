@@ -16,7 +16,9 @@
 //! | [`election`] | one writer per role: a Lease whose loser stops before it ends |
 //! | [`events`], [`metrics`], [`admin`] | what people and Prometheus see |
 //! | [`member`] | a client for a member cluster from a hardened kubeconfig |
+//! | `rotation` | what the rotations of certificates have in common |
 //! | [`tasks`] | background tasks whose death ends the process |
+//! | `trace` | spans of passes, for OpenTelemetry |
 //! | [`region`] | the region role |
 //! | [`plugin`] | `kubectl meridian` |
 
@@ -35,7 +37,9 @@ pub mod plugin;
 pub mod policy_form;
 pub mod reconcile;
 pub mod region;
+mod rotation;
 pub mod tasks;
+mod trace;
 pub mod watch;
 
 pub use hub::{HubArgs, run_hub};

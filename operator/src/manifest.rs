@@ -15,6 +15,8 @@ pub const REGION_LABEL: &str = "meridian.sh/region";
 pub const OWNER_UID_LABEL: &str = "meridian.sh/owner-uid";
 /// Annotation with the digest of the manifest as it was last applied; see [`crate::apply`].
 pub const APPLIED_ANNOTATION: &str = "meridian.sh/applied";
+/// Annotation with the W3C trace context of the write that made the object as it is; see `crate::trace`.
+pub const TRACE_ANNOTATION: &str = "meridian.sh/traceparent";
 /// Annotation by which a person hands an object that exists already over to Meridian (value `"true"`).
 pub const ADOPT_ANNOTATION: &str = "meridian.sh/adopt";
 

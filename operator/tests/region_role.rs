@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use meridian_evidence::Signer;
 use meridian_kit::client::ServiceClient;
 use meridian_kit::policy_feed::{Ack, AckRole, Backlog, FeedLine};
 use meridian_kit::tls::{PeerId, Tls};
@@ -252,6 +253,16 @@ async fn services_follow_the_policy_and_the_lease_and_acknowledge_over_mtls() {
         (Some("stride-eu.workout-summary.us"), Some(3))
     );
 
+    let chain = format!("{}/replicator", role.region).parse().unwrap();
+    let signer = Signer::from_seed(&[7; 32]).unwrap();
+    let checkpoint = signer.sign(&chain, 3, [1; 32], jiff::Timestamp::now());
+    let mut forged = checkpoint.clone();
+    forged.size = 4;
+    let told = replicator.post("/v1/checkpoints").json(&checkpoint).idempotent().send();
+    assert_eq!(told.await.unwrap().status().as_u16(), 204);
+    let refused = replicator.post("/v1/checkpoints").json(&forged).idempotent().send();
+    assert_eq!(refused.await.unwrap_err().status().map(|s| s.as_u16()), Some(400));
+
     let waiting = Backlog {
         waiting: BTreeMap::from([(ack.edge.clone(), 7)]),
     };
@@ -261,6 +272,8 @@ async fn services_follow_the_policy_and_the_lease_and_acknowledge_over_mtls() {
     }
 
     let training = role.service("training", replica.feed).await;
+    let not_its_own = training.post("/v1/checkpoints").json(&checkpoint).idempotent().send();
+    assert_eq!(not_its_own.await.unwrap_err().status().map(|s| s.as_u16()), Some(403));
     let refused = training.post("/v1/backlog").json(&waiting).idempotent().send().await;
     assert_eq!(refused.unwrap_err().status().map(|s| s.as_u16()), Some(403));
     let refused = training
@@ -284,6 +297,7 @@ async fn services_follow_the_policy_and_the_lease_and_acknowledge_over_mtls() {
             .iter()
             .any(|c| c["type"] == "PolicyFresh" && c["reason"] == "NoLease")
             && status["acks"][0]["purged"] == 3
+            && status["evidence"] == json!([checkpoint])
             && status["backlog"]["edges"][0]["waiting"] == 7
             && status["appliedRevision"] == 2
     })

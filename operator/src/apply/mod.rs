@@ -15,9 +15,10 @@ pub use difference::{difference, digest};
 use crate::election::Leadership;
 use crate::manifest::{
     ADOPT_ANNOTATION, APPLIED_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL, Manifest, OWNER_UID_LABEL, ObjectKey,
-    REGION_LABEL,
+    REGION_LABEL, TRACE_ANNOTATION,
 };
 use crate::metrics::{Metrics, Write};
+use crate::trace;
 use crate::watch::{Cache, Identity};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
@@ -25,6 +26,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tracing::Instrument;
 
 /// How long one request to an API server may take. Shorter than the gap between losing a lease and its end.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
@@ -73,6 +75,11 @@ impl Purpose {
             Self::RegionScale => "meridian-region-scale",
             Self::Status => "meridian-status",
         }
+    }
+
+    /// Whether a region's operator makes its passes over what is written.
+    const fn is_told_a_region(self) -> bool {
+        matches!(self, Self::HubStack | Self::HubPool)
     }
 }
 
@@ -205,11 +212,16 @@ impl Applier {
             }
             return Ok(outcome);
         }
-        let body = manifest.clone().with_annotation(APPLIED_ANNOTATION, digest);
+        let span = trace::write("apply", key.kind.kind);
+        let mut body = manifest.clone().with_annotation(APPLIED_ANNOTATION, digest);
+        if let (true, Some(traceparent)) = (purpose.is_told_a_region(), meridian_kit::trace::exported(&span)) {
+            body = body.with_annotation(TRACE_ANNOTATION, &traceparent);
+        }
         let params = PatchParams::apply(purpose.manager()).force();
         let patch = Patch::Apply(body.body());
         let written = self
             .write("apply", key, self.api(key).patch(&key.name, &params, &patch))
+            .instrument(span)
             .await?;
         self.cache.put(key.clone(), written);
         tracing::info!(resource = %key, role = purpose.manager(), state = ?outcome, "applied");
@@ -288,6 +300,7 @@ impl Applier {
             let patch = Patch::Apply(&body);
             let told = self
                 .write("status", key, self.api(key).patch_status(&key.name, &params, &patch))
+                .instrument(trace::write("status", key.kind.kind))
                 .await;
             match told {
                 // What an older definition does not know is left out, so that the rest is said.

@@ -15,6 +15,7 @@
 //! | [`instruments`] | whether what edges rest on is in force, and how soon it ends |
 //! | [`pool`] | IngestPool → its copy in the member, and status back |
 //! | [`lease`] | the lease that lets a member transfer |
+//! | [`trust`] | rotation of a region's CA: who has been told |
 //! | [`members`] | the member clusters |
 //! | [`adopt`] | what a hub does in members that know more than it does |
 //! | [`admission`], [`webhook`] | the policy's answer at `kubectl apply` |
@@ -35,6 +36,7 @@ pub mod region;
 pub mod reports;
 pub mod residency;
 pub mod source;
+pub mod trust;
 pub mod webhook;
 
 use std::net::SocketAddr;
@@ -71,6 +73,7 @@ use gathered::Gatherer;
 use lease::Ledger;
 use members::{Connector, MemberChange, Members, OnMemberChange};
 use reports::{News, Reports};
+use trust::Rotating;
 
 /// The kinds that people write on the hub.
 pub(crate) const RESOURCES: &[Kind] = &[JURISDICTION, PARTY, FITNESS_REGION, TENANT_DATA_RESIDENCY, INGEST_POOL];
@@ -107,6 +110,7 @@ pub struct Hub {
     metrics: Metrics,
     reports: Reports,
     approval: Requirement,
+    rotating: Rotating,
 }
 
 impl Hub {
@@ -170,6 +174,7 @@ struct Queues {
     regions: Queue<String>,
     tenants: Queue<String>,
     pools: Queue<String>,
+    rotating: Rotating,
 }
 
 impl Queues {
@@ -231,7 +236,13 @@ impl Queues {
         match change {
             // The pass that wrote it knows.
             MemberChange::Object { known: true, .. } => {}
-            MemberChange::Object { key, .. } if key.kind == REGION_STACK => self.regions.now(key.name.clone()),
+            MemberChange::Object { key, .. } if key.kind == REGION_STACK => {
+                self.regions.now(key.name.clone());
+                self.rotating
+                    .names()
+                    .into_iter()
+                    .for_each(|name| self.regions.now(name));
+            }
             MemberChange::Object { key, .. } if key.kind == TENANT_PLACEMENT => {
                 let space = key.namespace.as_deref();
                 if let Some(region) = space.and_then(|space| space.strip_prefix("meridian-")) {
@@ -315,6 +326,7 @@ pub async fn run_among(
         regions: Queue::new("region"),
         tenants: Queue::new("residency"),
         pools: Queue::new("pool"),
+        rotating: Rotating::default(),
     };
 
     let cache = Cache::packing(&[TENANT_DATA_RESIDENCY]);
@@ -347,6 +359,7 @@ pub async fn run_among(
             metrics.clone(),
         )),
         approval: args.approval,
+        rotating: queues.rotating.clone(),
     });
 
     let mut tasks = Tasks::new(shutdown.clone());

@@ -15,6 +15,7 @@ use crate::manifest::{
     INGEST_POOL, MANAGED_BY, MANAGED_BY_LABEL, Manifest, NotAManifest, OWNER_UID_LABEL, ObjectKey, REGION_LABEL,
 };
 use crate::reconcile::{Outcome, Pass};
+use crate::trace;
 
 /// Why a pass failed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, PoolError> {
     };
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let object = observed(&object);
+    trace::about(&object);
     let region = object["spec"]["region"].as_str().unwrap_or_default().to_owned();
     let member = member_of(&hub, &region);
     let departing = Departing::of(&hub.cache)

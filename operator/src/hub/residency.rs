@@ -25,6 +25,7 @@ use crate::conditions::{Observation, Standing};
 use crate::finalizer;
 use crate::manifest::{ObjectKey, TENANT_DATA_RESIDENCY};
 use crate::reconcile::{Outcome, Pass};
+use crate::trace;
 
 /// What refuses an edge that nobody else has approved: no rule of the policy.
 const NOT_APPROVED: &str = "not-approved";
@@ -42,6 +43,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
         return Ok(Pass::of(Outcome::Gone));
     };
     let object = observed(&live);
+    trace::about(&object);
     if finalizer::is_deleting(&object) {
         return leave(&hub, &key, &object).await;
     }
@@ -52,7 +54,8 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, ApplyError> 
         return Ok(Pass::of(Outcome::Waiting));
     };
     let asked = || Departing::of(&hub.cache).asked(&live);
-    let Some(verdict) = judge(&object, asked, &compiled) else {
+    let judged = || judge(&object, asked, &compiled);
+    let Some(verdict) = trace::step("plan").in_scope(judged) else {
         held?;
         return Ok(Pass::of(Outcome::Waiting));
     };

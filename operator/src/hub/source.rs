@@ -18,6 +18,7 @@ use super::closing;
 use super::departure::{FINALIZER, LEAVING};
 use super::gathered::Gatherer;
 use super::members::OBSERVED;
+use super::trust::is_newer;
 use crate::apply::into_observed;
 use crate::manifest::{FITNESS_REGION, JURISDICTION, Kind, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY};
 use crate::policy_form;
@@ -149,17 +150,24 @@ pub(super) fn own_trust(stack: &DynamicObject) -> Option<RegionTrust> {
 
 /// What the others were told last about each region: it counts while the region itself cannot be asked.
 pub(super) fn told(known: &[&Cache]) -> BTreeMap<RegionName, RegionTrust> {
-    let mut told = BTreeMap::new();
+    let mut told: BTreeMap<RegionName, RegionTrust> = BTreeMap::new();
     for (_, object) in known.iter().flat_map(|held| held.of_kind(REGION_STACK)) {
         for peer in policy_form::peers(&object.data["spec"]["policy"]) {
             let Ok(region) = RegionName::deserialize(&peer["region"]) else {
                 continue;
             };
-            if let (Entry::Vacant(unheard), Some(ca_pem)) = (told.entry(region), peer["ca_pem"].as_str()) {
-                unheard.insert(RegionTrust {
-                    ca_pem: ca_pem.to_owned(),
-                    jwks: peer["jwks"].clone(),
-                });
+            let Some(ca_pem) = peer["ca_pem"].as_str() else {
+                continue;
+            };
+            let trust = || RegionTrust {
+                ca_pem: ca_pem.to_owned(),
+                jwks: peer["jwks"].clone(),
+            };
+            match told.entry(region) {
+                Entry::Vacant(unheard) => _ = unheard.insert(trust()),
+                // In the middle of a rotation not all have been told the same.
+                Entry::Occupied(mut heard) if is_newer(ca_pem, &heard.get().ca_pem) => _ = heard.insert(trust()),
+                Entry::Occupied(_) => {}
             }
         }
     }

@@ -8,11 +8,13 @@ mod queue;
 pub use queue::{Backoff, Queue};
 
 use crate::metrics::Metrics;
+use crate::trace;
 use std::fmt::{Debug, Display};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// How a pass ended when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,10 +124,11 @@ where
             () = shutdown.cancelled() => break,
             Some(ended) = passes.join_next() => finish(&queue, bounds.backoff, &metrics, ended.map_err(|e: tokio::task::JoinError| Panicked { controller, cause: e.to_string() })?),
             key = queue.next(), if room => {
-                let pass = reconcile(key.clone());
+                let (pass, span) = (reconcile(key.clone()), trace::pass(controller));
                 passes.spawn(async move {
                     let began = Instant::now();
-                    let result = tokio::time::timeout(bounds.timeout, pass).await;
+                    let result = tokio::time::timeout(bounds.timeout, pass.instrument(span.clone())).await;
+                    span.record("outcome", label(&result));
                     (key, began.elapsed(), result)
                 });
             }
@@ -137,30 +140,34 @@ where
     Ok(())
 }
 
-type Ended<K, E> = (K, Duration, Result<Result<Pass, E>, tokio::time::error::Elapsed>);
+type Ran<E> = Result<Result<Pass, E>, tokio::time::error::Elapsed>;
+type Ended<K, E> = (K, Duration, Ran<E>);
+
+const fn label<E>(result: &Ran<E>) -> &'static str {
+    match result {
+        Ok(Ok(pass)) => pass.outcome.label(),
+        Ok(Err(_)) => "failed",
+        Err(_) => "abandoned",
+    }
+}
 
 fn finish<K, E>(queue: &Queue<K>, backoff: Backoff, metrics: &Metrics, (key, took, result): Ended<K, E>)
 where
     K: Ord + Hash + Clone + Debug,
     E: Display,
 {
-    let label = match &result {
-        Ok(Ok(pass)) => {
-            queue.done(&key, pass.again);
-            pass.outcome.label()
-        }
+    match &result {
+        Ok(Ok(pass)) => queue.done(&key, pass.again),
         Ok(Err(error)) => {
             let delay = queue.failed(&key, backoff);
             tracing::warn!(task = queue.name(), resource = ?key, error = %error, delay_ms = millis(delay), "reconcile failed");
-            "failed"
         }
         Err(_) => {
             let delay = queue.failed(&key, backoff);
             tracing::warn!(task = queue.name(), resource = ?key, delay_ms = millis(delay), "reconcile took too long and was abandoned");
-            "abandoned"
         }
-    };
-    metrics.pass(queue.name(), label, took);
+    }
+    metrics.pass(queue.name(), label(&result), took);
 }
 
 fn millis(delay: Duration) -> u64 {

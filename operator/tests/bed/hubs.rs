@@ -354,6 +354,16 @@ impl World {
         Some(serde_json::to_value(api.get_opt(tenant).await.unwrap()?).unwrap())
     }
 
+    /// From here on the test is the regions' operators; their namespaces are handed over to those.
+    pub async fn hand_over_the_regions(&self) {
+        self.regions.abort();
+        let namespaces: Api<Namespace> = Api::all(self.member.clone());
+        let adopted = Patch::Merge(json!({"metadata": {"annotations": {"meridian.sh/adopt": "true"}}}));
+        for name in ["meridian-eu", "meridian-us"] {
+            namespaces.patch(name, &PatchParams::default(), &adopted).await.unwrap();
+        }
+    }
+
     pub async fn end(mut self) {
         self.hub.stop().await;
         self.hub.wipe().await;

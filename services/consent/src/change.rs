@@ -1,4 +1,4 @@
-//! Granting and withdrawing: the change, its receipt and its event commit together; a withdrawal is answered only when
+//! Granting and withdrawing: the change, its receipt, its event and its evidence commit together; a withdrawal is answered only when
 //! nothing that was permitted before it can start any more.
 
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use meridian_kit::SubjectId;
 use meridian_kit::auth::Athlete;
 use meridian_kit::db::{Scope, TenantTx};
 use meridian_kit::event::{Draft, Event};
+use meridian_kit::evidence::{self, Entry, Kind};
 use meridian_kit::idempotency::{self, IdempotencyKey, Outcome as Claim};
 use meridian_kit::outbox;
 use meridian_kit::problem::Problem;
@@ -159,6 +160,16 @@ impl Consent {
         let receipt = Receipt::of(id, replaces, matter, standing, around);
         let sealed = key.seal_json(&receipt_context(id), &receipt)?;
         store::record(tx, athlete.subject, matter, standing, at, (id, &sealed)).await?;
+        let entry = evidence::entry_of(tx, Kind::ConsentChange);
+        let mut entry = Entry {
+            purpose: Some(matter.purpose().to_string()),
+            class: Some(matter.class().to_string()),
+            rule: Some(standing.state.as_str().to_owned()),
+            revision: Some(policy.revision.0),
+            ..entry
+        };
+        evidence::commit_to(&mut entry, [key]).map_err(|error| Problem::internal(&error))?;
+        evidence::append(tx, &entry).await?;
         let stream = stream(athlete.subject, matter).to_string();
         let kind = match standing.state {
             State::Granted => CONSENT_GRANTED,

@@ -12,6 +12,7 @@ pub mod store;
 
 use meridian_kit::db::{Migration, Pool};
 use meridian_kit::event::EventSource;
+use meridian_kit::evidence::Sealer;
 use meridian_kit::kafka::{Topic, dead_letter};
 use meridian_kit::outbox::Relay;
 use meridian_kit::policy_feed::PolicyFeed;
@@ -63,10 +64,12 @@ impl Consent {
 pub async fn run(start: Start) -> Result<(), StartError> {
     let consent = Consent::new(&start)?;
     let relay = Relay::new(&start)?;
+    let sealer = Sealer::new(&start)?;
     let forgetting = consent.clone().keep_forgetting(start.stop());
     let parts = Parts::new(http::router(consent))
         .topics(topics())
         .background("the relay", relay.run())
+        .background("the evidence", sealer.run())
         .background::<std::convert::Infallible>("the forgetting of permits", async move {
             forgetting.await;
             Ok(())

@@ -374,20 +374,23 @@ impl Call {
         if status.is_success() {
             return Ok(response);
         }
-        let body: Option<serde_json::Value> = response
-            .bytes()
-            .await
-            .ok()
-            .filter(|body| body.len() < 64 * 1024)
-            .and_then(|body| serde_json::from_slice(&body).ok());
-        let code = body
-            .as_ref()
-            .and_then(|body| body.get("code")?.as_str().map(str::to_owned));
-        Err(ClientError::Refused {
-            peer: peer(),
-            status,
-            code,
-            body,
-        })
+        let body = response.bytes().await.unwrap_or_default();
+        Err(refused(peer(), status, &body))
+    }
+}
+
+/// What a refusal says; a body that is no problem, or far too large for one, is left out.
+pub(crate) fn refused(peer: String, status: StatusCode, body: &[u8]) -> ClientError {
+    let body: Option<serde_json::Value> = Some(body)
+        .filter(|body| body.len() < 64 * 1024)
+        .and_then(|body| serde_json::from_slice(body).ok());
+    let code = body
+        .as_ref()
+        .and_then(|body| body.get("code")?.as_str().map(str::to_owned));
+    ClientError::Refused {
+        peer,
+        status,
+        code,
+        body,
     }
 }

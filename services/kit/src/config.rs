@@ -67,6 +67,8 @@ pub struct Config {
     pub pepper_file: Option<PathBuf>,
     /// `MERIDIAN_KEK_FILE`: the key that wraps keys (keyring).
     pub kek_file: Option<PathBuf>,
+    /// `MERIDIAN_EVIDENCE_KEY_FILE`: 32 random bytes, the seed that checkpoints of evidence are signed with.
+    pub evidence_key_file: Option<PathBuf>,
 }
 
 /// One wrong variable.
@@ -238,6 +240,7 @@ impl Config {
             data_dir: path(&reader, "MERIDIAN_DATA_DIR"),
             pepper_file: path(&reader, "MERIDIAN_PEPPER_FILE"),
             kek_file: path(&reader, "MERIDIAN_KEK_FILE"),
+            evidence_key_file: path(&reader, "MERIDIAN_EVIDENCE_KEY_FILE"),
         });
         match config {
             Some(config) if reader.errors.is_empty() => Ok(config),

@@ -18,8 +18,10 @@
 pub mod auth;
 pub mod client;
 pub mod config;
+pub mod counted;
 pub mod db;
 pub mod event;
+pub mod evidence;
 pub mod headers;
 pub mod idempotency;
 mod ids;

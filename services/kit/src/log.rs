@@ -32,7 +32,7 @@ pub const OF_EVERY_LINE: &[&str] = &[
 ];
 
 /// What a span may say to the exporter of traces beside [`ALLOWED`].
-pub const OF_SPANS: &[&str] = &["otel.kind", "otel.name"];
+pub const OF_SPANS: &[&str] = &["generation", "otel.kind", "otel.name", "outcome", "uid"];
 
 /// The names that a log field may have. Values are numbers, booleans, opaque ids, names from the policy (tenant,
 /// region, class, edge, rule) and errors of our own enums, whose sentences never quote data.
@@ -182,6 +182,7 @@ pub fn install(service: &'static str, region: &str, otlp: Option<&str>) -> Resul
         tracing_opentelemetry::layer()
             .with_tracer(tracer)
             .with_location(false)
+            .with_target(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
             .with_filter(tracing_subscriber::filter::filter_fn(is_exported))
@@ -207,7 +208,7 @@ fn is_exported(metadata: &Metadata<'_>) -> bool {
 
 /// Traces cannot be exported.
 #[derive(Debug, thiserror::Error)]
-#[error("MERIDIAN_OTLP_ENDPOINT cannot be used: {0}; give the collector's base URL, like http://collector:4318")]
+#[error("traces cannot be exported: {0}; give the collector's base URL, like http://collector:4318")]
 pub struct OtlpError(String);
 
 fn otlp_provider(
@@ -223,9 +224,11 @@ fn otlp_provider(
         .with_timeout(std::time::Duration::from_secs(5))
         .build()
         .map_err(|error| OtlpError(error.to_string()))?;
+    // The hub is of no region.
+    let of_region = (!region.is_empty()).then(|| opentelemetry::KeyValue::new("meridian.region", region.to_owned()));
     let resource = opentelemetry_sdk::Resource::builder_empty()
         .with_service_name(service)
-        .with_attribute(opentelemetry::KeyValue::new("meridian.region", region.to_owned()))
+        .with_attributes(of_region)
         .build();
     // On the Tokio runtime: the thread-based processor would need a blocking HTTP client and one more thread.
     let processor = BatchSpanProcessor::builder(exporter, opentelemetry_sdk::runtime::Tokio).build();

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use meridian_evidence::Checkpoint;
 use meridian_policy::vocabulary::DataClass;
 use meridian_policy::{EdgeId, PolicyRevision, RegionName, RegionPolicy};
 use serde::{Deserialize, Serialize};
@@ -146,6 +147,9 @@ pub enum FeedError {
     /// The region operator did not take the acknowledgement; repeat it.
     #[error("the region operator did not take the acknowledgement: {0}")]
     Ack(String),
+    /// The region operator did not take the checkpoint; repeat it.
+    #[error("the region operator did not take the checkpoint: {0}")]
+    Checkpoint(String),
     /// The region operator did not take the backlog; the next report says it anew.
     #[error("the region operator did not take the backlog: {0}")]
     Backlog(String),
@@ -403,6 +407,26 @@ impl PolicyFeed {
             .send()
             .await
             .map_err(|error| FeedError::Ack(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Tells the region operator how far a chain of evidence has come.
+    ///
+    /// # Errors
+    /// When it did not get through; repeat it.
+    pub async fn tell_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), FeedError> {
+        let client = self
+            .shared
+            .client
+            .as_ref()
+            .ok_or_else(|| FeedError::Checkpoint("there is no connection".to_owned()))?;
+        client
+            .post("/v1/checkpoints")
+            .json(checkpoint)
+            .idempotent()
+            .send()
+            .await
+            .map_err(|error| FeedError::Checkpoint(error.to_string()))?;
         Ok(())
     }
 

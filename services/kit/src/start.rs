@@ -290,7 +290,8 @@ impl Start {
         Ok(ServiceClient::new(self, peer)?)
     }
 
-    /// 32 secret bytes or more from the file that a variable names (`MERIDIAN_PEPPER_FILE`, `MERIDIAN_KEK_FILE`).
+    /// 32 secret bytes or more from the file that a variable names (`MERIDIAN_PEPPER_FILE`, `MERIDIAN_KEK_FILE`,
+    /// `MERIDIAN_EVIDENCE_KEY_FILE`).
     ///
     /// # Errors
     /// When the variable is not set, or the file is missing or too short.
@@ -298,6 +299,7 @@ impl Start {
         let path = match variable {
             "MERIDIAN_PEPPER_FILE" => self.shared.config.pepper_file.as_deref(),
             "MERIDIAN_KEK_FILE" => self.shared.config.kek_file.as_deref(),
+            "MERIDIAN_EVIDENCE_KEY_FILE" => self.shared.config.evidence_key_file.as_deref(),
             _ => None,
         };
         let wrong = |problem: String| StartError::File { variable, problem };

@@ -67,6 +67,16 @@ impl Parent {
             sampled,
         })
     }
+
+    fn remote(self) -> SpanContext {
+        let flags = if self.sampled {
+            TraceFlags::SAMPLED
+        } else {
+            TraceFlags::default()
+        };
+        let (trace, id) = (TraceId::from(self.trace_id), SpanId::from(self.span_id));
+        SpanContext::new(trace, id, flags, true, TraceState::default())
+    }
 }
 
 fn is_correlation_id(text: &str) -> bool {
@@ -131,13 +141,7 @@ impl Context {
 
     fn adopt_parent(&mut self, span: &tracing::Span, traceparent: Option<&str>) {
         if let Some(parent) = traceparent.and_then(Parent::parse) {
-            let flags = if parent.sampled {
-                TraceFlags::SAMPLED
-            } else {
-                TraceFlags::default()
-            };
-            let (trace, id) = (TraceId::from(parent.trace_id), SpanId::from(parent.span_id));
-            let remote = SpanContext::new(trace, id, flags, true, TraceState::default());
+            let remote = parent.remote();
             // Fails only without an exporter, and then there is nothing to tie together.
             let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(remote));
         }
@@ -206,6 +210,28 @@ impl Context {
 impl fmt::Display for Context {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.traceparent())
+    }
+}
+
+/// The `traceparent` of a span that is exported; nothing where traces are not.
+#[must_use]
+pub fn exported(span: &tracing::Span) -> Option<String> {
+    let context = span.context();
+    let context = context.span().span_context().clone();
+    context.is_valid().then(|| {
+        format!(
+            "00-{}-{}-{:02x}",
+            context.trace_id(),
+            context.span_id(),
+            u8::from(context.is_sampled())
+        )
+    })
+}
+
+/// Ties a span to what led to it and is no part of it: the span that this `traceparent` names. What is none is left out.
+pub fn link(span: &tracing::Span, traceparent: &str) {
+    if let Some(parent) = Parent::parse(traceparent) {
+        span.add_link(parent.remote());
     }
 }
 

@@ -227,6 +227,35 @@ async fn migrations_can_be_repeated_and_never_changed() {
 }
 
 #[tokio::test]
+async fn a_release_that_is_rolled_back_leaves_its_steps_and_the_one_before_migrates_and_serves_beside_them() {
+    let database = Database::beside_the_next_release("notes", NOTES).await;
+    let applied = || async {
+        let query = "select version from _sqlx_migrations order by version";
+        let versions: Vec<i64> = sqlx::query_scalar(query)
+            .fetch_all(&database.superuser_pool())
+            .await
+            .unwrap();
+        versions
+    };
+    let newer = applied().await;
+    assert!(
+        newer.last().is_some_and(|version| *version > 999),
+        "a newer release was here: {newer:?}"
+    );
+    db::migrate(database.owner_url(), NOTES).await.unwrap();
+    assert_eq!(applied().await, newer, "nothing is taken back");
+    let columns = "select count(*) from pg_attribute where attrelid = 'note'::regclass and attname ~ '^next_release_'";
+    let widened: i64 = sqlx::query_scalar(columns)
+        .fetch_one(&database.superuser_pool())
+        .await
+        .unwrap();
+    assert_eq!(
+        widened, 2,
+        "every test of a service runs on what its next release may add"
+    );
+}
+
+#[tokio::test]
 async fn the_roles_of_a_region_can_be_made_again_and_a_new_password_replaces_the_old() {
     let superuser_url = meridian_kit::testing::required("MERIDIAN_TEST_POSTGRES");
     let name = format!("again_{}", uuid::Uuid::new_v4().simple());

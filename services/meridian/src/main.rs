@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use meridian_kit::{Start, StartError};
 
+mod evidence;
 mod migrate;
 mod operator;
 mod plugin;
@@ -52,6 +53,9 @@ enum Command {
     /// Brings databases to the state that this version needs.
     #[command(subcommand)]
     Migrate(migrate::Target),
+    /// What a region recorded about transfers: writes it to a file, and checks such a file without asking anybody.
+    #[command(subcommand)]
+    Evidence(evidence::Verb),
     /// Looks at a region's databases and says what should not be there: exit code 0 nothing, 1 something, 2 it does not know.
     Verify(verify::Verify),
     /// What people ask a hub: the plugin `kubectl meridian`.
@@ -105,6 +109,7 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode, String> {
     let ended = match command {
         Command::Kubectl(verb) => return plugin::run(*verb).await,
+        Command::Evidence(verb) => evidence::run(verb).await,
         Command::Verify(asked) => return Ok(verify::run(asked).await),
         Command::Keyring => service("keyring", meridian_keyring::run).await,
         Command::Identity => service("identity", meridian_identity::run).await,

@@ -108,8 +108,8 @@ pub(crate) struct Region {
 
 pub(crate) async fn run(role: Role) -> Result<(), String> {
     match &role {
-        Role::Hub(_) => begin("operator-hub")?,
-        Role::Region(_) => begin("operator-region")?,
+        Role::Hub(_) => begin("operator-hub", None)?,
+        Role::Region(role) => begin("operator-region", role.region.as_ref())?,
         Role::Ready(_) => {}
     }
     match role {
@@ -172,8 +172,13 @@ pub(crate) async fn run(role: Role) -> Result<(), String> {
     }
 }
 
-fn begin(name: &'static str) -> Result<(), String> {
-    meridian_kit::log::install(name, "", None).map_err(|error| error.to_string())?;
+/// Where traces go, if anywhere: OpenTelemetry's own variable.
+const COLLECTOR: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+fn begin(name: &'static str, region: Option<&RegionName>) -> Result<(), String> {
+    let collector = std::env::var(COLLECTOR).ok().filter(|endpoint| !endpoint.is_empty());
+    let region = region.map(RegionName::as_str).unwrap_or_default();
+    meridian_kit::log::install(name, region, collector.as_deref()).map_err(|error| error.to_string())?;
     meridian_kit::tls::install_crypto_provider();
     Ok(())
 }

@@ -12,6 +12,7 @@ pub mod store;
 pub mod wire;
 
 use meridian_kit::db::Migration;
+use meridian_kit::evidence::Sealer;
 use meridian_kit::kafka::{Consumer, Topic};
 use meridian_kit::outbox::Relay;
 use meridian_kit::service::{self, Parts};
@@ -45,6 +46,7 @@ pub async fn run(start: Start) -> Result<(), StartError> {
     let importer = Importer::new(&start)?;
     let consumer = Consumer::new(&start, SOURCES)?;
     let relay = Relay::new(&start)?;
+    let sealer = Sealer::new(&start)?.recording_policy();
     let app = App {
         importer: importer.clone(),
         pool,
@@ -55,6 +57,7 @@ pub async fn run(start: Start) -> Result<(), StartError> {
         .accept_peer_regions()
         .topics(vec![Topic::events(TOPIC)])
         .background("the relay", relay.run())
+        .background("the evidence", sealer.run())
         .background("the queue", consumer.run(Queue(exporter.clone())))
         .background("the deliveries", exporter.clone().deliver())
         .background("the key leases", exporter.clone().keep_leases())

@@ -20,6 +20,7 @@ pub struct Meters {
     delivered: Family<Labels, Counter>,
     refused: Family<Labels, Counter>,
     waited: Family<Labels, Counter>,
+    egress: Counter,
 }
 
 impl Meters {
@@ -41,7 +42,17 @@ impl Meters {
                 "Attempts put off, by what was missing",
                 Family::default(),
             ),
+            egress: metrics.register(
+                "meridian_replicator_egress_bytes",
+                "Bytes that the sockets for copies have sent to other regions",
+                Counter::default(),
+            ),
         }
+    }
+
+    /// Counted by the sockets themselves.
+    pub(crate) fn egress(&self) -> Counter {
+        self.egress.clone()
     }
 
     pub(crate) fn delivered(&self, edge: &EdgeId, copies: usize) {

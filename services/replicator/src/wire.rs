@@ -4,6 +4,7 @@ use meridian_kit::event::Event;
 use meridian_kit::subject_keys::WireKey;
 use meridian_policy::{EdgeId, PolicyRevision, Rule};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// `POST /peer/v1/batches`: copies, sealed under the edge's import key. All of them are taken or none.
 #[derive(Debug, Deserialize, Serialize)]
@@ -15,6 +16,11 @@ pub struct Batch {
     pub revision: PolicyRevision,
     /// The copies.
     pub events: Vec<Event>,
+}
+
+/// The SHA-256 of a batch as it crosses the border: the exporter's evidence and the importer's name it alike.
+pub fn digest(body: &[u8]) -> [u8; 32] {
+    Sha256::digest(body).into()
 }
 
 /// What became of a batch.

@@ -233,7 +233,7 @@ async fn assert_purged(world: &World, rule: &str) {
     assert_eq!((exporter.purged, &exporter.sinks), (importer.purged, &importer.sinks));
     // Two copies here, two in the sink.
     assert_eq!(importer.purged, 4);
-    world.eu.recorded("cut", rule).await;
+    world.eu.recorded("policy-change", &format!("cut:{rule}")).await;
 }
 
 async fn two_shares(world: &World) {
@@ -306,7 +306,7 @@ async fn a_purge_waits_for_every_sink() {
     two_shares(&world).await;
     world.us.region.stop("social").await;
     world.close(&edge(3600));
-    world.us.recorded("cut", "").await;
+    world.us.recorded("policy-change", "cut:no-edge").await;
     several_rounds(&world.us).await;
     assert_eq!(world.us.count("import_edge where state = 'cutting'").await, 1);
     assert!(

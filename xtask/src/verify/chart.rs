@@ -17,6 +17,10 @@ use crate::tools;
 const MONITORED: &str =
     "monitoring.podMonitor.enabled=true,monitoring.prometheusRule.enabled=true,monitoring.dashboard.enabled=true";
 
+/// Traces, as somebody may want them.
+const TRACED: &str = "monitoring.traces.collector=http://collector.monitoring.svc:4318,\
+     monitoring.traces.to[0].namespaceSelector.matchLabels.name=monitoring";
+
 /// One rendering that is checked in.
 struct Rendering {
     name: &'static str,
@@ -46,6 +50,16 @@ const RENDERINGS: &[Rendering] = &[
         values: &["role=region", MONITORED],
         only: Some("templates/monitoring.yaml"),
     },
+    Rendering {
+        name: "hub-traced",
+        values: &["role=hub", TRACED],
+        only: Some("templates/operator.yaml"),
+    },
+    Rendering {
+        name: "hub-traced-network",
+        values: &["role=hub", TRACED],
+        only: Some("templates/network.yaml"),
+    },
 ];
 
 /// Values that may not be given.
@@ -58,6 +72,7 @@ const REFUSED: &[&str] = &[
     "networkPolicy.apiServers.ports={70000}",
     "networkPolicy.metricsFrom[0].anybody=true",
     "monitoring.dashboard.enabled=perhaps",
+    "monitoring.traces.collector=collector:4318",
     "hub.webhook.failurePolicy=Sometimes",
     "hub.approval=Perhaps",
     "region.hubServiceAccount=Not A Name",

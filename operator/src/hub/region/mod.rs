@@ -2,6 +2,7 @@
 //!
 //! observe → validate → plan ([`plan`], pure) → apply → status ([`status`]); when it is deleted, [`removal`] comes first
 
+mod evidence;
 mod pace;
 mod plan;
 mod removal;
@@ -17,18 +18,20 @@ use meridian_crds::{ClusterMember, FitnessRegionSpec};
 use meridian_policy::{Denial, RegionName};
 use serde_json::Value;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::adopt::claim::Holder;
 use super::approval::others;
 use super::departure::FINALIZER;
 use super::lease::Settled;
 use super::members::{Health, Member};
-use super::{Hub, source};
+use super::{Hub, source, trust};
 use crate::apply::{Applied, ApplyError, Purpose, observed};
 use crate::finalizer;
 use crate::manifest::{FITNESS_REGION, NODE, NotAManifest, ObjectKey, SECRET};
 use crate::member::MemberError;
 use crate::reconcile::{Outcome, Pass};
+use crate::trace;
 use crate::watch::Cache;
 
 pub(crate) use pace::Pace;
@@ -178,6 +181,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     };
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let object = observed(&object);
+    trace::about(&object);
     let mut closing = None;
     let (result, held) = if finalizer::is_deleting(&object) {
         if !finalizer::is_held(&object, FINALIZER) {
@@ -210,7 +214,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
         hub.ledger.fail(&name);
     }
     let held = held.map(|held| removal::also_failed(held, result.as_ref().err()));
-    let mut status = status::status(&hub, &name, &object, &result, held.as_ref());
+    let (mut status, due) = status::status(&hub, &name, &object, &result, held.as_ref());
     if let Some(closing) = closing {
         status["closing"] = serde_json::json!(closing);
     }
@@ -236,8 +240,9 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
             } else {
                 done.outcome()
             });
+            let due = due.and_then(|at| Duration::try_from(at.duration_since(Timestamp::now())).ok());
             let again = done.unknown.is_some().then_some(UNKNOWN_AGAIN);
-            let again = again.into_iter().chain(later).min();
+            let again = again.into_iter().chain(later).chain(due).min();
             Ok(again.map_or(pass, |delay| pass.again(delay)))
         }
         Err(error) if error.is_refusal() => {
@@ -302,7 +307,7 @@ impl Done {
 async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Done, RegionError> {
     // observe
     let (region, spec) = parse(name, object)?;
-    let (cluster, member) = place(hub, name, &spec).await?;
+    let (cluster, member) = place(hub, name, &spec).instrument(trace::step("observe")).await?;
     // validate
     stands_where_declared(name, cluster, member.cache())?;
     let Some(compiled) = hub.newest.get().filter(|_| member.is_known()) else {
@@ -319,7 +324,10 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
     };
     // plan
     let (policy, held) = ((compiled.policy.as_ref(), compiled.told()), member.cache());
-    let mut plan = RegionPlan::of(&region, uid, object, &hub.cache, policy, held, Timestamp::now())?;
+    let planned = || RegionPlan::of(&region, uid, object, &hub.cache, policy, held, Timestamp::now());
+    let mut plan = trace::step("plan").in_scope(planned)?;
+    hub.rotating.saw(name, &plan.existing);
+    plan.stack = trust::with_rotation(plan.stack, &region, object, &plan.existing, || hub.stacks())?;
     // apply
     // From here on the member holds something of the region: not before, so that one that never reached it can go.
     let key = ObjectKey::cluster(FITNESS_REGION, name);

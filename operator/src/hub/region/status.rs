@@ -1,24 +1,28 @@
 //! What a FitnessRegion's status says: what its member answers, and what the last pass came to.
 
+use jiff::Timestamp;
 use meridian_crds::FitnessRegionSpec;
 use meridian_policy::RegionName;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::evidence::{self, Finding};
 use super::{Done, RegionError, TENANTS_UNKNOWN};
 use crate::conditions::{Observation, Standing, Status};
 use crate::hub::departure::Waiting;
 use crate::hub::members::{Health, Member};
 use crate::hub::{Hub, instruments, source};
+use crate::region::stack::rotate::ROTATING;
 
-/// `held`: what a deletion waits for, when there is one.
+/// `held`: what a deletion waits for, when there is one. With the status comes the moment from which it says something else
+/// by itself.
 pub(super) fn status(
     hub: &Hub,
     name: &str,
     object: &Value,
     result: &Result<Done, RegionError>,
     held: Option<&Waiting>,
-) -> Value {
+) -> (Value, Option<Timestamp>) {
     let spec = FitnessRegionSpec::deserialize(&object["spec"]).ok();
     let cluster = spec
         .and_then(|spec| spec.primary().map(|cluster| cluster.name.clone()))
@@ -79,6 +83,13 @@ pub(super) fn status(
     if let Some(held) = held {
         observations.push(Observation::new("Removable", false, held.reason, held.message.clone()));
     }
+    let Finding {
+        kept,
+        contradicted,
+        observation,
+        due,
+    } = evidence::compare(object, &stack["status"]["evidence"], Timestamp::now());
+    observations.push(observation);
     let degraded = reachable.status == Status::False;
     observations.push(reachable);
     for kind in ["DataPlaneReady", "ServicesReady", "ResidencyEnforced"] {
@@ -90,6 +101,9 @@ pub(super) fn status(
             (Status::False, "Observed")
         };
         observations.push(Observation::new(kind, status, reason, message(&stack, kind)));
+    }
+    if condition(&stack, ROTATING).is_some() {
+        observations.push(Observation::new(ROTATING, true, "Observed", message(&stack, ROTATING)));
     }
     // A region role of before has nothing to say of it.
     if let Some(seen) = condition(&stack, "ResidencyVerified") {
@@ -135,7 +149,12 @@ pub(super) fn status(
     if !stack["status"]["endpoints"].is_null() {
         status["endpoints"] = stack["status"]["endpoints"].clone();
     }
-    status
+    for (list, found) in [("evidence", kept), ("evidenceContradicted", contradicted)] {
+        if !found.is_empty() {
+            status[list] = Value::Array(found);
+        }
+    }
+    (status, due)
 }
 
 fn condition<'a>(stack: &'a Value, kind: &str) -> Option<&'a Value> {

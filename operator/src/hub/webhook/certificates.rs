@@ -31,6 +31,7 @@ use serde_json::{Value, json};
 use x509_parser::parse_x509_certificate;
 
 use super::SERVICE;
+use crate::rotation::blocks;
 
 const DAY: u64 = 24 * 60 * 60;
 /// How long a certificate and its CA are valid.
@@ -39,7 +40,6 @@ const LIFE: u64 = 90 * DAY;
 const RENEW_AFTER: i64 = 60 * 24 * 60 * 60;
 /// Clocks differ: a certificate is valid a little before it was made.
 const BACKDATED: u64 = 5 * 60;
-const END: &str = "-----END CERTIFICATE-----";
 
 /// A certificate, its key and its CA.
 #[derive(Clone)]
@@ -225,14 +225,6 @@ impl Stored {
     pub(super) fn is(&self, other: &Self) -> bool {
         self.content() == other.content()
     }
-}
-
-/// The certificates of a bundle, one by one.
-pub(super) fn blocks(bundle: &str) -> Vec<String> {
-    let ends = bundle.split_inclusive(END).map(str::trim);
-    ends.filter(|block| block.ends_with(END))
-        .map(|block| format!("{block}\n"))
-        .collect()
 }
 
 /// The name that the API server expects.

@@ -22,17 +22,13 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::certificates::{Issued, Step, Stored, blocks};
+use super::certificates::{Issued, Step, Stored};
 use super::listener::Serving;
 use super::{CONFIGURATION, GATE, SECRET, WEBHOOK, WebhookError};
 use crate::apply::{Purpose, REQUEST_TIMEOUT};
 use crate::hub::Hub;
+use crate::rotation::{PAUSE_ANNOTATION, ROTATE_ANNOTATION, blocks, pause};
 
-/// On the Secret: replace certificate and CA now, whatever the value. Taken off once that has begun.
-const ROTATE_ANNOTATION: &str = "meridian.sh/rotate";
-/// On the Secret: for how many seconds each step of a rotation stands before the next.
-const PAUSE_ANNOTATION: &str = "meridian.sh/rotation-pause";
-const PAUSE: Duration = Duration::from_secs(600);
 /// How often Secret and configuration are looked at: a chart upgrade writes the configuration anew without the CA.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The same while the API server does not trust this replica yet.
@@ -49,7 +45,7 @@ pub(super) async fn keep(hub: Arc<Hub>, serving: Arc<Serving>) -> Infallible {
         serving,
         known: None,
         stands: None,
-        pause: PAUSE,
+        pause: pause(None, SECRET),
         read_at: Instant::now(),
         trusted: false,
     };
@@ -93,7 +89,7 @@ impl Rotation {
         let Some(secret) = read else {
             return self.create().await;
         };
-        self.pause = pause(&secret);
+        self.pause = pause(secret.annotations().get(PAUSE_ANNOTATION).map(String::as_str), SECRET);
         let stored = Stored::read(&secret, &self.hub.namespace).map_err(|cause| WebhookError::Damaged {
             namespace: self.hub.namespace.clone(),
             cause,
@@ -239,23 +235,6 @@ async fn within<T>(
             source: Box::new(source),
         }),
         Err(_) => Err(WebhookError::Timeout { what, verb }),
-    }
-}
-
-fn pause(secret: &Secret) -> Duration {
-    let Some(text) = secret.annotations().get(PAUSE_ANNOTATION) else {
-        return PAUSE;
-    };
-    match text.parse::<u64>() {
-        Ok(seconds @ 1..=86_400) => Duration::from_secs(seconds),
-        _ => {
-            tracing::warn!(
-                resource = SECRET,
-                "annotation {PAUSE_ANNOTATION} is no number of seconds from 1 to 86400; {} are taken",
-                PAUSE.as_secs()
-            );
-            PAUSE
-        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::hub::region::{
     CONTENT_ANNOTATION, RegionError, RegionPlan, Removal, Told, named_primary, parse, stands_where_declared,
 };
 use crate::hub::source::Departing;
-use crate::hub::{closing, pool, source};
+use crate::hub::{closing, pool, source, trust};
 use crate::manifest::{FITNESS_REGION, INGEST_POOL, Kind, Manifest, ObjectKey, TENANT_DATA_RESIDENCY};
 use crate::plugin::observe::Members;
 use crate::policy_form;
@@ -113,7 +113,6 @@ fn region(
     members: &Members,
     now: Timestamp,
 ) -> (String, Planned) {
-    let uid = object.uid().unwrap_or_default();
     let object = observed(object);
     let placed = parse(name, &object).and_then(|(region, spec)| Ok((region, named_primary(name, &spec)?.clone())));
     let (region, cluster) = match placed {
@@ -122,7 +121,7 @@ fn region(
     };
     let lay_down = |held: &Cache| {
         stands_where_declared(name, &cluster, held)?;
-        copies(&region, &uid, &object, hub, policy, held, now)
+        copies(&region, &object, hub, policy, held, || stacks(hub, members), now)
     };
     let planned = match members.get(&cluster.name) {
         Some(Ok(held)) => leaving(&region, &object, hub, members, held, now)
@@ -160,7 +159,7 @@ fn leaving(
     if !finalizer::is_held(object, FINALIZER) {
         return Some((Vec::new(), Vec::new()));
     }
-    let stacks = closing::stacks(hub, |member| members.get(member)?.as_ref().ok().cloned());
+    let stacks = stacks(hub, members);
     let due = match Removal::of(region, object, hub, held, &stacks, now) {
         Removal::Stay(_) => return None,
         Removal::Done => Vec::new(),
@@ -169,6 +168,10 @@ fn leaving(
     let going = due.iter().filter(|(_, uid)| uid.is_some());
     let rows = going.map(|(key, _)| removed(key, held)).collect();
     Some((rows, vec![format!("{region} is being deleted")]))
+}
+
+fn stacks(hub: &Cache, members: &Members) -> closing::Stacks {
+    closing::stacks(hub, |member| members.get(member)?.as_ref().ok().cloned())
 }
 
 fn removed(key: &ObjectKey, held: &Cache) -> CopyRow {
@@ -187,14 +190,16 @@ fn refused(error: &RegionError) -> Refusal {
 
 fn copies(
     region: &RegionName,
-    uid: &str,
     object: &Value,
     hub: &Cache,
     policy: &CompiledPolicy,
     held: &Cache,
+    stacks: impl FnOnce() -> closing::Stacks,
     now: Timestamp,
 ) -> Result<(Vec<CopyRow>, Vec<String>), RegionError> {
-    let plan = RegionPlan::of(region, uid, object, hub, (policy, &Told::of(policy)), held, now)?;
+    let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+    let mut plan = RegionPlan::of(region, uid, object, hub, (policy, &Told::of(policy)), held, now)?;
+    plan.stack = trust::with_rotation(plan.stack, region, object, &plan.existing, stacks)?;
     let mut rows = Vec::new();
     for manifest in plan.manifests() {
         rows.extend(copy(manifest, held)?);

@@ -16,6 +16,7 @@ use crate::conditions::{Observation, Standing, Status, merge};
 use crate::events::{Events, Reason};
 use crate::manifest::{DEPLOYMENT, INGEST_POOL, NotAManifest, ObjectKey, SECRET};
 use crate::reconcile::{Outcome, Pass};
+use crate::trace;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -112,6 +113,7 @@ impl Pools {
             return self.remove(&name).await;
         };
         let object = observed(&object);
+        trace::about(&object);
         let result = match validate::validate(&object) {
             Ok(pool) => self.run(&pool, &object).await,
             Err(invalid) => Err(invalid.into()),

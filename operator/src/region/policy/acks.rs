@@ -1,9 +1,11 @@
-//! Acknowledgements of cut edges, kept in RegionStack's status so that the hub sees them. Kept means written: the caller
+//! Acknowledgements of cut edges and checkpoints of evidence, kept in RegionStack's status so that the hub sees them. Kept means written: the caller
 //! is told so only after the API server has it.
 
 use crate::apply::{Applier, ApplyError};
 use crate::manifest::{ObjectKey, REGION_STACK};
+use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
+use meridian_evidence::Checkpoint;
 use meridian_kit::policy_feed::Ack;
 use meridian_policy::RegionName;
 use serde_json::{Value, json};
@@ -32,26 +34,39 @@ impl Acks {
     /// # Errors
     /// When it could not be written; repeat it.
     pub async fn record(&self, ack: &Ack) -> Result<(), ApplyError> {
-        let key = ObjectKey::cluster(REGION_STACK, self.region.as_str());
         let entry = serde_json::to_value(ack).unwrap_or(Value::Null);
+        self.change("acks", |kept| merge(kept, &entry)).await
+    }
+
+    /// Keeps the newest checkpoint of a chain of evidence. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// When it could not be written; repeat it.
+    pub async fn record_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), ApplyError> {
+        let told = serde_json::to_value(checkpoint).unwrap_or(Value::Null);
+        self.change("evidence", |kept| newest(kept, &told)).await
+    }
+
+    /// Changes a list of the status; `None` leaves it as it is.
+    async fn change(
+        &self,
+        list: &'static str,
+        change: impl Fn(&[Value]) -> Option<Vec<Value>>,
+    ) -> Result<(), ApplyError> {
+        let key = ObjectKey::cluster(REGION_STACK, self.region.as_str());
         let mut tries = 0;
         loop {
             tries += 1;
             let Some(stack) = self.applier.read(&key).await? else {
                 return Ok(());
             };
-            let kept = stack
-                .data
-                .pointer("/status/acks")
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default();
-            let Some(acks) = merge(&kept, &entry) else {
+            let kept = stack.data["status"][list].as_array().cloned().unwrap_or_default();
+            let Some(changed) = change(&kept) else {
                 return Ok(());
             };
-            // The resource version makes this a compare-and-swap: two acknowledgements never overwrite each other.
+            // The resource version makes this a compare-and-swap: two that are told at once never overwrite each other.
             let version = stack.metadata.resource_version.clone();
-            let patch = json!({"metadata": {"resourceVersion": version}, "status": {"acks": acks}});
+            let patch = json!({"metadata": {"resourceVersion": version}, "status": {(list): changed}});
             let params = PatchParams {
                 field_manager: Some("meridian-region-acks".to_owned()),
                 ..PatchParams::default()
@@ -59,7 +74,7 @@ impl Acks {
             let api = self.applier.api(&key);
             match self
                 .applier
-                .write("ack", &key, api.patch_status(&key.name, &params, &Patch::Merge(&patch)))
+                .write(list, &key, api.patch_status(&key.name, &params, &Patch::Merge(&patch)))
                 .await
             {
                 Ok(_) => return Ok(()),
@@ -69,6 +84,23 @@ impl Acks {
             }
         }
     }
+}
+
+/// The checkpoints with a new one, one per chain; `None` when it is there already, or one that was signed later.
+fn newest(kept: &[Value], told: &Value) -> Option<Vec<Value>> {
+    let same = |other: &&Value| other["chain"] == told["chain"];
+    let signed = |checkpoint: &Value| checkpoint["at"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+    if kept
+        .iter()
+        .find(same)
+        .is_some_and(|old| old == told || signed(old) > signed(told))
+    {
+        return None;
+    }
+    let mut all: Vec<Value> = kept.iter().filter(|other| !same(other)).cloned().collect();
+    all.push(told.clone());
+    all.sort_by_key(|checkpoint| checkpoint["chain"].to_string());
+    Some(all)
 }
 
 fn revision(ack: &Value) -> u64 {
@@ -109,6 +141,23 @@ mod tests {
         let two = merge(&one, &ack("e", "exporter", 3, 0)).unwrap();
         assert_eq!(two.len(), 2);
         assert_eq!(merge(&two, &ack("e", "importer", 4, 0)).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn of_each_chain_the_checkpoint_that_was_signed_last_is_kept() {
+        let told = |chain: &str, at: &str, size: u64| json!({"chain": chain, "at": at, "size": size});
+        let one = newest(&[], &told("eu/replicator", "2026-03-01T00:00:00Z", 5)).unwrap();
+        assert_eq!(newest(&one, &one[0]), None);
+        assert_eq!(newest(&one, &told("eu/replicator", "2026-02-28T23:59:59.5Z", 9)), None);
+        // A chain that shrank is told as well: what that means is for the hub to say.
+        let shrunk = newest(&one, &told("eu/replicator", "2026-03-01T00:00:00.000001Z", 2)).unwrap();
+        assert_eq!((shrunk.len(), shrunk[0]["size"].as_u64()), (1, Some(2)));
+        assert_eq!(
+            newest(&one, &told("eu/consent", "2026-03-01T00:00:00Z", 1))
+                .unwrap()
+                .len(),
+            2
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The policy feed: `GET /v1/policy/stream` (NDJSON) and `POST /v1/acks`, over mTLS with the region's CA.
+//! The policy feed: `GET /v1/policy/stream` (NDJSON), `POST /v1/acks` and `POST /v1/checkpoints`, over mTLS with the region's CA.
 //!
 //! A stream begins with the policy and, when there is one, the lease with what is left of it; then come changes of both.
 //! An empty line every few seconds tells the reader that the connection lives.
@@ -16,6 +16,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use futures::stream::unfold;
 use jiff::Timestamp;
+use meridian_evidence::Checkpoint;
 use meridian_kit::headers::CONTENT_TYPE;
 use meridian_kit::policy_feed::{Ack, Backlog, FeedLine, Lease, Verification};
 use meridian_kit::problem::{Json, Problem};
@@ -92,6 +93,7 @@ pub fn router(feed: Feed, acks: Acks, backlogs: Backlogs, verifications: Verific
     Router::new()
         .route("/v1/policy/stream", get(stream))
         .route("/v1/acks", post(acknowledge))
+        .route("/v1/checkpoints", post(checkpoint))
         .route("/v1/backlog", post(report_backlog))
         .route("/v1/verification", post(report_verification))
         .with_state(Served {
@@ -131,6 +133,33 @@ async fn acknowledge(
     served.acks.record(&ack).await.map_err(|error| {
         tracing::warn!(edge = %ack.edge, error = %error, "an acknowledgement could not be kept");
         Problem::unavailable("ack-not-kept", "the acknowledgement could not be kept; repeat it")
+    })?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Takes a checkpoint from the service that writes the chain, and from nobody else.
+async fn checkpoint(
+    State(served): State<Served>,
+    Extension(caller): Extension<PeerId>,
+    Json(checkpoint): Json<Checkpoint>,
+) -> Result<StatusCode, Problem> {
+    let chain = &checkpoint.chain;
+    if (chain.region(), chain.service()) != (caller.region.as_str(), caller.service.as_str()) {
+        return Err(Problem::forbidden(
+            "not-its-chain",
+            "a service tells of its own chain of evidence only",
+        ));
+    }
+    if checkpoint.verify().is_err() {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "not-signed",
+            "the checkpoint is not signed by the key that it names",
+        ));
+    }
+    served.acks.record_checkpoint(&checkpoint).await.map_err(|error| {
+        tracing::warn!(error = %error, "a checkpoint of evidence could not be kept");
+        Problem::unavailable("checkpoint-not-kept", "the checkpoint could not be kept; repeat it")
     })?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -7,6 +7,7 @@
 use super::observe;
 use super::plan::foundation::{self, POLICY};
 use super::plan::{Material, Plan, components, plan};
+use super::rotate::Standing;
 use super::secrets::{Credential, REGION_CA, Secrets, SecretsError, Wanted, ensure};
 use super::validate::{Stack, namespace};
 use crate::apply::Applier;
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the last pass left. Clones share it.
 #[derive(Clone, Default)]
-pub struct Kept(Arc<Mutex<Left>>);
+pub struct Kept(Arc<Mutex<Left>>, Arc<Mutex<Standing>>);
 
 #[derive(Default)]
 struct Left {
@@ -80,6 +81,11 @@ impl Kept {
         let made = Manifest::new(foundation::policy(stack))?;
         self.lock().policy = Some((stack.uid.clone(), stack.policy.clone(), made.clone()));
         Ok(made)
+    }
+
+    /// For how long the rotation of the CA has been where it is.
+    pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The plan of a stack.

@@ -10,6 +10,7 @@ pub mod plan;
 pub mod progress;
 mod removal;
 pub mod rollout;
+pub mod rotate;
 pub mod secrets;
 pub mod status;
 pub mod validate;
@@ -22,6 +23,7 @@ use crate::conditions::Observation;
 use crate::events::{Events, Reason};
 use crate::manifest::{Manifest, NotAManifest, ObjectKey, REGION_STACK, SECRET};
 use crate::reconcile::{Outcome, Pass};
+use crate::trace;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -108,8 +110,10 @@ pub struct Done {
     pub parts: Vec<Observation>,
     /// What was asked for and refused.
     pub refusals: Vec<Refusal>,
-    /// The region CA's certificate.
+    /// What the region is verified by.
     pub ca_certificate: Option<String>,
+    /// What is under way with its CA.
+    pub rotation: Option<Observation>,
     /// Counts for status.
     pub counts: Option<Value>,
     /// The change that is being rolled out.
@@ -118,7 +122,7 @@ pub struct Done {
     pub halted: Option<String>,
     /// Nothing was done on request.
     pub paused: bool,
-    /// When the next certificate is due.
+    /// When the next certificate, or the next step of a rotation, is due.
     pub next_renewal: Option<Timestamp>,
 }
 
@@ -214,13 +218,14 @@ impl Stacks {
         let Some(object) = self.kept.stack(cache, &name) else {
             return Ok(Pass::of(Outcome::Gone));
         };
+        trace::about(&object);
         if let Some(pass) = self.end(&name, &object).await? {
             return Ok(pass);
         }
         if let Some(keys) = object.pointer("/status/jwks") {
             self.token_keys.recall(keys);
         }
-        let request = self.validated(&name, &object);
+        let request = trace::step("observe").in_scope(|| self.validated(&name, &object));
         let result = match &request {
             Ok(request) => self.lay_down(request.clone(), Canary::remembered(&object)).await,
             Err(invalid) => Err(invalid.clone().into()),
@@ -236,6 +241,7 @@ impl Stacks {
         let mut seen = object["status"].clone();
         if let Some(map) = seen.as_object_mut() {
             map.remove("acks");
+            map.remove("evidence");
             map.remove("backlog");
         }
         let told = self
@@ -275,7 +281,7 @@ impl Stacks {
     async fn lay_down(&self, request: Request, remembered: Option<Canary>) -> Result<Done, StackError> {
         self.served.claim(&request.region)?;
         let cache = self.applier.cache();
-        let (asked, region) = (request.policy.clone(), request.region.clone());
+        let (asked, region, rotation) = (request.policy.clone(), request.region.clone(), request.rotation.clone());
         let held = self.kept.held_policy(cache, &region);
         let (policy, refusals) = hold::decide(&region, held.as_ref(), &asked, &observe::placements(cache, &region));
         let policy =
@@ -298,7 +304,7 @@ impl Stacks {
         }
         let secrets = self.kept.secrets(&self.applier, &stack, Timestamp::now()).await?;
         written += secrets.written;
-        let plan = self.kept.plan(&stack, &secrets.material)?;
+        let plan = trace::step("plan").in_scope(|| self.kept.plan(&stack, &secrets.material))?;
         let (mut reached, mut waiting) = progress::reached(&plan, cache);
         let halted = self.has_failed(&plan, remembered.as_ref())?;
         let mut rolled = Rolled {
@@ -329,8 +335,14 @@ impl Stacks {
         }
         let parts = progress::conditions(&plan, cache);
         let any_failed = parts.iter().any(|part| part.reason == "Failed");
+        // What runs and reads its certificate only when it starts has started anew, and everything else is written.
+        let ready = written == 0 && parts.iter().any(|part| part.kind == "DataPlaneReady" && part.holds());
+        let rotated = self.rotate(&stack, &rotation, &secrets, ready).await?;
+        written += rotated.written;
+        let again = rotated.again.and_then(|again| Timestamp::now().checked_add(again).ok());
         Ok(Done {
             written,
+            rotation: rotated.condition,
             waiting,
             halted: any_failed.then(|| rollout::halt(&plan, cache)).flatten(),
             rollout: rolled.canary,
@@ -339,7 +351,7 @@ impl Stacks {
             ca_certificate: Some(secrets.material.ca_certificate),
             counts: Some(counts),
             paused: false,
-            next_renewal: Some(secrets.next_renewal),
+            next_renewal: Some(again.map_or(secrets.next_renewal, |again| again.min(secrets.next_renewal))),
         })
     }
 
@@ -456,14 +468,23 @@ impl Stacks {
         if known.as_ref() == Some(&line) {
             return;
         }
-        let reference = ObjectReference {
-            api_version: Some(REGION_STACK.api_version()),
-            kind: Some(REGION_STACK.kind.to_owned()),
-            name: Some(name.to_owned()),
-            uid: object["metadata"]["uid"].as_str().map(ToOwned::to_owned),
-            ..ObjectReference::default()
-        };
-        self.events.report(&reference, reason, &note).await;
+        let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+        self.events.report(&reference(name, uid), reason, &note).await;
+    }
+
+    async fn tell_of_rotation(&self, stack: &Stack, sentence: &str) {
+        let stack = reference(stack.region.as_str(), &stack.uid);
+        self.events.report(&stack, Reason::CertificateIssued, sentence).await;
+    }
+}
+
+fn reference(region: &str, uid: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(REGION_STACK.api_version()),
+        kind: Some(REGION_STACK.kind.to_owned()),
+        name: Some(region.to_owned()),
+        uid: Some(uid.to_owned()),
+        ..ObjectReference::default()
     }
 }
 

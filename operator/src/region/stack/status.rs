@@ -61,7 +61,7 @@ fn failed(reason: &'static str, result: &Result<Done, StackError>) -> Standing {
     Standing::Failed { reason, message }
 }
 
-/// The whole status, but for `acks`, which has a writer of its own.
+/// The whole status, but for `acks` and `evidence`, which have a writer of their own.
 #[must_use]
 pub fn status(
     object: &Value,
@@ -79,6 +79,7 @@ pub fn status(
         Ok(done) => {
             observations.extend(done.parts.iter().cloned());
             observations.push(residency(&done.refusals));
+            observations.extend(done.rotation.clone());
         }
         Err(error) => {
             // What could not be looked at is said to be unknown, not to be as it was.

@@ -1,5 +1,6 @@
 //! From what a RegionStack says to a [`Stack`] that can be planned without further questions.
 
+use super::rotate::Asked;
 use crate::manifest::{MANAGED_BY, MANAGED_BY_LABEL, OWNER_UID_LABEL, REGION_LABEL};
 use crate::region::ingest::validate::Settings;
 use meridian_crds::Rollout;
@@ -147,6 +148,8 @@ pub struct Request {
     pub paused: bool,
     /// Seconds in which a changed service must become available.
     pub deadline_seconds: u32,
+    /// What is said of the CA's rotation.
+    pub rotation: Asked,
 }
 
 impl Request {
@@ -231,6 +234,7 @@ pub fn validate(object: &Value, defaults: &Images) -> Result<Request, Invalid> {
         tuning: tuning(&spec["services"])?,
         paused: spec["paused"].as_bool().unwrap_or(false),
         deadline_seconds: rollout.unwrap_or_default().deadline_seconds,
+        rotation: Asked::of(object),
         region,
     })
 }

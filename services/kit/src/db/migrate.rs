@@ -29,14 +29,14 @@ impl Migration {
 }
 
 /// What every service's database begins with.
-pub const KIT_MIGRATIONS: &[Migration] = &[Migration::new(
-    1,
-    "foundation",
-    include_str!("../../migrations/0001_foundation.sql"),
-)];
+pub const KIT_MIGRATIONS: &[Migration] = &[
+    Migration::new(1, "foundation", include_str!("../../migrations/0001_foundation.sql")),
+    Migration::new(4, "evidence", include_str!("../../migrations/0004_evidence.sql")),
+];
 
 /// Applies the kit's steps and then the service's, each in a transaction, to the database of an owner's URL. Steps that
-/// were applied before are left alone; one that changed since is refused. Waits up to a minute for a database that starts.
+/// were applied before are left alone, also those of a newer release that was rolled back; one that changed since is refused.
+/// Waits up to a minute for a database that starts.
 ///
 /// # Errors
 /// When the database cannot be reached, a step fails, or a released step was changed.
@@ -52,7 +52,9 @@ pub async fn migrate(owner_url: &str, service: &[Migration]) -> Result<(), Error
         let kind = MigrationType::Simple;
         sqlx::migrate::Migration::new(step.version, step.name.into(), kind, step.sql.into_sql_str(), false)
     });
-    let migrator = Migrator::with_migrations(steps.collect());
+    let mut migrator = Migrator::with_migrations(steps.collect());
+    // What a newer release has added stays when it is rolled back: this release works beside it (docs/adr/0019).
+    migrator.set_ignore_missing(true);
     let mut connection = reach(owner_url).await?;
     migrator.run(&mut connection).await.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(error) => Error::from(error),

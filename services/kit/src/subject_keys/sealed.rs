@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::rand;
+use aws_lc_rs::{hmac, rand};
+use meridian_evidence::commitment::{SALT_LABEL, Salt};
 use meridian_policy::TenantId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -115,6 +116,15 @@ impl SubjectKey {
     #[must_use]
     pub fn scope(&self) -> &KeyScope {
         &self.inner.scope
+    }
+
+    /// What commitments of evidence to the subject are made with: derived from the key, and gone with it.
+    #[must_use]
+    pub fn evidence_salt(&self) -> Salt {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.inner.bytes.as_slice());
+        let mut salt = Salt::new([0; 32]);
+        salt.copy_from_slice(hmac::sign(&key, SALT_LABEL).as_ref());
+        salt
     }
 
     fn cipher(&self) -> Result<LessSafeKey, Error> {

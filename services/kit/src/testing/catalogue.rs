@@ -10,7 +10,16 @@ use serde_json::Value;
 use super::Database;
 
 /// The tables that every service has, through the kit's migration.
-const OF_KIT: [&str; 5] = ["tenant_fence", "outbox", "inbox", "idempotency", "_sqlx_migrations"];
+const OF_KIT: [&str; 8] = [
+    "tenant_fence",
+    "outbox",
+    "inbox",
+    "idempotency",
+    "evidence_pending",
+    "evidence_chain",
+    "evidence_checkpoint",
+    "_sqlx_migrations",
+];
 /// The longest that a label's value can be: a route template is the longest of them.
 const LONGEST_LABEL: usize = 120;
 

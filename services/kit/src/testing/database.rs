@@ -26,6 +26,26 @@ fn with_role(superuser_url: &str, role: &RoleCredentials, database: &str) -> Str
     url.into()
 }
 
+/// The widest that a release may do to the tables of the one before, whose services go on beside it (docs/adr/0019).
+const NEXT_RELEASE: Migration = Migration::new(
+    9_999,
+    "what the next release adds",
+    "do $$
+declare
+    widened text;
+begin
+    for widened in
+        select c.oid::regclass::text from pg_class c
+        where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+        and c.relname <> '_sqlx_migrations'
+    loop
+        execute format(
+            'alter table %s add column next_release_text text, add column next_release_number integer not null default 7', widened
+        );
+    end loop;
+end $$",
+);
+
 impl Database {
     /// Makes it and applies the kit's and the service's migrations as its owner.
     ///
@@ -58,6 +78,18 @@ impl Database {
                 app_url,
             }),
         }
+    }
+
+    /// As [`Database::create`], on tables that have had done to them what the next release may do: what a service's own tests
+    /// run on, so that it is known to go on there.
+    ///
+    /// # Panics
+    /// As [`Database::create`].
+    pub async fn beside_the_next_release(service: &str, migrations: &[Migration]) -> Self {
+        let database = Self::create(service, migrations).await;
+        let next = [migrations, &[NEXT_RELEASE]].concat();
+        db::migrate(database.owner_url(), &next).await.expect("what comes next");
+        database
     }
 
     /// Its name.

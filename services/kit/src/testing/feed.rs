@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use meridian_evidence::Checkpoint;
 use meridian_policy::RegionPolicy;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ struct Inner {
     valid: Duration,
     listeners: Vec<mpsc::UnboundedSender<Vec<u8>>>,
     acks: Vec<Ack>,
+    checkpoints: Vec<Checkpoint>,
     backlog: Option<Backlog>,
 }
 
@@ -69,6 +71,7 @@ impl Feed {
             valid,
             listeners: Vec::new(),
             acks: Vec::new(),
+            checkpoints: Vec::new(),
             backlog: None,
         }));
         let tls_dir = dir.join("tls-operator");
@@ -79,11 +82,14 @@ impl Feed {
         let router = Router::new()
             .route("/v1/policy/stream", get(stream))
             .route("/v1/acks", post(take_ack))
+            .route("/v1/checkpoints", post(take_checkpoint))
             .route("/v1/backlog", post(take_backlog))
             .with_state(Arc::clone(&inner));
         let stop = CancellationToken::new();
         let config = Arc::new(tls.server_config(Accept::OwnRegion).expect("a TLS set-up"));
         tokio::spawn(crate::server::serve_mtls(listener, router, config, stop.clone()));
+        let ends = stop.clone();
+        tokio::spawn(async move { tls.watch(ends).await });
         tokio::spawn(renew_again_and_again(Arc::clone(&inner), stop.clone()));
         Self { inner, url, stop }
     }
@@ -127,6 +133,10 @@ impl Feed {
 
     pub(super) fn set_duration(&self, valid: Duration) {
         unlocked(&self.inner).valid = valid;
+    }
+
+    pub(super) fn checkpoints(&self) -> Vec<Checkpoint> {
+        unlocked(&self.inner).checkpoints.clone()
     }
 
     pub(super) fn acks(&self) -> Vec<Ack> {
@@ -177,6 +187,10 @@ async fn stream(State(inner): State<Shared<Inner>>) -> Response {
             .map(|line| (Ok::<_, std::convert::Infallible>(line), receiver))
     });
     Response::new(Body::from_stream(lines))
+}
+
+async fn take_checkpoint(State(inner): State<Shared<Inner>>, Json(checkpoint): Json<Checkpoint>) {
+    unlocked(&inner).checkpoints.push(checkpoint);
 }
 
 async fn take_ack(State(inner): State<Shared<Inner>>, Json(ack): Json<Ack>) {

@@ -49,6 +49,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
+use meridian_evidence::Checkpoint;
 use meridian_policy::{Epoch, RegionPolicy, TenantId};
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::message::Message as _;
@@ -222,6 +223,12 @@ impl Region {
     #[must_use]
     pub fn acks(&self) -> Vec<Ack> {
         self.feed.acks()
+    }
+
+    /// The checkpoints of evidence that the region operator was told so far.
+    #[must_use]
+    pub fn checkpoints(&self) -> Vec<Checkpoint> {
+        self.feed.checkpoints()
     }
 
     /// What waits to leave, as the region operator was told last.

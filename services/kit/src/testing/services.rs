@@ -8,9 +8,10 @@ use std::sync::Mutex;
 use axum::Router;
 use tokio::task::JoinHandle;
 
-use super::{Client, Database, Region, unlocked, until};
+use super::{Authority, Client, Database, Region, unlocked, until};
 use crate::config::{Config, Secret};
 use crate::db::Migration;
+use crate::policy_feed::FEED_SERVICE;
 use crate::service::{self, Parts};
 use crate::start::{Listeners, Start, StartError};
 use crate::tls::{PeerId, Tls};
@@ -64,9 +65,10 @@ pub(super) fn place() -> Place {
 }
 
 impl Region {
-    /// Makes a fresh database for a service, with its owner and runtime roles, and migrates it.
+    /// Makes a fresh database for a service, with its owner and runtime roles, and migrates it; see
+    /// [`Database::beside_the_next_release`].
     pub async fn database(&self, service: &str, migrations: &[Migration]) -> Database {
-        let database = Database::create(service, migrations).await;
+        let database = Database::beside_the_next_release(service, migrations).await;
         unlocked(&self.databases).insert(service.to_owned(), database.clone());
         database
     }
@@ -109,6 +111,7 @@ impl Region {
             data_dir: Some(data_dir),
             pepper_file: Some(self.secret_file("pepper")),
             kek_file: Some(self.secret_file("kek")),
+            evidence_key_file: Some(self.secret_file("evidence")),
         };
         change(&mut config);
         Start::with_config(service, config, listeners).expect("a start in a test's region")
@@ -122,6 +125,35 @@ impl Region {
             self.authority.issue(service, &dir);
         }
         dir
+    }
+
+    /// Has every certificate holder of this region trust another bundle of CAs, as soon as it looks at its files again.
+    ///
+    /// # Panics
+    /// When that cannot be written.
+    pub fn trust(&self, bundle: &str) {
+        for (_, dir) in self.holders() {
+            std::fs::write(dir.join("ca.crt"), bundle).expect("a file of the region");
+        }
+    }
+
+    /// Replaces every certificate of this region by one of another CA; what is trusted stays.
+    pub fn issue_by(&self, authority: &Authority) {
+        for (service, dir) in self.holders() {
+            let trusted = std::fs::read(dir.join("ca.crt")).expect("a file of the region");
+            authority.issue(&service, &dir);
+            std::fs::write(dir.join("ca.crt"), trusted).expect("a file of the region");
+        }
+    }
+
+    /// Who has a certificate, and in which folder.
+    fn holders(&self) -> Vec<(String, PathBuf)> {
+        let issued = unlocked(&self.issued).clone();
+        let folder = |name: &str| self.dir.path().join(format!("tls-{name}"));
+        let services = issued.into_iter().map(|name| (name.clone(), folder(&name)));
+        services
+            .chain([(FEED_SERVICE.to_owned(), folder("operator"))])
+            .collect()
     }
 
     fn secret_file(&self, name: &str) -> PathBuf {

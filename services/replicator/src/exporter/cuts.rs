@@ -7,15 +7,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use meridian_kit::client::ClientError;
 use meridian_kit::db::{self, Scope, TenantTx};
+use meridian_kit::evidence::{self, Entry, Kind, entry_of};
 use meridian_kit::policy_feed::{Ack, AckRole, FeedError};
-use meridian_policy::{CompiledEdge, EdgeId, PolicyRevision, Rule, TenantId};
+use meridian_policy::{CompiledEdge, EdgeId, Rule, TenantId};
 
 use super::Exporter;
 use crate::domain::edges::{Change, EdgeState, Known, Policy, changes};
-use crate::domain::evidence::{Kind, Record};
+use crate::domain::evidence::{OPENED, along, cut_by};
 use crate::keys::EdgeKeyError;
+use crate::store::StoreError;
 use crate::store::exports::{self, ExportEdge};
-use crate::store::{StoreError, evidence};
 use crate::wire::{Cut, Purge};
 
 /// How often edges are looked at without a change of the policy: an expiry is noticed this soon.
@@ -110,12 +111,17 @@ impl Exporter {
                         continue;
                     };
                     exports::open(&mut tx, edge, policy.revision).await?;
+                    let entry = along(entry_of(&tx, Kind::PolicyChange), &id, Some(edge), policy.revision);
+                    let rule = Some(OPENED.to_owned());
+                    evidence::append(&mut tx, &Entry { rule, ..entry }).await?;
                     opened = true;
                 }
                 Change::Cut(id, rule) => {
                     if exports::cut(&mut tx, &id, rule, policy.revision).await? {
                         let edge = ours.iter().find(|edge| edge.id == id);
-                        evidence::append(&mut tx, &cut_record(&id, rule, edge, policy.revision)?).await?;
+                        let entry = along(entry_of(&tx, Kind::PolicyChange), &id, edge, policy.revision);
+                        let rule = Some(cut_by(rule));
+                        evidence::append(&mut tx, &Entry { rule, ..entry }).await?;
                         cut = true;
                     }
                 }
@@ -177,6 +183,7 @@ impl Exporter {
             .shared
             .peers
             .replicator(&edge.to)?
+            .control
             .post("/peer/v1/cuts")
             .json(&cut)
             .fetch()
@@ -208,23 +215,4 @@ impl Exporter {
         tx.commit().await?;
         Ok(())
     }
-}
-
-fn cut_record(
-    id: &EdgeId,
-    rule: Rule,
-    edge: Option<&CompiledEdge>,
-    revision: PolicyRevision,
-) -> Result<Record, StoreError> {
-    Ok(Record {
-        kind: Kind::Cut,
-        edge: id.clone(),
-        rule: rule.to_string(),
-        mechanism: edge.map(|edge| edge.mechanism.to_string()),
-        instrument: edge.map(|edge| edge.instrument.clone()),
-        count: 0,
-        bytes: 0,
-        commitment: evidence::commit_to([])?,
-        revision,
-    })
 }

@@ -8,23 +8,23 @@ use http::StatusCode;
 use jiff::Timestamp;
 use meridian_kit::SubjectId;
 use meridian_kit::client::ClientError;
+use meridian_kit::counted::Sent;
 use meridian_kit::db::{Scope, TenantTx};
 use meridian_kit::event::{Draft, Event, Imported};
 use meridian_kit::subject_keys::{self, KeyScope, SubjectKey};
 use meridian_policy::{CompiledEdge, EdgeId, PolicyRevision, Rule};
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
 use super::consent::Answer;
+use super::record::{Crossing, Outcome};
 use super::{Exporter, class_of};
 use crate::domain::admission::LARGEST_BATCH;
 use crate::domain::delivery::{PURPOSE, PermitWindow, Refused, Verdict, Waiting, judge};
-use crate::domain::evidence::{Kind, Record};
 use crate::domain::outgoing::{OpenedEvent, Outgoing, Withheld, prepare};
 use crate::domain::pseudonym::EdgeKey;
+use crate::store::StoreError;
 use crate::store::exports::{self, Delivery};
-use crate::store::{StoreError, evidence};
-use crate::wire::{Batch, Stored};
+use crate::wire::{Batch, Stored, digest};
 
 /// How often the queue is looked at without being woken.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -38,13 +38,6 @@ const _: () = assert!(BATCH <= LARGEST_BATCH);
 const SHORTEST_PUSH: Duration = Duration::from_millis(100);
 /// How long a push lasts at most, whatever the permits say.
 const LONGEST_PUSH: Duration = Duration::from_secs(5);
-
-/// What an attempt came to for one delivery.
-enum Outcome {
-    Sent,
-    Wait(Waiting),
-    Refuse(Refused),
-}
 
 /// A delivery that may go, with what it goes as.
 struct Ready {
@@ -122,14 +115,15 @@ impl Exporter {
                 Verdict::Refuse(refused) => outcomes.push((delivery, Outcome::Refuse(refused))),
             }
         }
-        let mut bytes = 0;
+        let mut crossing = None;
         // `judge` lets nothing go without an edge.
         if let (Some(edge), false) = (edge, going.is_empty()) {
-            let (went, sent_bytes) = self.attempt_lawful(edge, policy.revision, going, now).await;
+            let (went, crossed) = self.attempt_lawful(edge, policy.revision, going, now).await;
             outcomes.extend(went);
-            bytes = sent_bytes;
+            crossing = crossed;
         }
-        self.record(scope, id, edge, policy.revision, &outcomes, bytes).await
+        let about = (id, edge, policy.revision);
+        self.record(scope, about, &outcomes, crossing.as_ref()).await
     }
 
     /// Deliveries that the policy lets go: consent, redaction, push.
@@ -139,13 +133,13 @@ impl Exporter {
         revision: PolicyRevision,
         deliveries: Vec<Delivery>,
         now: Timestamp,
-    ) -> (Vec<(Delivery, Outcome)>, usize) {
+    ) -> (Vec<(Delivery, Outcome)>, Option<Crossing>) {
         let key = match self.shared.edge_keys.of_export(&edge.tenant, &edge.id).await {
             Ok(key) if self.is_open(&edge.tenant, &edge.id).await => key,
-            Ok(_) => return (all_wait(deliveries, Waiting::NotInForce), 0),
+            Ok(_) => return (all_wait(deliveries, Waiting::NotInForce), None),
             Err(error) => {
                 tracing::warn!(edge = %edge.id, %error, "the key of an edge is not to be had");
-                return (all_wait(deliveries, Waiting::KeyringUnreachable), 0);
+                return (all_wait(deliveries, Waiting::KeyringUnreachable), None);
             }
         };
         let prepared: Vec<(Delivery, Result<Ready, Outcome>)> = futures::stream::iter(deliveries)
@@ -165,10 +159,10 @@ impl Exporter {
             }
         }
         let permits: Vec<String> = ready.iter().map(|(_, ready)| ready.permit.clone()).collect();
-        let (pushed, bytes) = self.push(edge, revision, ready).await;
+        let (pushed, crossing) = self.push(edge, revision, ready).await;
         outcomes.extend(pushed);
         self.shared.consent.close(&permits).await;
-        (outcomes, bytes)
+        (outcomes, crossing)
     }
 
     /// Opens, redacts and seals an event for the edge, and asks for consent last, so that the permit is fresh.
@@ -253,7 +247,7 @@ impl Exporter {
         edge: &CompiledEdge,
         revision: PolicyRevision,
         ready: Vec<(Delivery, Ready)>,
-    ) -> (Vec<(Delivery, Outcome)>, usize) {
+    ) -> (Vec<(Delivery, Outcome)>, Option<Crossing>) {
         let _passage = self.shared.passage.read().await;
         let policy = self.shared.feed.current();
         let unchanged = policy.export(&edge.id).is_some_and(|current| current == edge);
@@ -262,7 +256,7 @@ impl Exporter {
             let waits = ready
                 .into_iter()
                 .map(|(delivery, _)| (delivery, Outcome::Wait(Waiting::PolicyStale)));
-            return (waits.collect(), 0);
+            return (waits.collect(), None);
         }
         let started = Instant::now();
         let mut until = started + LONGEST_PUSH;
@@ -279,27 +273,39 @@ impl Exporter {
             }
         }
         if going.is_empty() {
-            return (outcomes, 0);
+            return (outcomes, None);
         }
         let batch = Batch {
             edge: edge.id.clone(),
             revision,
             events: copies,
         };
-        let bytes = batch.events.iter().map(|event| event.to_bytes().len()).sum();
-        let peer = self.shared.peers.replicator(&edge.to);
-        let pushed = match peer {
+        let body = match serde_json::to_vec(&batch) {
+            Ok(body) => body,
+            Err(_) => {
+                let ends = |delivery| (delivery, Outcome::Refuse(Refused::NothingToSend));
+                outcomes.extend(going.into_iter().map(ends));
+                return (outcomes, None);
+            }
+        };
+        let mut crossing = Crossing {
+            at: Timestamp::now(),
+            bytes: 0,
+            digest: digest(&body),
+            subjects: going.iter().map(|delivery| delivery.event.data_subject).collect(),
+        };
+        let pushed = match self.shared.peers.replicator(&edge.to) {
             // Ends with the first permit: connecting may take long, and nothing may start after it. What had arrived by
             // then is pushed again under the same ids, and recognised.
             Ok(peer) => {
                 let left = until.saturating_duration_since(Instant::now());
-                let push = peer.post("/peer/v1/batches").json(&batch).within(left);
-                push.fetch::<Stored>().await.map(|_| ())
+                let Sent { answer, bytes } = peer.copies.post("/peer/v1/batches", body.into(), left).await;
+                crossing.bytes = bytes;
+                answer.and_then(|body| taken(&body))
             }
             Err(error) => Err(error),
         };
         let outcome = pushed.map_or_else(|error| refused_or_waiting(&error), |()| None);
-        let sent = outcome.is_none();
         outcomes.extend(going.into_iter().map(|delivery| {
             let outcome = match &outcome {
                 None => Outcome::Sent,
@@ -308,60 +314,17 @@ impl Exporter {
             };
             (delivery, outcome)
         }));
-        (outcomes, if sent { bytes } else { 0 })
+        (outcomes, Some(crossing))
     }
+}
 
-    async fn record(
-        &self,
-        scope: &Scope,
-        id: &EdgeId,
-        edge: Option<&CompiledEdge>,
-        revision: PolicyRevision,
-        outcomes: &[(Delivery, Outcome)],
-        bytes: usize,
-    ) -> Result<(), StoreError> {
-        let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
-        let mut sent = Vec::new();
-        let mut refused: Vec<(String, Vec<Uuid>)> = Vec::new();
-        for (delivery, outcome) in outcomes {
-            match outcome {
-                Outcome::Sent => sent.push(delivery.copy_id),
-                Outcome::Wait(waiting) => {
-                    exports::postpone(&mut tx, delivery, *waiting).await?;
-                    self.shared.meters.waited(id, *waiting);
-                }
-                Outcome::Refuse(why) => {
-                    let rule = why.rule();
-                    match refused.iter_mut().find(|(known, _)| *known == rule) {
-                        Some((_, copies)) => copies.push(delivery.copy_id),
-                        None => refused.push((rule, vec![delivery.copy_id])),
-                    }
-                }
-            }
-        }
-        if !sent.is_empty() {
-            let ended = exports::end(&mut tx, &sent).await?;
-            let rule = edge.map_or_else(|| Rule::NoEdge.to_string(), |edge| edge.rule.clone());
-            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-            let record = entry(Kind::Transfer, id, edge, rule, revision, &ended, bytes)?;
-            evidence::append(&mut tx, &record).await?;
-            self.shared.meters.delivered(id, ended.len());
-        }
-        for (rule, copies) in refused {
-            let ended = exports::end(&mut tx, &copies).await?;
-            if ended.is_empty() {
-                continue;
-            }
-            evidence::append(
-                &mut tx,
-                &entry(Kind::Refusal, id, edge, rule.clone(), revision, &ended, 0)?,
-            )
-            .await?;
-            self.shared.meters.refused(id, &rule, ended.len());
-        }
-        tx.commit().await?;
-        Ok(())
-    }
+fn taken(body: &[u8]) -> Result<(), ClientError> {
+    serde_json::from_slice::<Stored>(body)
+        .map(|_| ())
+        .map_err(|error| ClientError::Answer {
+            peer: crate::REPLICATOR.to_owned(),
+            problem: error.to_string(),
+        })
 }
 
 fn all_wait(deliveries: Vec<Delivery>, waiting: Waiting) -> Vec<(Delivery, Outcome)> {
@@ -388,26 +351,4 @@ fn refused_or_waiting(error: &ClientError) -> Option<Result<Waiting, Refused>> {
         return Some(Ok(Waiting::ImporterUnreachable));
     }
     Some(Err(Refused::Importer(code.clone())))
-}
-
-fn entry(
-    kind: Kind,
-    id: &EdgeId,
-    edge: Option<&CompiledEdge>,
-    rule: String,
-    revision: PolicyRevision,
-    copies: &[Uuid],
-    bytes: i64,
-) -> Result<Record, StoreError> {
-    Ok(Record {
-        kind,
-        edge: id.clone(),
-        rule,
-        mechanism: edge.map(|edge| edge.mechanism.to_string()),
-        instrument: edge.map(|edge| edge.instrument.clone()),
-        count: i64::try_from(copies.len()).unwrap_or(i64::MAX),
-        bytes,
-        commitment: evidence::commit_to(copies.iter().copied())?,
-        revision,
-    })
 }

@@ -79,7 +79,7 @@ impl Exporter {
             valid_for_ms,
         };
         let peer = self.shared.peers.replicator(&edge.to)?;
-        match peer.post("/peer/v1/leases").json(&lease).send().await {
+        match peer.control.post("/peer/v1/leases").json(&lease).send().await {
             Ok(_) => Ok(()),
             // The importer has purged under this key, perhaps because its clock is ahead of ours: begin with another.
             Err(ClientError::Refused {

@@ -7,6 +7,7 @@ mod deliver;
 mod leases;
 mod peers;
 mod queue;
+mod record;
 
 use std::sync::Arc;
 
@@ -76,7 +77,7 @@ impl Exporter {
             keyring: start.keyring()?,
             edge_keys: EdgeKeys::new(start.client("keyring")?),
             consent: Consent::new(start.client("consent")?),
-            peers: Peers::new(start),
+            peers: Peers::new(start, meters.egress()),
             source: start.event_source(),
             meters,
             passage: RwLock::new(()),

@@ -1,42 +1,60 @@
-//! Clients for the replicators of other regions: mTLS both ways, the other region's CA pinned by the policy.
+//! Clients for the replicators of other regions: mTLS both ways, the other region's CA pinned by the policy. Copies have
+//! connections of their own, whose every byte is counted.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use meridian_kit::Start;
 use meridian_kit::client::{ClientError, ServiceClient};
+use meridian_kit::counted::CountedClient;
 use meridian_kit::tls::PeerId;
 use meridian_policy::RegionName;
+use prometheus_client::metrics::counter::Counter;
 
 /// Clients by region and address; made when first needed.
 pub(super) struct Peers {
     start: Start,
-    known: Mutex<HashMap<(RegionName, String), ServiceClient>>,
+    egress: Counter,
+    known: Mutex<HashMap<(RegionName, String), Peer>>,
+}
+
+/// How another region's replicator is reached.
+#[derive(Clone)]
+pub(super) struct Peer {
+    /// For leases and cuts.
+    pub(super) control: ServiceClient,
+    /// For copies.
+    pub(super) copies: CountedClient,
 }
 
 impl Peers {
-    pub(super) fn new(start: &Start) -> Self {
+    pub(super) fn new(start: &Start, egress: Counter) -> Self {
         Self {
             start: start.clone(),
+            egress,
             known: Mutex::default(),
         }
     }
 
     /// The replicator of a region that the policy knows.
-    pub(super) fn replicator(&self, region: &RegionName) -> Result<ServiceClient, ClientError> {
+    pub(super) fn replicator(&self, region: &RegionName) -> Result<Peer, ClientError> {
         let policy = self.start.feed().current();
-        let peer = policy.peer(region).ok_or_else(|| ClientError::Unreachable {
+        let told = policy.peer(region).ok_or_else(|| ClientError::Unreachable {
             peer: region.to_string(),
             problem: "the policy has no such peer".to_owned(),
         })?;
-        let key = (region.clone(), peer.replicator_url.clone());
+        let key = (region.clone(), told.replicator_url.clone());
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = known.get(&key) {
-            return Ok(client.clone());
+        if let Some(peer) = known.get(&key) {
+            return Ok(peer.clone());
         }
-        let client = ServiceClient::peer(self.start.tls(), &key.1, PeerId::new(region.clone(), crate::REPLICATOR))?;
+        let expected = PeerId::new(region.clone(), crate::REPLICATOR);
+        let peer = Peer {
+            control: ServiceClient::peer(self.start.tls(), &key.1, expected.clone())?,
+            copies: CountedClient::new(self.start.tls(), &key.1, expected, self.egress.clone())?,
+        };
         // An address that changed leaves its client behind; regions are few and addresses change rarely.
-        known.insert(key, client.clone());
-        Ok(client)
+        known.insert(key, peer.clone());
+        Ok(peer)
     }
 }

@@ -6,6 +6,7 @@ use axum::routing::{get, post};
 use http::StatusCode;
 use meridian_kit::auth::Peer;
 use meridian_kit::db::{Pool, TenantTx};
+use meridian_kit::evidence::{self, Entry};
 use meridian_kit::problem::{Json, Problem, Query, RawBody, parse_json};
 use meridian_kit::residency::Homes;
 use meridian_policy::{EdgeId, RegionName, TenantId};
@@ -13,12 +14,14 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::importer::{Importer, SINKS};
-use crate::store::evidence::{self, Entry};
 use crate::store::imports::SinkAck;
 use crate::wire::{Batch, Cut, KeyLease, Purge, Stored};
 
 /// A batch's largest body: a hundred events with room to spare.
 const LARGEST_BATCH_BYTES: usize = 1024 * 1024;
+
+/// Entries of evidence in one answer at most.
+const MOST_READ: i64 = 500;
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -68,7 +71,7 @@ fn sender<'a>(app: &App, peer: &'a Peer) -> Result<&'a RegionName, Problem> {
 async fn batch(State(app): State<App>, peer: Peer, RawBody(body): RawBody) -> Result<Json<Stored>, Problem> {
     let from = sender(&app, &peer)?;
     let batch: Batch = parse_json(&body)?;
-    Ok(Json(app.importer.receive(from, batch, body.len()).await?))
+    Ok(Json(app.importer.receive(from, batch, &body).await?))
 }
 
 async fn lease(State(app): State<App>, peer: Peer, Json(lease): Json<KeyLease>) -> Result<StatusCode, Problem> {
@@ -122,7 +125,14 @@ struct EvidenceQuery {
 
 #[derive(Serialize)]
 struct EvidencePage {
-    entries: Vec<Entry>,
+    entries: Vec<Numbered>,
+}
+
+#[derive(Serialize)]
+struct Numbered {
+    entry_no: i64,
+    #[serde(flatten)]
+    entry: Entry,
 }
 
 async fn read_evidence(
@@ -134,7 +144,9 @@ async fn read_evidence(
         .scope(&query.tenant)
         .ok_or_else(|| Problem::not_found("no-such-tenant", "the tenant is not at home here"))?;
     let mut tx = TenantTx::begin(&app.pool, &scope).await?;
+    let entries = evidence::of_tenant(&mut tx, query.after, MOST_READ).await?;
+    let numbered = |(entry_no, entry)| Numbered { entry_no, entry };
     Ok(Json(EvidencePage {
-        entries: evidence::read(&mut tx, query.after).await?,
+        entries: entries.into_iter().map(numbered).collect(),
     }))
 }

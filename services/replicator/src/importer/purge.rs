@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use meridian_kit::SubjectId;
 use meridian_kit::db::{self, Scope, TenantTx};
 use meridian_kit::event::{Draft, Event, Imported};
+use meridian_kit::evidence::{self, Entry, Kind, entry_of};
 use meridian_kit::outbox;
 use meridian_kit::policy_feed::{Ack, AckRole, FeedError};
 use meridian_kit::subject_keys::{KeyScope, SubjectKey};
@@ -21,10 +22,10 @@ use zeroize::Zeroizing;
 use super::topic::TopicError;
 use super::{Importer, SINKS, TOPIC};
 use crate::domain::edges::{Change, EdgeState, Known, Policy, changes};
-use crate::domain::evidence::{Kind, Record};
+use crate::domain::evidence::{COPY_EXPIRED, PURGED as ALL_PURGED, along, cut_by};
 use crate::keys::EdgeKeyError;
 use crate::store::imports::{ImportEdge, SinkAck};
-use crate::store::{StoreError, evidence, imports};
+use crate::store::{StoreError, imports};
 use crate::wire::Purge;
 
 /// The type of the event that tells sinks to delete their copies. Edge, origin and the purge's id are in its envelope.
@@ -123,25 +124,13 @@ impl Importer {
     async fn expire(&self, scope: &Scope, revision: PolicyRevision) -> Result<(), StoreError> {
         let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
         for (edge, count) in imports::expire(&mut tx).await? {
-            let rule = "copy-expired".to_owned();
-            let commitment = evidence::commit_to([])?;
-            let (mechanism, instrument, bytes) = (None, None, 0);
-            let kind = Kind::Purge;
-            evidence::append(
-                &mut tx,
-                &Record {
-                    kind,
-                    edge,
-                    rule,
-                    mechanism,
-                    instrument,
-                    count,
-                    bytes,
-                    commitment,
-                    revision,
-                },
-            )
-            .await?;
+            let entry = along(entry_of(&tx, Kind::Purge), &edge, None, revision);
+            let purged = Entry {
+                rule: Some(COPY_EXPIRED.to_owned()),
+                count: u64::try_from(count).ok(),
+                ..entry
+            };
+            evidence::append(&mut tx, &purged).await?;
         }
         Ok(tx.commit().await?)
     }
@@ -177,18 +166,13 @@ impl Importer {
         let Some(deleted) = imports::begin_purge(&mut tx, edge, purge_id, rule, revision).await? else {
             return Ok(());
         };
-        let record = Record {
-            kind: Kind::Cut,
-            edge: edge.clone(),
-            rule: rule.to_string(),
-            mechanism: None,
-            instrument: None,
-            count: i64::try_from(deleted).unwrap_or(i64::MAX),
-            bytes: 0,
-            commitment: evidence::commit_to([])?,
-            revision,
+        let entry = along(entry_of(&tx, Kind::PolicyChange), edge, None, revision);
+        let cut = Entry {
+            rule: Some(cut_by(rule)),
+            count: Some(deleted),
+            ..entry
         };
-        evidence::append(&mut tx, &record).await?;
+        evidence::append(&mut tx, &cut).await?;
         let origin = imports::edge_kept(&mut tx, edge).await?.map(|edge| edge.origin);
         let event = self.purge_event(scope, edge, origin, purge_id)?;
         outbox::append_keyed(&mut tx, TOPIC, edge.as_str(), &event).await?;
@@ -281,18 +265,13 @@ impl Importer {
         let revision = self.shared.feed.current().revision;
         let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
         if imports::finish_purge(&mut tx, &edge.edge, purge_id).await? {
-            let record = Record {
-                kind: Kind::Purge,
-                edge: edge.edge.clone(),
-                rule: "purged".to_owned(),
-                mechanism: None,
-                instrument: None,
-                count: i64::try_from(total(edge, acks)).unwrap_or(i64::MAX),
-                bytes: 0,
-                commitment: evidence::commit_to([purge_id])?,
-                revision,
+            let entry = along(entry_of(&tx, Kind::Purge), &edge.edge, None, revision);
+            let purged = Entry {
+                rule: Some(ALL_PURGED.to_owned()),
+                count: Some(total(edge, acks)),
+                ..entry
             };
-            evidence::append(&mut tx, &record).await?;
+            evidence::append(&mut tx, &purged).await?;
         }
         tx.commit().await?;
         self.shared.wake.notify_one();

@@ -7,6 +7,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use meridian_kit::db::TenantTx;
 use meridian_kit::event::Event;
+use meridian_kit::evidence::{self, Entry, Kind, commit_to, entry_of};
 use meridian_kit::outbox;
 use meridian_kit::policy_feed::{Ack, AckRole, FeedError};
 use meridian_kit::problem::Problem;
@@ -16,10 +17,10 @@ use serde_json::{Map, Value};
 
 use super::{Importer, TOPIC};
 use crate::domain::admission::{Arriving, NotAdmitted, admit, admit_edge};
-use crate::domain::evidence::{Kind, Record};
+use crate::domain::evidence::along;
 use crate::keys::EdgeKeyError;
-use crate::store::{StoreError, evidence, imports};
-use crate::wire::{Batch, Cut, KeyLease, Purge, Stored};
+use crate::store::{StoreError, imports};
+use crate::wire::{Batch, Cut, KeyLease, Purge, Stored, digest};
 
 /// A lease never counts longer than this, whatever the exporter says.
 const LONGEST_LEASE: Duration = Duration::from_secs(15);
@@ -114,17 +115,18 @@ impl Importer {
         Ok(())
     }
 
-    /// Stores a batch: all of it, or nothing with an entry of evidence.
+    /// Stores a batch, which arrived as `body`: all of it, or nothing with an entry of evidence.
     ///
     /// # Errors
     /// Something in it is not what our policy lets in, or no key is leased.
-    pub async fn receive(&self, sender: &RegionName, batch: Batch, bytes: usize) -> Result<Stored, ReceiveError> {
+    pub async fn receive(&self, sender: &RegionName, batch: Batch, body: &[u8]) -> Result<Stored, ReceiveError> {
         let now = Timestamp::now();
         let policy = self.shared.feed.current();
         let edge = admit_edge(policy.import(&batch.edge), sender, None, now)?;
         let scope = self.scope(edge).ok_or(ReceiveError::NotHome)?;
         let key = self.shared.edge_keys.of_import(&edge.importer_tenant, &edge.id).await?;
         let mut arriving = Vec::with_capacity(batch.events.len());
+        let mut authors = Vec::with_capacity(batch.events.len());
         for event in &batch.events {
             let of = (
                 edge.importer_tenant.clone(),
@@ -133,18 +135,19 @@ impl Importer {
             );
             let key = SubjectKey::from_bytes(of.0, of.1, of.2, key.clone());
             arriving.push(self.opened(edge, event, &key)?);
+            authors.push(key);
         }
         let mut tx = TenantTx::begin(&self.shared.pool, &scope).await?;
         let admitted = admit(&arriving, edge, now).map_err(ReceiveError::from);
         if let Err(ReceiveError::NotAdmitted(why)) = &admitted {
-            let rule = why.code().to_owned();
-            let ids = batch.events.iter().map(|event| event.id);
-            let record = Record {
-                rule,
-                count: i64::try_from(batch.events.len()).unwrap_or(i64::MAX),
-                ..Record::about(Kind::Refusal, edge, policy.revision, evidence::commit_to(ids)?)
+            let entry = along(entry_of(&tx, Kind::Refusal), &edge.id, Some(edge), policy.revision);
+            let mut refusal = Entry {
+                rule: Some(why.code().to_owned()),
+                count: Some(batch.events.len() as u64),
+                ..entry
             };
-            evidence::append(&mut tx, &record).await?;
+            commit_to(&mut refusal, &authors).map_err(StoreError::from)?;
+            evidence::append(&mut tx, &refusal).await?;
             tx.commit().await?;
         }
         admitted?;
@@ -168,17 +171,15 @@ impl Importer {
             outbox::append_keyed(&mut tx, TOPIC, edge.id.as_str(), &event).await?;
         }
         if !stored.is_empty() {
-            let record = Record {
-                count: i64::try_from(stored.len()).unwrap_or(i64::MAX),
-                bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
-                ..Record::about(
-                    Kind::Transfer,
-                    edge,
-                    policy.revision,
-                    evidence::commit_to(stored.iter().copied())?,
-                )
+            let entry = along(entry_of(&tx, Kind::Transfer), &edge.id, Some(edge), policy.revision);
+            let mut arrival = Entry {
+                count: Some(stored.len() as u64),
+                bytes: Some(body.len() as u64),
+                digest: Some(digest(body)),
+                ..entry
             };
-            evidence::append(&mut tx, &record).await?;
+            commit_to(&mut arrival, &authors).map_err(StoreError::from)?;
+            evidence::append(&mut tx, &arrival).await?;
         }
         tx.commit().await?;
         Ok(Stored {

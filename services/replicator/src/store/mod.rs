@@ -1,10 +1,9 @@
 //! What this region has exported, imported and recorded about it. Everything runs in the caller's tenant transaction.
 
-pub mod evidence;
 pub mod exports;
 pub mod imports;
 
-use meridian_kit::db;
+use meridian_kit::{db, evidence};
 
 /// Why a row was not read or written.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +27,12 @@ pub enum StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error.into())
+    }
+}
+
+impl From<evidence::NoRandomness> for StoreError {
+    fn from(_: evidence::NoRandomness) -> Self {
+        Self::Random
     }
 }
 

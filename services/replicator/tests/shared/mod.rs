@@ -241,6 +241,25 @@ impl Side {
         page["entries"].as_array().expect("entries").clone()
     }
 
+    /// Bytes that the sockets for copies have sent, as the metrics say.
+    pub async fn egress(&self) -> u64 {
+        let url = format!("{}/metrics", self.region.admin_url("replicator"));
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let text = http
+            .get(url)
+            .send()
+            .await
+            .expect("an answer")
+            .text()
+            .await
+            .expect("a text");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("meridian_replicator_egress_bytes_total"));
+        let number = line.and_then(|line| line.split_whitespace().last());
+        number.and_then(|number| number.parse().ok()).expect("the counter")
+    }
+
     /// Waits for an entry of evidence of this kind and rule.
     pub async fn recorded(&self, kind: &str, rule: &str) -> Value {
         until(|| async {

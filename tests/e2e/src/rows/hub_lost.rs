@@ -209,7 +209,8 @@ async fn renewal(site: &Site) -> Result<String> {
 }
 
 async fn evidence(site: &Site) -> Result<u64> {
-    let sql = format!("select count(*) from evidence where edge = '{EDGE}'");
+    let of = |table| format!("(select count(*) from {table} where edge = '{EDGE}')");
+    let sql = format!("select {} + {}", of("evidence_chain"), of("evidence_pending"));
     site.count("replicator", &sql).await
 }
 

@@ -167,7 +167,7 @@ pub(super) fn ids(items: &[Value]) -> BTreeSet<String> {
 
 async fn last_evidence(site: &Site) -> Result<i64> {
     let sql = format!(
-        "select coalesce(max(entry_no), 0) from evidence where tenant = '{}'",
+        "select coalesce(max(seq), 0) from evidence_chain where tenant = '{}'",
         site.tenant
     );
     site.query("replicator", &sql)
@@ -179,7 +179,7 @@ async fn last_evidence(site: &Site) -> Result<i64> {
 /// Waits for the evidence of what became of the delivery, which must be a refusal, and gives its rule.
 async fn refusal(site: &Site, after: i64) -> Result<String> {
     let sql = format!(
-        "select kind, rule from evidence where tenant = '{}' and edge = '{EDGE}' and entry_no > {after} order by entry_no limit 1",
+        "select kind, rule from evidence_chain where tenant = '{}' and edge = '{EDGE}' and seq > {after} order by seq limit 1",
         site.tenant
     );
     let entry = until(ARRIVES, "evidence of the refusal", || async {

@@ -123,6 +123,9 @@ pub const VERIFIER: &str = "verifier";
 /// Name of the component that keeps subjects' keys.
 pub const KEYRING: &str = "keyring";
 
+/// Components that keep evidence: each signs its own chain.
+pub const WITH_EVIDENCE: [&str; 2] = ["consent", REPLICATOR];
+
 /// Components run as `workload`.
 pub fn run_as(workload: Workload) -> impl Iterator<Item = &'static Component> {
     COMPONENTS.iter().filter(move |c| c.workload == workload)
@@ -154,6 +157,7 @@ pub fn credentials(stack: &Stack) -> Vec<Credential> {
         Credential::KeyEncryption,
     ]
     .into_iter()
+    .chain(WITH_EVIDENCE.map(|name| Credential::Evidence(name.to_owned())))
     .chain(databases)
     .chain(marketing)
     .collect()

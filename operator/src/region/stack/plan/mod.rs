@@ -24,7 +24,7 @@ pub const POLICY_URL: &str = "https://region-operator.meridian-system.svc:8444";
 /// What a plan needs to know of secrets: that they are there, and digests of their content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Material {
-    /// The region CA's certificate, PEM.
+    /// What the region's services are verified by, PEM: its CA; two while it is rotated.
     pub ca_certificate: String,
     /// Digest of each Secret by name.
     pub digests: BTreeMap<String, String>,

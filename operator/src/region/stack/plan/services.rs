@@ -2,7 +2,7 @@
 
 use super::super::secrets::Credential;
 use super::super::validate::{NodePorts, Stack};
-use super::components::{Component, GATEWAY, KEYRING, PUBLIC_CERTIFICATE, VERIFIER, Workload};
+use super::components::{Component, GATEWAY, KEYRING, PUBLIC_CERTIFICATE, VERIFIER, WITH_EVIDENCE, Workload};
 use super::foundation::POLICY;
 use super::pods::{
     Pod, SERVICE_USER, TLS_DIR, config_volume, env, env_secret, mount, probe_admin, resources, scratch, secret_volume,
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 /// Folder with one folder per tenant that holds client-id and client-secret.
 const MARKETING_DIR: &str = "/var/run/meridian/marketing";
 const PEPPER_DIR: &str = "/var/run/meridian/pepper";
+const EVIDENCE_DIR: &str = "/var/run/meridian/evidence";
 const KEK_DIR: &str = "/var/run/meridian/kek";
 const PUBLIC_TLS_DIR: &str = "/var/run/meridian/tls-public";
 const DATA_DIR: &str = "/var/lib/meridian";
@@ -115,6 +116,13 @@ fn pod<'a>(stack: &Stack, component: &'a Component, material: &Material) -> Pod<
         volumes.push(marketing_volume(stack));
         mounts.push(mount("marketing", MARKETING_DIR));
         variables.push(env("MERIDIAN_MARKETING_DIR", MARKETING_DIR));
+    }
+    if WITH_EVIDENCE.contains(&name) {
+        let secret = Credential::Evidence(name.to_owned()).secret();
+        volumes.push(secret_volume("evidence", &secret));
+        mounts.push(mount("evidence", EVIDENCE_DIR));
+        variables.push(env("MERIDIAN_EVIDENCE_KEY_FILE", &format!("{EVIDENCE_DIR}/seed")));
+        read_once.push(secret);
     }
     if name == KEYRING {
         let secret = Credential::KeyEncryption.secret();

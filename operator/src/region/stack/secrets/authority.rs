@@ -1,4 +1,4 @@
-//! The region's certificate authority and the certificates it issues. ECDSA P-256, 90 days, renewed after 60.
+//! A region's certificate authority and the certificates it issues. ECDSA P-256, 90 days, renewed after 60.
 
 use super::Data;
 use jiff::Timestamp;
@@ -7,13 +7,23 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
+use rustls::RootCertStore;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::server::ParsedCertificate;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
 use x509_parser::pem::parse_x509_pem;
 
 const DAY: u64 = 24 * 60 * 60;
 const CA_DAYS: u64 = 3650;
+/// The age at which it is replaced by another: half of its life, so that there is all the time in the world to tell peers.
+const CA_RENEWED_AFTER: i64 = 1825 * 24 * 60 * 60;
+/// With so little of its life left, a rotation waits no longer for peers that do not answer.
+const CA_ENDS: i64 = 30 * 24 * 60 * 60;
 const LEAF_DAYS: u64 = 90;
 /// Clocks of nodes differ: a certificate is valid a little before it was made.
 const BACKDATED: u64 = 5 * 60;
@@ -52,10 +62,12 @@ pub struct Wanted {
     pub uri: Option<String>,
 }
 
-/// The CA of one region.
+/// A CA of a region.
 pub struct Authority {
     certificate: String,
     key: KeyPair,
+    from: i64,
+    until: i64,
 }
 
 /// A point in time as rcgen wants it, seconds after the epoch.
@@ -81,20 +93,28 @@ impl Authority {
         };
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = name(&format!("Meridian region {region}"));
+        // Two that follow one another have different names: who verifies finds the right one at once.
+        params.distinguished_name = name(&format!("Meridian region {region} {}", now.as_second()));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = at!(seconds(now).saturating_sub(BACKDATED));
         params.not_after = at!(seconds(now) + CA_DAYS * DAY);
         let certificate = params.self_signed(&key).map_err(failed)?.pem();
-        Ok(Self { certificate, key })
+        let now = now.as_second();
+        Ok(Self {
+            certificate,
+            key,
+            from: now - BACKDATED.cast_signed(),
+            until: now + (CA_DAYS * DAY).cast_signed(),
+        })
     }
 
-    /// Reads a CA from its Secret's content.
+    /// Reads a CA from its Secret's content: `<stem>.crt` and `<stem>.key`.
     ///
     /// # Errors
     /// [`CertificateError::DamagedAuthority`] when it is not whole.
-    pub fn read(region: &RegionName, data: &Data) -> Result<Self, CertificateError> {
+    pub fn read(region: &RegionName, data: &Data, stem: &str) -> Result<Self, CertificateError> {
+        let (crt, key) = (format!("{stem}.crt"), format!("{stem}.key"));
         let damaged = |cause: &str| CertificateError::DamagedAuthority {
             region: region.to_string(),
             cause: cause.to_owned(),
@@ -104,36 +124,77 @@ impl Authority {
                 .and_then(|v| std::str::from_utf8(v).ok())
                 .ok_or_else(|| damaged(&format!("no {key}")))
         };
-        let certificate = text("tls.crt")?.to_owned();
-        let key = KeyPair::from_pem(text("tls.key")?).map_err(|_| damaged("tls.key is no private key"))?;
-        let (_, pem) = parse_x509_pem(certificate.as_bytes()).map_err(|_| damaged("tls.crt is no certificate"))?;
-        let parsed = pem.parse_x509().map_err(|_| damaged("tls.crt is no certificate"))?;
-        if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
-            return Err(damaged("tls.key does not belong to tls.crt"));
+        let certificate = text(&crt)?.to_owned();
+        let pair = KeyPair::from_pem(text(&key)?).map_err(|_| damaged(&format!("{key} is no private key")))?;
+        let no_certificate = || damaged(&format!("{crt} is no certificate"));
+        let (_, pem) = parse_x509_pem(certificate.as_bytes()).map_err(|_| no_certificate())?;
+        let parsed = pem.parse_x509().map_err(|_| no_certificate())?;
+        if parsed.public_key().subject_public_key.data.as_ref() != pair.public_key_raw() {
+            return Err(damaged(&format!("{key} does not belong to {crt}")));
         }
-        Ok(Self { certificate, key })
+        Ok(Self {
+            certificate,
+            key: pair,
+            from: parsed.validity().not_before.timestamp(),
+            until: parsed.validity().not_after.timestamp(),
+        })
     }
 
-    /// Content of the Secret that keeps it.
+    /// Content of the Secret that keeps it: `<stem>.crt` and `<stem>.key`.
     #[must_use]
-    pub fn data(&self) -> Data {
+    pub fn data(&self, stem: &str) -> Data {
         Data::from([
-            ("tls.crt".to_owned(), self.certificate.clone().into_bytes()),
-            ("tls.key".to_owned(), self.key.serialize_pem().into_bytes()),
+            (format!("{stem}.crt"), self.certificate.clone().into_bytes()),
+            (format!("{stem}.key"), self.key.serialize_pem().into_bytes()),
         ])
     }
 
-    /// The CA's certificate, PEM: what others pin.
+    /// The CA's certificate, PEM.
     #[must_use]
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// Issues a certificate with a new key; content of its Secret.
+    /// Whether its time has come to be replaced.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        now.as_second() >= self.from.saturating_add(CA_RENEWED_AFTER)
+    }
+
+    /// Whether too little of its life is left to wait for anybody.
+    #[must_use]
+    pub fn is_ending(&self, now: Timestamp) -> bool {
+        now.as_second() >= self.until.saturating_sub(CA_ENDS)
+    }
+
+    /// Whether nobody trusts it any more.
+    #[must_use]
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        now.as_second() >= self.until
+    }
+
+    /// Whether it has issued this certificate, which is valid now.
+    fn has_issued(&self, certificate: &CertificateDer<'_>, now: Timestamp) -> bool {
+        let verified = || {
+            let mut roots = RootCertStore::empty();
+            roots
+                .add(CertificateDer::from_pem_slice(self.certificate.as_bytes()).ok()?)
+                .ok()?;
+            let (parsed, now) = (
+                ParsedCertificate::try_from(certificate).ok()?,
+                UnixTime::since_unix_epoch(Duration::from_secs(seconds(now))),
+            );
+            let all = algorithms().all;
+            rustls::client::verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], now, all).ok()
+        };
+        verified().is_some()
+    }
+
+    /// Issues a certificate with a new key; content of its Secret. `bundle` is what its holder trusts.
     ///
     /// # Errors
     /// When a name is not valid in a certificate.
-    pub fn issue(&self, wanted: &Wanted, now: Timestamp) -> Result<Data, CertificateError> {
+    pub fn issue(&self, wanted: &Wanted, bundle: &str, now: Timestamp) -> Result<Data, CertificateError> {
         let failed = |cause: String| CertificateError::Make {
             name: wanted.secret.clone(),
             cause,
@@ -158,9 +219,16 @@ impl Authority {
         Ok(Data::from([
             ("tls.crt".to_owned(), certificate.pem().into_bytes()),
             ("tls.key".to_owned(), key.serialize_pem().into_bytes()),
-            ("ca.crt".to_owned(), self.certificate.clone().into_bytes()),
+            ("ca.crt".to_owned(), bundle.as_bytes().to_vec()),
         ]))
     }
+}
+
+fn algorithms() -> WebPkiSupportedAlgorithms {
+    CryptoProvider::get_default().map_or_else(
+        || rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms,
+        |provider| provider.signature_verification_algorithms,
+    )
 }
 
 fn name(common: &str) -> DistinguishedName {
@@ -176,11 +244,11 @@ fn name(common: &str) -> DistinguishedName {
 pub fn renew_at(data: &Data, wanted: &Wanted, authority: &Authority, now: Timestamp) -> Option<Timestamp> {
     let key = data.get("tls.key").and_then(|v| std::str::from_utf8(v).ok())?;
     let key = KeyPair::from_pem(key).ok()?;
-    if data.get("ca.crt").map(Vec::as_slice) != Some(authority.certificate().as_bytes()) {
+    let der = CertificateDer::from_pem_slice(data.get("tls.crt")?).ok()?;
+    if !authority.has_issued(&der, now) {
         return None;
     }
-    let (_, pem) = parse_x509_pem(data.get("tls.crt")?).ok()?;
-    let certificate = pem.parse_x509().ok()?;
+    let (_, certificate) = parse_x509_certificate(&der).ok()?;
     if certificate.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
         return None;
     }
@@ -231,7 +299,7 @@ mod tests {
     #[test]
     fn a_certificate_is_renewed_after_two_thirds_of_its_90_days() {
         let authority = Authority::new(&region(), now()).unwrap();
-        let data = authority.issue(&wanted(), now()).unwrap();
+        let data = authority.issue(&wanted(), authority.certificate(), now()).unwrap();
         let due = renew_at(&data, &wanted(), &authority, now()).unwrap();
         assert!(due > days(59) && due < days(61), "{due}");
         assert!(renew_at(&data, &wanted(), &authority, days(61)).is_none());
@@ -243,7 +311,7 @@ mod tests {
             Authority::new(&region(), now()).unwrap(),
             Authority::new(&region(), now()).unwrap(),
         );
-        let data = authority.issue(&wanted(), now()).unwrap();
+        let data = authority.issue(&wanted(), authority.certificate(), now()).unwrap();
         let renamed = Wanted {
             dns: vec!["identity".into(), "id".into()],
             ..wanted()
@@ -259,15 +327,15 @@ mod tests {
             Authority::new(&region(), now()).unwrap(),
             Authority::new(&region(), now()).unwrap(),
         );
-        let read = Authority::read(&region(), &authority.data()).unwrap();
-        let leaf = read.issue(&wanted(), now()).unwrap();
+        let read = Authority::read(&region(), &authority.data("tls"), "tls").unwrap();
+        let leaf = read.issue(&wanted(), read.certificate(), now()).unwrap();
         assert!(renew_at(&leaf, &wanted(), &authority, now()).is_some());
-        let mut mixed = authority.data();
-        mixed.insert("tls.key".into(), other.data()["tls.key"].clone());
+        let mut mixed = authority.data("tls");
+        mixed.insert("tls.key".into(), other.data("tls")["tls.key"].clone());
         assert!(matches!(
-            Authority::read(&region(), &mixed),
+            Authority::read(&region(), &mixed, "tls"),
             Err(CertificateError::DamagedAuthority { .. })
         ));
-        assert!(Authority::read(&region(), &Data::new()).is_err());
+        assert!(Authority::read(&region(), &Data::new(), "tls").is_err());
     }
 }

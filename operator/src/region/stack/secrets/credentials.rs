@@ -35,6 +35,8 @@ pub enum Credential {
     Verifier,
     /// A service's pepper.
     Pepper(String),
+    /// What a service signs checkpoints of its evidence with.
+    Evidence(String),
     /// What wraps the keyring's keys.
     KeyEncryption,
     /// A tenant's marketing client.
@@ -58,6 +60,7 @@ impl Credential {
             Self::Runtime(service) => format!("db-{service}"),
             Self::Verifier => "db-verifier".to_owned(),
             Self::Pepper(service) => format!("pepper-{service}"),
+            Self::Evidence(service) => format!("evidence-{service}"),
             Self::KeyEncryption => "keyring-kek".to_owned(),
             Self::Marketing(tenant) => format!("marketing-{tenant}"),
         }
@@ -104,6 +107,7 @@ impl Credential {
                 ])
             }
             Self::Pepper(_) => Data::from([("pepper".to_owned(), random(BYTES)?)]),
+            Self::Evidence(_) => Data::from([("seed".to_owned(), random(BYTES)?)]),
             Self::KeyEncryption => Data::from([("kek".to_owned(), random(BYTES)?)]),
             Self::Marketing(tenant) => Data::from([
                 text("client-id", format!("{tenant}-marketing")),

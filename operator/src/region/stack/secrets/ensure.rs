@@ -1,11 +1,14 @@
 //! Sees to it that every secret of a stack is there: makes what is missing, renews certificates that are due.
 
-use super::{Authority, CertificateError, Credential, Data, REGION_CA, content, digest, manifest, random, renew_at};
+use super::{
+    Authorities, Authority, CertificateError, Credential, Data, REGION_CA, content, digest, manifest, random, renew_at,
+};
 use crate::apply::{Applier, ApplyError, Purpose, observed};
 use crate::manifest::{Manifest, NotAManifest, ObjectKey, SECRET};
 use crate::region::stack::plan::{Material, components};
 use crate::region::stack::validate::Stack;
 use jiff::Timestamp;
+use std::sync::Arc;
 
 /// Why the secrets are not complete.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,8 @@ pub struct Secrets {
     pub written: usize,
     /// Content of the operator's own certificate, to serve the feed with.
     pub operator: Data,
+    /// The region's CAs.
+    pub authorities: Arc<Authorities>,
 }
 
 /// Makes what is missing. Reads the cache only; a steady state sends no request.
@@ -49,33 +54,42 @@ pub struct Secrets {
 /// # Errors
 /// See [`SecretsError`].
 pub async fn ensure(applier: &Applier, stack: &Stack, now: Timestamp) -> Result<Secrets, SecretsError> {
+    let (authorities, made) = authorities(applier, stack, now).await?;
+    let bundle = authorities.bundle();
     let mut secrets = Secrets {
-        material: Material::default(),
+        material: Material {
+            ca_certificate: bundle.clone(),
+            ..Material::default()
+        },
         next_renewal: Timestamp::MAX,
         issued: vec![],
-        written: 0,
+        written: usize::from(made),
         operator: Data::new(),
+        authorities,
     };
-    let authority = authority(applier, stack, now, &mut secrets).await?;
-    authority.certificate().clone_into(&mut secrets.material.ca_certificate);
     credentials(applier, stack, &mut secrets).await?;
     for wanted in components::certificates(stack) {
         let known = existing(applier, stack, &wanted.secret).unwrap_or_default();
-        let data = match renew_at(&known, &wanted, &authority, now) {
+        let authority = &secrets.authorities.issuing;
+        let (data, due) = match renew_at(&known, &wanted, authority, now) {
             Some(due) => {
-                secrets.next_renewal = secrets.next_renewal.min(due);
-                known
+                // The same certificate, whatever its holder has to trust by now.
+                let trusting = [("ca.crt".to_owned(), bundle.clone().into_bytes())];
+                (known.clone().into_iter().chain(trusting).collect(), Some(due))
             }
-            None => {
-                let data = authority.issue(&wanted, now)?;
-                let manifest = Manifest::new(manifest(stack, &wanted.secret, "kubernetes.io/tls", &data))?;
-                applier.apply(Purpose::RegionSecrets, &manifest).await?;
-                secrets.issued.push(wanted.secret.clone());
-                secrets.written += 1;
-                data
-            }
+            None => (authority.issue(&wanted, &bundle, now)?, None),
         };
-        secrets.material.digests.insert(wanted.secret.clone(), digest(&data));
+        let digest = digest(&as_issued(&data, authority));
+        if data != known {
+            let manifest = Manifest::new(manifest(stack, &wanted.secret, "kubernetes.io/tls", &data))?;
+            applier.apply(Purpose::RegionSecrets, &manifest).await?;
+            secrets.written += 1;
+        }
+        match due {
+            Some(due) => secrets.next_renewal = secrets.next_renewal.min(due),
+            None => secrets.issued.push(wanted.secret.clone()),
+        }
+        secrets.material.digests.insert(wanted.secret.clone(), digest);
         if wanted.secret == components::OPERATOR_CERTIFICATE {
             secrets.operator = data;
         }
@@ -83,31 +97,30 @@ pub async fn ensure(applier: &Applier, stack: &Stack, now: Timestamp) -> Result<
     Ok(secrets)
 }
 
+/// What is restarted for a new certificate is not restarted for what its holder has to trust besides its issuer.
+fn as_issued(data: &Data, authority: &Authority) -> Data {
+    let mut issued = data.clone();
+    issued.insert("ca.crt".to_owned(), authority.certificate().as_bytes().to_vec());
+    issued
+}
+
 fn existing(applier: &Applier, stack: &Stack, name: &str) -> Option<Data> {
     let key = ObjectKey::namespaced(SECRET, &stack.namespace(), name);
     applier.cache().get(&key).map(|secret| content(&observed(&secret)))
 }
 
-async fn authority(
+/// The region's CAs, and whether the first was made now.
+async fn authorities(
     applier: &Applier,
     stack: &Stack,
     now: Timestamp,
-    secrets: &mut Secrets,
-) -> Result<Authority, SecretsError> {
+) -> Result<(Arc<Authorities>, bool), SecretsError> {
     if let Some(data) = existing(applier, stack, REGION_CA) {
-        return Ok(Authority::read(&stack.region, &data)?);
+        return Ok((Arc::new(Authorities::read(&stack.region, &data)?), false));
     }
-    let authority = Authority::new(&stack.region, now)?;
-    create(
-        applier,
-        stack,
-        REGION_CA,
-        "kubernetes.io/tls",
-        &authority.data(),
-        secrets,
-    )
-    .await?;
-    Ok(authority)
+    let first = Authorities::first(Authority::new(&stack.region, now)?);
+    create(applier, stack, REGION_CA, "kubernetes.io/tls", &first.data()).await?;
+    Ok((Arc::new(first), true))
 }
 
 async fn credentials(applier: &Applier, stack: &Stack, secrets: &mut Secrets) -> Result<(), SecretsError> {
@@ -118,7 +131,8 @@ async fn credentials(applier: &Applier, stack: &Stack, secrets: &mut Secrets) ->
             Some(_) => return Err(SecretsError::DamagedCredential(name)),
             None => {
                 let data = credential.generate(&mut random)?;
-                create(applier, stack, &name, "Opaque", &data, secrets).await?;
+                create(applier, stack, &name, "Opaque", &data).await?;
+                secrets.written += 1;
                 data
             }
         };
@@ -134,6 +148,7 @@ fn whole(credential: &Credential, data: &Data) -> bool {
             &["username", "password", "url"]
         }
         Credential::Pepper(_) => &["pepper"],
+        Credential::Evidence(_) => &["seed"],
         Credential::KeyEncryption => &["kek"],
         Credential::Marketing(_) => &["client-id", "client-secret"],
     };
@@ -141,21 +156,13 @@ fn whole(credential: &Credential, data: &Data) -> bool {
         .all(|key| data.get(*key).is_some_and(|value| !value.is_empty()))
 }
 
-async fn create(
-    applier: &Applier,
-    stack: &Stack,
-    name: &str,
-    kind: &str,
-    data: &Data,
-    secrets: &mut Secrets,
-) -> Result<(), SecretsError> {
+async fn create(applier: &Applier, stack: &Stack, name: &str, kind: &str, data: &Data) -> Result<(), SecretsError> {
     applier
         .create(
             Purpose::RegionSecrets,
             &Manifest::new(manifest(stack, name, kind, data))?,
         )
         .await?;
-    secrets.written += 1;
     Ok(())
 }
 

@@ -1,15 +1,18 @@
 //! What is born in the region and never leaves it: the CA, certificates, database credentials, peppers, keys.
 //!
 //! Credentials are created once and never changed by a plan: a lost or rotated password would lock the services out of
-//! data that exists. Certificates are renewed after two thirds of their life, or when their names or the CA change.
+//! data that exists. Certificates are renewed after two thirds of their life, or when their names or the CA change. The CA
+//! is rotated with an overlap ([`rotation`]).
 
 mod authority;
 mod credentials;
 mod ensure;
+pub mod rotation;
 
 pub use authority::{Authority, CertificateError, Wanted, renew_at};
 pub use credentials::{Credential, NoRandomness, RandomSource, random};
 pub use ensure::{Secrets, SecretsError, ensure};
+pub use rotation::Authorities;
 
 use super::validate::Stack;
 use crate::manifest::SECRET;
