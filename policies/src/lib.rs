@@ -35,8 +35,8 @@ pub use compile::{CompiledPolicy, compile, compile_with};
 pub use condition::{Condition, ConditionError};
 pub use decision::{Check, Decision, Explanation, Ground, Permission, Question, Subject};
 pub use diff::{
-    Aspect, AspectChange, EdgeChange, EdgeDifference, Effect, FlowChange, PolicyDiff, TenantChange, TenantDifference,
-    Widening, diff, openings, widenings, widenings_with,
+    Aspect, AspectChange, EdgeChange, EdgeDifference, Effect, FlowChange, HeldPolicy, PolicyDiff, TenantChange,
+    TenantDifference, Widening, diff, openings, widenings, widenings_with,
 };
 pub use edge::{CompiledEdge, EdgeId};
 pub use expiry::{Ending, ExpiryWarning, Instruments, Soon, expiry_warnings};

@@ -12,6 +12,7 @@ use crate::index::{Index, Outcome, Verdict};
 use crate::rule::{Denial, Rule};
 use crate::source::PolicySource;
 use crate::spec::AgeOfConsent;
+use crate::vocabulary::DataClass;
 
 impl CompiledPolicy {
     /// This policy, without whatever `written` does not allow: no tenant, edge, field, purpose or day more than both have. On
@@ -45,15 +46,18 @@ impl CompiledPolicy {
                 retention_at_home(&self.source, facts),
                 retention_at_home(written, &written.tenants[id]),
             );
-            let shorter = there
-                .into_iter()
-                .filter(|(class, days)| here.get(class).is_none_or(|longer| days < longer));
+            let shorter = DataClass::ALL.iter().filter_map(|class| {
+                let days = here.get(class).into_iter().chain(there.get(class)).min()?;
+                Some((*class, *days))
+            });
             facts.spec.retention.extend(shorter);
         }
         for (name, law) in &mut source.jurisdictions {
             if let Some(other) = written.jurisdictions.get(name) {
                 law.age_of_digital_consent = law.age_of_digital_consent.within(&other.age_of_digital_consent);
             }
+            // What the law wants at least is in every tenant's days by now.
+            law.retention.values_mut().for_each(|limits| limits.min_days = None);
         }
         source
     }

@@ -4,7 +4,7 @@
 
 mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 use meridian_policy::*;
@@ -380,8 +380,14 @@ fn narrowing_widens_at_no_moment() {
 fn opened(held: &CompiledPolicy, change: impl FnOnce(&mut PolicySource)) -> Vec<String> {
     let mut after = world();
     change(&mut after);
-    let held: BTreeMap<EdgeId, CompiledEdge> = held.edges().map(|edge| (edge.id.clone(), edge.clone())).collect();
-    openings(&world(), &after, &held, &fields(), now())
+    openings(&world(), &after, &edges_of(held), &fields(), now())
+}
+
+fn edges_of(policy: &CompiledPolicy) -> HeldPolicy {
+    HeldPolicy {
+        edges: policy.edges().map(|edge| (edge.id.clone(), edge.clone())).collect(),
+        ..HeldPolicy::default()
+    }
 }
 
 fn nothing_held() -> CompiledPolicy {
@@ -394,7 +400,7 @@ fn what_opens_reads_the_same_at_any_moment_before_it_does() {
     before.stride_eu().classes.clear();
     let mut after = world();
     after.eu().mechanisms[0].effective_from = at("2026-12-01T00:00:00Z");
-    let words = |moment| openings(&before, &after, &BTreeMap::new(), &fields(), moment);
+    let words = |moment| openings(&before, &after, &HeldPolicy::default(), &fields(), moment);
     let today = words(now());
     assert_eq!(today, words(at("2026-12-02T00:00:00Z")));
     assert!(
@@ -436,7 +442,7 @@ fn a_tenant_that_moves_in_and_data_that_is_kept_longer_open_something() {
     before.stride_eu().retention.insert(DataClass::Health, 30);
     let mut after = before.clone();
     after.stride_eu().retention.insert(DataClass::Health, 90);
-    let words = openings(&before, &after, &BTreeMap::new(), &fields(), now());
+    let words = openings(&before, &after, &HeldPolicy::default(), &fields(), now());
     assert_eq!(
         words,
         ["tenant stride-eu keeps health for 90 days instead of for 30 days"]
@@ -451,10 +457,7 @@ fn an_edge_that_is_held_already_opens_nothing_as_far_as_it_is_held() {
         without.jurisdictions.remove("eu");
         without
     };
-    let held: BTreeMap<EdgeId, CompiledEdge> = compiled(&world())
-        .edges()
-        .map(|edge| (edge.id.clone(), edge.clone()))
-        .collect();
+    let held = edges_of(&compiled(&world()));
     let mut after = without();
     after.jurisdictions.insert("eu".parse().unwrap(), law(&world()));
     assert_eq!(
@@ -462,7 +465,7 @@ fn an_edge_that_is_held_already_opens_nothing_as_far_as_it_is_held() {
         Vec::<String>::new()
     );
     assert_eq!(
-        openings(&without(), &after, &BTreeMap::new(), &fields(), now()).len(),
+        openings(&without(), &after, &HeldPolicy::default(), &fields(), now()).len(),
         1
     );
     after.asked().tia.as_mut().unwrap().review_by += SignedDuration::from_hours(24);
@@ -471,6 +474,94 @@ fn an_edge_that_is_held_already_opens_nothing_as_far_as_it_is_held() {
         1,
         "it would live longer"
     );
+}
+
+#[test]
+fn a_region_that_passes_to_another_entity_opens_something_while_no_edge_leads_there() {
+    let mut before = world();
+    before.eu().mechanisms.clear();
+    let mut after = before.clone();
+    after.regions.get_mut("us").unwrap().operated_by = "stride-europe".parse().unwrap();
+    assert_eq!(
+        openings(&before, &after, &HeldPolicy::default(), &fields(), now()),
+        ["region us passes from stride-inc to stride-europe"]
+    );
+}
+
+#[test]
+fn a_law_that_is_written_anew_is_held_against_what_its_regions_have() {
+    let mut before = world();
+    before
+        .eu()
+        .retention
+        .insert(DataClass::Health, RetentionLimits::default());
+    let policy = compiled(&before).for_region(&region("eu"), PolicyRevision(1)).unwrap();
+    let mut home = policy.homes[0].clone();
+    home.retention.insert(DataClass::Health, 30);
+    let held = HeldPolicy {
+        homes: [((region("eu"), home.tenant.clone()), home)].into(),
+        ages: [(region("eu"), policy.age_of_digital_consent.unwrap())].into(),
+        ..edges_of(&compiled(&before))
+    };
+    let words = |age, max_days| {
+        let (mut without, mut after) = (before.clone(), before.clone());
+        without.jurisdictions.remove("eu");
+        after.eu().age_of_digital_consent.default = age;
+        after.eu().retention.get_mut(&DataClass::Health).unwrap().max_days = Some(max_days);
+        openings(&without, &after, &held, &fields(), now())
+    };
+    assert_eq!(words(16, 30), Vec::<String>::new());
+    assert_eq!(
+        words(13, 31),
+        [
+            "jurisdiction eu lets people consent alone at a lower age than until now in region eu",
+            "tenant stride-eu keeps health for 31 days instead of for 30 days",
+        ]
+    );
+}
+
+#[test]
+fn what_is_asked_for_while_two_tenants_could_receive_opens_at_once() {
+    let mut before = world();
+    before.stride_eu().classes.clear();
+    before
+        .tenants
+        .insert(tenant("stride-us-2"), residency("stride-us-2", "us", vec![]));
+    let mut after = before.clone();
+    after.stride_eu().classes = world().stride_eu().classes.clone();
+    let words = openings(&before, &after, &HeldPolicy::default(), &fields(), now());
+    assert!(
+        words[0].starts_with("edge stride-eu.workout-summary.us opens"),
+        "{words:?}"
+    );
+    assert_eq!(
+        widenings_with(&before, &after, &fields(), now()),
+        vec![],
+        "none receives it"
+    );
+    assert!(openings(&after, &after, &HeldPolicy::default(), &fields(), now()).is_empty());
+}
+
+#[test]
+fn data_goes_by_the_shorter_of_two_retentions_also_where_one_law_wants_it_longer() {
+    let mut approved = world();
+    let limits = RetentionLimits {
+        min_days: Some(30),
+        max_days: Some(90),
+    };
+    approved.eu().retention.insert(DataClass::Health, limits);
+    let mut written = approved.clone();
+    written
+        .eu()
+        .retention
+        .insert(DataClass::Health, RetentionLimits::default());
+    written.stride_eu().retention.insert(DataClass::Health, 5);
+    let days = |policy: CompiledPolicy| {
+        let policy = policy.for_region(&region("eu"), PolicyRevision(1)).unwrap();
+        policy.homes[0].retention[&DataClass::Health]
+    };
+    assert_eq!(days(compiled(&approved).within(&compiled(&written))), 5);
+    assert_eq!(days(compiled(&written).within(&compiled(&approved))), 5);
 }
 
 #[test]

@@ -51,6 +51,21 @@ fn allows_no_more(before: &CompiledPolicy, after: &CompiledPolicy, taken: &str) 
     Ok(())
 }
 
+/// Days that each class of a tenant is kept at its home.
+fn kept(policy: &CompiledPolicy) -> BTreeMap<((RegionName, TenantId), DataClass), u32> {
+    let regions = policy.source().regions.keys();
+    let known = regions.filter_map(|region| policy.for_region(region, PolicyRevision::default()).ok());
+    let homes = known.flat_map(|known| known.homes.into_iter().map(move |home| (known.region.clone(), home)));
+    homes
+        .flat_map(|(region, home)| {
+            let of = (region, home.tenant);
+            home.retention
+                .into_iter()
+                .map(move |(class, days)| ((of.clone(), class), days))
+        })
+        .collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
@@ -214,6 +229,10 @@ proptest! {
         let both = approved.within(&written);
         allows_no_more(&approved, &both, "what is not approved")?;
         allows_no_more(&written, &both, "what is not written")?;
+        for (home, class) in kept(&both).keys() {
+            let days = |policy: &CompiledPolicy| kept(policy).get(&(home.clone(), *class)).copied().unwrap_or(u32::MAX);
+            prop_assert!(days(&both) <= days(&approved).min(days(&written)), "{class} of {} is kept longer", home.1);
+        }
         if approved.diff(&written).edges.iter().all(|change| change.effect != Effect::Widens) {
             let kept_back = both.diff(&written);
             prop_assert!(kept_back.edges.iter().all(|change| change.effect != Effect::Widens), "{kept_back}");
@@ -228,7 +247,7 @@ proptest! {
     ) {
         let mut after = before.clone();
         change.apply(&mut after);
-        if openings(&before, &after, &BTreeMap::new(), &fields(), now()).is_empty() {
+        if openings(&before, &after, &HeldPolicy::default(), &fields(), now()).is_empty() {
             let moment = now() + SignedDuration::from_hours(24 * days);
             let before = compile_with(&before, fields(), moment);
             let opened = before.diff(&compile_with(&after, fields(), moment));

@@ -35,6 +35,20 @@ impl Homes {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// Whether an organization has two tenants in one region.
+    pub(crate) fn has_rivals(&self) -> bool {
+        let mut receivers = self.of_organizations.values().flat_map(BTreeMap::values);
+        receivers.any(|tenants| tenants.len() > 1)
+    }
+
+    /// The same with the first tenant alone of every organization in every region.
+    pub(crate) fn without_rivals(&self) -> Self {
+        let mut homes = self.clone();
+        let receivers = homes.of_organizations.values_mut().flat_map(BTreeMap::values_mut);
+        receivers.for_each(|tenants| tenants.truncate(1));
+        homes
+    }
+
     /// The tenants that have their home in a region.
     pub(crate) fn in_region(&self, region: &RegionName) -> &[TenantId] {
         self.in_regions.get(region).map_or(&[], Vec::as_slice)

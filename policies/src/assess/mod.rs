@@ -149,7 +149,8 @@ impl<'a> AskedEdge<'a> {
             own,
             result.refused(),
         ) {
-            let spans = [Some(own), Some(offer), assessed.span, certified]
+            // Of several that end at once the first is named: a hub that adopts an edge writes that end as the edge's own.
+            let spans = [certified, Some(own), Some(offer), assessed.span]
                 .into_iter()
                 .flatten()
                 .collect::<Vec<_>>();

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 pub use change::{
     Aspect, AspectChange, EdgeChange, EdgeDifference, Effect, FlowChange, PolicyDiff, TenantChange, TenantDifference,
 };
-pub use openings::openings;
+pub use openings::{HeldPolicy, openings};
 pub use widening::{Widening, widenings, widenings_with};
 
 use crate::compile::{CompiledPolicy, compile};

@@ -43,12 +43,18 @@ pub fn widenings_with(
     fields: &TransferableFields,
     now: Timestamp,
 ) -> Vec<Widening> {
-    let found = first_widenings(before, after, &BTreeMap::new(), fields, now);
-    found.into_iter().map(|(widening, _)| widening).collect()
+    let (was, is) = (Asks::of(before, fields), Asks::of(after, fields));
+    // Only what is asked for after the change can widen.
+    let found = is
+        .by_edge
+        .keys()
+        .filter_map(|id| first_widening(&was, &is, None, id, now));
+    found.map(|(widening, _)| widening).collect()
 }
 
-/// Every edge that widens beyond what `held` has of it, at the first such moment, and what it is then.
-pub(super) fn first_widenings(
+/// Every edge that widens beyond what `held` has of it, at the first such moment, and what it is then. While two tenants
+/// could receive, none does, until one of them goes, about which nobody is asked: so that an edge to them opens at once.
+pub(super) fn first_openings(
     before: &PolicySource,
     after: &PolicySource,
     held: &BTreeMap<EdgeId, CompiledEdge>,
@@ -56,10 +62,16 @@ pub(super) fn first_widenings(
     now: Timestamp,
 ) -> Vec<(Widening, CompiledEdge)> {
     let (was, is) = (Asks::of(before, fields), Asks::of(after, fields));
-    // Only what is asked for after the change can widen.
+    let settled = is
+        .homes
+        .has_rivals()
+        .then(|| (was.with_one_receiver(), is.with_one_receiver()));
     is.by_edge
         .keys()
-        .filter_map(|id| first_widening(&was, &is, held.get(id), id, now))
+        .filter_map(|id| {
+            let first = |(was, is): (&Asks<'_>, &Asks<'_>)| first_widening(was, is, held.get(id), id, now);
+            first((&was, &is)).or_else(|| settled.as_ref().and_then(|(was, is)| first((was, is))))
+        })
         .collect()
 }
 
@@ -82,6 +94,7 @@ fn first_widening(
 }
 
 /// What the tenants of one source ask for, by edge.
+#[derive(Clone)]
 struct Asks<'a> {
     source: &'a PolicySource,
     homes: Homes,
@@ -102,6 +115,14 @@ impl<'a> Asks<'a> {
             homes: Homes::of(source),
             fields,
             by_edge,
+        }
+    }
+
+    /// As if of the tenants of an organization in a region there were only the first.
+    fn with_one_receiver(&self) -> Self {
+        Self {
+            homes: self.homes.without_rivals(),
+            ..self.clone()
         }
     }
 

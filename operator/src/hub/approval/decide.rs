@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use meridian_crds::WaitingChange;
-use meridian_policy::{CompiledEdge, EdgeId, OrganizationName, PolicySource, TenantId, TransferableFields, openings};
+use meridian_policy::{HeldPolicy, OrganizationName, PolicySource, TenantId, TransferableFields, openings};
 use serde_json::json;
 
 use super::held::Held;
@@ -124,7 +124,7 @@ impl Question<'_> {
                 adopted.push((candidate, part));
             }
         }
-        if adopted.is_empty() || !openings(in_force, &after, &self.held.edges, self.fields, self.now).is_empty() {
+        if adopted.is_empty() || !openings(in_force, &after, &self.held.policy, self.fields, self.now).is_empty() {
             return BTreeSet::new();
         }
         *in_force = after;
@@ -185,10 +185,10 @@ impl Question<'_> {
     }
 
     fn opens(&self, candidate: &Candidate, before: &PolicySource, after: &PolicySource) -> Vec<String> {
-        let nothing: BTreeMap<EdgeId, CompiledEdge> = BTreeMap::new();
+        let nothing = HeldPolicy::default();
         // Of what is recorded, the record alone counts: what members still have of it may be about to go.
         let held = if candidate.record.is_none() {
-            &self.held.edges
+            &self.held.policy
         } else {
             &nothing
         };

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::SignedDuration;
 use meridian_policy::{
-    ClassResidency, CompiledEdge, EdgeId, ImpactAssessment, PolicySource, RegionName, ReplicateTo, TenantHome,
-    TenantId, TenantResidencySpec,
+    AgeOfConsent, ClassResidency, CompiledEdge, HeldPolicy, ImpactAssessment, PolicySource, RegionName, ReplicateTo,
+    Rule, TenantHome, TenantId, TenantResidencySpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -33,15 +34,14 @@ impl Sought<'_> {
 /// What members hold.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    pub(crate) edges: BTreeMap<EdgeId, CompiledEdge>,
-    homes: BTreeMap<TenantId, (RegionName, TenantHome)>,
+    pub(crate) policy: HeldPolicy,
     /// Regions whose member was listed.
     asked: BTreeSet<RegionName>,
 }
 
 impl Held {
     pub(crate) fn of(hub: &Cache, seen: impl Fn(&str) -> Seen, sought: &Sought<'_>) -> Self {
-        let mut held = Self::default();
+        let (mut held, mut imports) = (Self::default(), Vec::new());
         for (region, spec) in regions(hub) {
             let seen = spec.primary().map(|cluster| seen(&cluster.name)).unwrap_or_default();
             let Some(cache) = seen.known() else { continue };
@@ -53,27 +53,37 @@ impl Held {
             }
             held.asked.insert(region.clone());
             if let Some(policy) = policy {
-                held.take(&region, policy, sought);
+                imports.extend(held.take(&region, policy, sought));
             }
+        }
+        // What leaves a region, that region knows: others may still have an edge that it has cut.
+        imports.retain(|edge: &CompiledEdge| !held.knows(&edge.from));
+        for edge in imports {
+            held.policy.edges.entry(edge.id.clone()).or_insert(edge);
         }
         held
     }
 
-    fn take(&mut self, region: &RegionName, policy: &Value, sought: &Sought<'_>) {
+    /// Gives back what the region says of others: the edges that arrive there.
+    fn take(&mut self, region: &RegionName, policy: &Value, sought: &Sought<'_>) -> Vec<CompiledEdge> {
         let list = |name: &str| policy[name].as_array().into_iter().flatten();
-        for edge in list("exports")
-            .chain(list("imports"))
-            .filter(|edge| sought.has(&edge["tenant"]))
-        {
-            if let Ok(edge) = CompiledEdge::deserialize(edge) {
-                self.edges.entry(edge.id.clone()).or_insert(edge);
-            }
-        }
+        let edges = |name: &'static str| {
+            let sought = list(name).filter(|edge| sought.has(&edge["tenant"]));
+            sought.filter_map(|edge| CompiledEdge::deserialize(edge).ok())
+        };
+        let exports = edges("exports").filter(|edge| edge.from == *region);
+        let exports = exports.map(|edge| (edge.id.clone(), edge));
+        self.policy.edges.extend(exports);
         for home in list("homes").filter(|home| sought.has(&home["tenant"])) {
             if let Ok(home) = TenantHome::deserialize(home) {
-                self.homes.insert(home.tenant.clone(), (region.clone(), home));
+                let of = (region.clone(), home.tenant.clone());
+                self.policy.homes.insert(of, home);
             }
         }
+        if let Ok(age) = AgeOfConsent::deserialize(&policy["age_of_digital_consent"]) {
+            self.policy.ages.insert(region.clone(), age);
+        }
+        edges("imports").filter(|edge| edge.to == *region).collect()
     }
 
     /// Whether the member of this region was asked.
@@ -85,14 +95,16 @@ impl Held {
     /// nobody holds it. `written` says what they do not tell.
     pub(crate) fn residency(&self, tenant: &TenantId, written: &PolicySource) -> Option<TenantResidencySpec> {
         let mut spec = written.tenants.get(tenant)?.spec.clone();
-        let edges: Vec<&CompiledEdge> = self.edges.values().filter(|edge| edge.tenant == *tenant).collect();
-        match self.homes.get(tenant) {
-            Some((region, home)) if *region == spec.home.region => {
+        let edges = self.policy.edges.values();
+        let edges: Vec<&CompiledEdge> = edges.filter(|edge| edge.tenant == *tenant).collect();
+        let home = self.policy.homes.get(&(spec.home.region.clone(), tenant.clone()));
+        match (home, edges.as_slice()) {
+            (Some(home), _) => {
                 spec.organization = home.organization.clone();
                 spec.retention = home.retention.clone();
             }
-            _ if self.knows(&spec.home.region) || edges.is_empty() => return None,
-            _ => {}
+            (None, [edge, ..]) if !self.knows(&spec.home.region) => spec.organization = edge.organization.clone(),
+            (None, _) => return None,
         }
         let mut classes: BTreeMap<_, Vec<ReplicateTo>> = BTreeMap::new();
         for edge in edges {
@@ -106,9 +118,10 @@ impl Held {
     }
 }
 
-/// What asks for exactly this edge.
+/// What asks for exactly this edge. It ends by what ends it now: of two ends at the same time its own would count.
 fn asked(edge: &CompiledEdge) -> ReplicateTo {
     let assessed = edge.assessment.clone();
+    let later = edge.expires.checked_add(SignedDuration::from_secs(1));
     ReplicateTo {
         region: edge.to.clone(),
         purposes: edge.purposes.iter().copied().collect(),
@@ -123,6 +136,10 @@ fn asked(edge: &CompiledEdge) -> ReplicateTo {
             digest,
             review_by: edge.expires,
         }),
-        expires: edge.expires,
+        expires: if edge.ends_with == Rule::AssessmentStale {
+            later.unwrap_or(edge.expires)
+        } else {
+            edge.expires
+        },
     }
 }

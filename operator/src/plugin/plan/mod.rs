@@ -22,10 +22,8 @@ pub mod files;
 mod render;
 mod schema;
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
-use meridian_policy::{Catalogue, CompiledPolicy, compile, openings};
+use meridian_policy::{Catalogue, CompiledPolicy, HeldPolicy, compile, openings};
 use serde::Serialize;
 
 pub use admit::{Admitted, admit};
@@ -129,7 +127,7 @@ pub fn report(hub: &Cache, admitted: Admitted, members: &Members, now: Timestamp
 /// What the hub asks another person for: in what is opened, nothing is taken for held that the hub has not in force.
 fn opens(before: &CompiledPolicy, after: &CompiledPolicy, now: Timestamp) -> Vec<String> {
     let fields = Catalogue::embedded().transferable();
-    openings(before.source(), after.source(), &BTreeMap::new(), &fields, now)
+    openings(before.source(), after.source(), &HeldPolicy::default(), &fields, now)
 }
 
 /// The policy as the hub would compile it from these resources. A member that could not be looked at is to it as one that

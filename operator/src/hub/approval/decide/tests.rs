@@ -1,10 +1,11 @@
-use meridian_policy::{Catalogue, CompiledPolicy, EdgeId, compile};
+use meridian_policy::{Catalogue, CompiledEdge, CompiledPolicy, EdgeId, compile};
 
 use super::*;
 use crate::hub::approval::held::Sought;
 use crate::hub::source::{Seen, gather};
-use crate::manifest::{FITNESS_REGION, JURISDICTION};
-use crate::plugin::world::{World, now};
+use crate::manifest::{FITNESS_REGION, JURISDICTION, REGION_STACK};
+use crate::plugin::world::{World, edit, now};
+use crate::policy_form;
 
 const EDGE: &str = "stride-eu.workout-summary.us";
 
@@ -127,10 +128,22 @@ fn what_members_hold_less_of_than_is_written_waits_and_stays_as_they_hold_it() {
         "{decisions:?}"
     );
     let kept = compiled(&in_force);
-    assert_eq!(
-        edge_of(&kept).map(|edge| edge.expires),
-        Some(held.edges[&EDGE.parse::<EdgeId>().unwrap()].expires)
+    assert_eq!(edge_of(&kept), held.policy.edges.get(&EDGE.parse::<EdgeId>().unwrap()));
+}
+
+#[test]
+fn what_an_importer_still_has_of_an_edge_that_its_exporter_has_cut_opens_nothing() {
+    let bed = Bed::settled();
+    edit(bed.world.held("eu"), REGION_STACK, "eu", |stack| {
+        policy_form::open(&mut stack["spec"]["policy"]).unwrap();
+        stack["spec"]["policy"]["exports"] = serde_json::json!([]);
+    });
+    let (in_force, decisions) = bed.decide(&bed.held(), bed.unrecorded(), &[]);
+    assert!(
+        waiting(&decisions, "stride-eu").opens[0].starts_with(&format!("edge {EDGE} opens")),
+        "{decisions:?}"
     );
+    assert!(edge_of(&compiled(&in_force)).is_none());
 }
 
 #[test]
@@ -218,6 +231,22 @@ fn another_importer_waits_and_the_one_before_goes_on() {
     );
     let carried_out = compiled(&in_force).within(&compiled(&bed.written));
     assert_eq!(edge_of(&carried_out).map(|edge| &edge.importer), Some(&before));
+}
+
+#[test]
+fn a_region_that_waits_goes_on_waiting_while_no_edge_leads_there() {
+    let mut bed = Bed::settled();
+    let candidates = [(JURISDICTION, "eu"), (FITNESS_REGION, "us")].map(|(kind, name)| ObjectKey::cluster(kind, name));
+    let candidates = candidates.iter().map(|key| bed.recorded(key)).collect();
+    let law = bed.written.jurisdictions.get_mut("eu").unwrap();
+    law.mechanisms.clear();
+    bed.written.regions.get_mut("us").unwrap().operated_by = "stride-europe".parse().unwrap();
+    let (in_force, decisions) = bed.decide(&bed.held(), candidates, &[]);
+    assert_eq!(
+        waiting(&decisions, "us").opens,
+        ["region us passes from stride-inc to stride-europe"]
+    );
+    assert_eq!(in_force.regions["us"].operated_by.as_str(), "stride-inc");
 }
 
 #[test]
