@@ -319,6 +319,12 @@ async fn what_widens_waits_for_another_person_and_what_narrows_does_not() {
         })
         .await;
     required.says(TENANT, "stride-eu", "True").await;
+    // What was approved once and taken back since waits again.
+    required
+        .write(&required.ada, TENANT, "stride-eu", classes(&["sport_type"], 2037))
+        .await;
+    assert_ne!(required.digest(TENANT, "stride-eu").await, digest);
+    assert_eq!(required.import().await["expires"], "2036-01-01T00:00:00Z");
     required.end().await;
 }
 

@@ -245,10 +245,12 @@ fn advance(candidate: &Candidate, part: Part, approved_by: Vec<String>) -> Decis
     }
 }
 
-/// Of the resource, what is written in it, and all that this opens: an approval is of nothing else.
+/// Of the resource, what is written in it, what that is to take the place of, and all that it opens: an approval is of nothing
+/// else, and of nothing that was taken back after it was given.
 fn digest(candidate: &Candidate, part: &Part, opens: &[String]) -> String {
     let change = json!({
         "kind": candidate.key.kind.kind, "name": candidate.key.name, "uid": candidate.uid,
+        "since": candidate.record.as_ref().map(|record| record.generation),
         "written": part.to_value(), "opens": opens,
     });
     format!("sha256:{}", crate::apply::digest(&change))

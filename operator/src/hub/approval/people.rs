@@ -21,7 +21,8 @@ const LONGEST: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// An admission policy is in force some time after it was made: what was approved before then, nobody has checked.
 const IN_FORCE_AFTER: SignedDuration = SignedDuration::from_secs(5);
 
-/// Who wrote the generations after `since` until `generation`; nothing where that is not known of each of them.
+/// Who wrote the generations after `since` until `generation`; nothing where that is not known of each of them, or where
+/// nobody wrote anything since: then it opens by what others did.
 pub(crate) fn authors(stamps: &str, since: i64, generation: i64) -> Option<BTreeSet<String>> {
     let stamps: Vec<(&str, i64)> = stamps
         .split(',')
@@ -30,7 +31,7 @@ pub(crate) fn authors(stamps: &str, since: i64, generation: i64) -> Option<BTree
         .filter(|(user, written)| !user.is_empty() && (since..=generation).contains(written) && *written > since)
         .collect();
     let known: BTreeSet<i64> = stamps.iter().map(|(_, written)| *written).collect();
-    let all = i64::try_from(known.len()).ok()? == generation - since;
+    let all = since < generation && i64::try_from(known.len()).ok()? == generation - since;
     all.then(|| stamps.into_iter().map(|(user, _)| user.to_owned()).collect())
 }
 
@@ -139,6 +140,7 @@ mod tests {
             ("@1", 0, 1),
             ("ada@x", 0, 1),
             ("ada", 0, 1),
+            ("ada@1", 1, 1),
         ] {
             assert_eq!(authors(stamps, since, generation), None, "{stamps}");
         }

@@ -292,6 +292,20 @@ fn a_change_is_in_force_once_another_person_has_approved_exactly_it() {
 }
 
 #[test]
+fn an_approval_is_used_once_and_not_again_after_what_it_opened_was_taken_back() {
+    let mut bed = Bed::settled();
+    let before = bed.recorded(&tenant("stride-eu"));
+    bed.prolong();
+    let (_, decisions) = bed.decide(&bed.held(), vec![before.clone()], &[]);
+    let approval = Approval::of(tenant("stride-eu"), &waiting(&decisions, "stride-eu").digest, "cy");
+    let mut taken_back = before;
+    taken_back.generation = 4;
+    taken_back.record.as_mut().unwrap().generation = 3;
+    let (in_force, _) = bed.decide(&bed.held(), vec![taken_back], &[approval]);
+    assert_ne!(in_force, bed.written);
+}
+
+#[test]
 fn an_approval_does_not_outlive_the_resource_that_it_was_given_to() {
     let mut bed = Bed::settled();
     let of_tenant = bed.recorded(&tenant("stride-eu"));
