@@ -448,11 +448,14 @@ struct Source {
 impl Gather for Source {
     fn gather(&mut self) -> Option<Gathered> {
         let hub = &self.hub;
-        let listed = hub.is_listed();
-        let written = listed
-            .then(|| self.gatherer.gather(&hub.cache, |name| hub.members.seen(name)))
-            .flatten()?;
-        Some(match self.approvals.in_force(&written) {
+        hub.is_listed().then_some(())?;
+        // What is written, and what of that is approved, is looked at as it was at one moment.
+        let cache = match hub.approval {
+            Requirement::Required => hub.cache.copied(),
+            Requirement::NotRequired => hub.cache.clone(),
+        };
+        let written = self.gatherer.gather(&cache, |name| hub.members.seen(name))?;
+        Some(match self.approvals.in_force(&cache, &written) {
             Some(approved) => Gathered {
                 approved,
                 written: Some(written),

@@ -36,7 +36,7 @@ use super::Hub;
 use super::gathered::Kept;
 use crate::apply::{ApplyError, Purpose};
 use crate::manifest::{Kind, ObjectKey, POLICY_APPROVAL, TENANT_DATA_RESIDENCY};
-use crate::watch::Identity;
+use crate::watch::{Cache, Identity};
 use decide::{Decision, Question, Record};
 use held::{Held, Sought};
 use people::Checked;
@@ -108,12 +108,12 @@ impl Approvals {
         }
     }
 
-    /// What is in force of what is written; nothing where that is the same.
-    pub(super) fn in_force(&mut self, written: &PolicySource) -> Option<PolicySource> {
+    /// What is in force of what is written; nothing where that is the same. `cache` is what that was gathered from: of
+    /// anything newer it would not be known whether it is what was written.
+    pub(super) fn in_force(&mut self, cache: &Cache, written: &PolicySource) -> Option<PolicySource> {
         if self.rests {
             return None;
         }
-        let cache = &self.hub.cache;
         for kind in part::KINDS {
             let kept = self.resources.entry(kind).or_default();
             kept.look(cache, cache.identities_of(kind), |object| Resource::of(object, kind));
@@ -181,6 +181,9 @@ impl Approvals {
             let told: Vec<_> = of_kind
                 .filter_map(|decision| {
                     let object = self.hub.cache.get(&decision.key)?;
+                    // Another of the same name has nothing in force.
+                    let same = object.metadata.uid.as_ref() == Some(&decision.uid);
+                    same.then_some(())?;
                     Some((&decision.key, resource::told(&object, decision, now)?))
                 })
                 .take(left)
