@@ -355,8 +355,12 @@ impl World {
         for (key, region) in regions {
             let uid = region["metadata"]["uid"].as_str().unwrap_or_default();
             let before = region["metadata"]["annotations"]["meridian.sh/forget-tenants"].as_str();
-            let all = before.into_iter().map(|before| format!("{before},")).collect::<String>();
-            let said = json!({"metadata": {"annotations": {"meridian.sh/forget-tenants": format!("{all}{tenant}@{uid}")}}});
+            let all = before
+                .into_iter()
+                .map(|before| format!("{before},"))
+                .collect::<String>();
+            let said =
+                json!({"metadata": {"annotations": {"meridian.sh/forget-tenants": format!("{all}{tenant}@{uid}")}}});
             let _ = self
                 .hub
                 .perform(&self.people, &Ask::merge(REGIONS, "", &key.name, said));
