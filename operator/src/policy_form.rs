@@ -64,6 +64,12 @@ pub fn is_packed(policy: &Value) -> bool {
     policy.get(PACKED).is_some()
 }
 
+/// Whether this policy, which was to be opened, could not be: nobody knows what is in it.
+#[must_use]
+pub fn is_closed(policy: &Value) -> bool {
+    !policy[PACKED][OWN].is_null()
+}
+
 /// The packed form of a policy without directory and peers, and of what it says of others.
 ///
 /// # Errors

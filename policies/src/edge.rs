@@ -192,6 +192,12 @@ impl CompiledEdge {
         }
     }
 
+    /// Whether its condition, when it does not hold now, may hold at another hour.
+    #[must_use]
+    pub fn may_hold_later(&self) -> bool {
+        self.condition.as_ref().is_some_and(Condition::reads_clock)
+    }
+
     pub(crate) fn deny(&self, rule: Rule, because: impl fmt::Display) -> Denial {
         Denial::new(
             rule,

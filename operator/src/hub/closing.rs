@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::departure::FINALIZER;
 use super::source;
+use crate::policy_form;
 use crate::watch::Cache;
 
 /// Of every region that is named: its stack as its member holds it (null when there is none); nothing when it cannot be
@@ -44,7 +45,8 @@ pub(super) struct Ends<'a> {
 pub(crate) fn stacks(hub: &Cache, held: impl Fn(&str) -> Option<Cache>) -> Stacks {
     let of = |name: &RegionName, spec: &FitnessRegionSpec| {
         let held = held(&spec.primary()?.name)?;
-        Some(source::stack(&held, name).unwrap_or(Value::Null))
+        let stack = source::stack(&held, name).unwrap_or(Value::Null);
+        (!policy_form::is_closed(&stack["spec"]["policy"])).then_some(stack)
     };
     source::regions(hub)
         .into_iter()

@@ -11,6 +11,7 @@ use super::members::{Health, Member};
 use super::source;
 use crate::apply::observed;
 use crate::manifest::{ObjectKey, TENANT_PLACEMENT};
+use crate::policy_form;
 
 /// The finalizer of resources whose traces in members must be gone before they are.
 pub const FINALIZER: &str = "meridian.sh/members";
@@ -90,10 +91,14 @@ impl View {
             _ if !member.is_known() => Some("it has not been listed yet".to_owned()),
             _ => None,
         };
-        let key = ObjectKey::namespaced(TENANT_PLACEMENT, &format!("meridian-{region}"), tenant);
-        let placement = member.cache().get(&key).map(|object| observed(&object));
         let stack = source::stack(member.cache(), region).unwrap_or(Value::Null);
         let policy = &stack["spec"]["policy"];
+        let unanswered = unanswered.or_else(|| {
+            let closed = policy_form::is_closed(policy);
+            closed.then(|| "the policy that it holds cannot be opened".to_owned())
+        });
+        let key = ObjectKey::namespaced(TENANT_PLACEMENT, &format!("meridian-{region}"), tenant);
+        let placement = member.cache().get(&key).map(|object| observed(&object));
         let ours = |edge: &&Value| edge["tenant"] == tenant || edge["importer_tenant"] == tenant;
         let listed = ["exports", "imports"].map(|way| list(&policy[way]).filter(ours).count());
         let leaving = placement.iter().flat_map(|placement| list(&placement["spec"]["edges"]));

@@ -351,14 +351,48 @@ impl World {
         }
     }
 
+    /// A tenant that was deleted before this hub had laid hands on it, which regions say, and what people do then.
+    fn forget_whom_nobody_has(&self) {
+        let regions = self.hub.store().all(REGIONS);
+        for (_, region) in regions {
+            let said = region["status"]["conditions"].to_string();
+            let names = said
+                .split_once("that the member holds (")
+                .and_then(|(_, rest)| rest.split_once(')'));
+            let names = names.filter(|_| said.contains("meridian.sh/forget-tenants="));
+            for name in names.into_iter().flat_map(|(names, _)| names.split(", ")) {
+                if self.get(TENANTS, name).is_none() && !self.has(TENANTS, name) {
+                    self.forget(name);
+                }
+            }
+        }
+    }
+
+    /// A region that was deleted before this hub had laid hands on it, or let go of by hand: what is left of it in its
+    /// member is for people to take away.
+    fn take_away_what_nobody_has(&self) {
+        for member in self.members.values() {
+            let stacks = member.store().all(STACKS);
+            for (key, _) in stacks {
+                if self.get(REGIONS, &key.name).is_none() && !self.has(REGIONS, &key.name) {
+                    let _ = member.perform(&self.people, &Ask::delete(STACKS, "", &key.name));
+                }
+            }
+        }
+    }
+
     /// Says to every region that this tenant will not come back.
     fn forget(&self, tenant: &str) {
         let regions = self.hub.store().all(REGIONS);
         for (key, region) in regions {
             let uid = region["metadata"]["uid"].as_str().unwrap_or_default();
             let before = region["metadata"]["annotations"]["meridian.sh/forget-tenants"].as_str();
-            let all = before.into_iter().map(|before| format!("{before},")).collect::<String>();
-            let said = json!({"metadata": {"annotations": {"meridian.sh/forget-tenants": format!("{all}{tenant}@{uid}")}}});
+            let all = before
+                .into_iter()
+                .map(|before| format!("{before},"))
+                .collect::<String>();
+            let said =
+                json!({"metadata": {"annotations": {"meridian.sh/forget-tenants": format!("{all}{tenant}@{uid}")}}});
             let _ = self
                 .hub
                 .perform(&self.people, &Ask::merge(REGIONS, "", &key.name, said));
@@ -408,9 +442,10 @@ impl World {
                 .unwrap();
             if stack["spec"]["policy"] != json!(planned) {
                 return Some(format!(
-                    "the policy of {name} is {}\nand not {}",
+                    "the policy of {name} is {}\nand not {}\nas {} says",
                     stack["spec"]["policy"],
-                    json!(planned)
+                    json!(planned),
+                    object["status"]
                 ));
             }
             if stack["status"]["appliedRevision"] != revision || object["status"]["appliedRevision"] != revision {
@@ -512,6 +547,8 @@ impl World {
             self.apply_what_is_missing();
             if second >= 300 && second % 60 == 0 {
                 self.let_go_by_hand();
+                self.forget_whom_nobody_has();
+                self.take_away_what_nobody_has();
             }
             self.is_lawful()?;
             differs = self.differs();

@@ -32,6 +32,28 @@ pub(super) enum Expr {
     IsEmpty(Box<Expr>),
 }
 
+impl Expr {
+    /// Whether it may come to something else at another moment.
+    pub(super) fn reads_clock(&self) -> bool {
+        match self {
+            Self::Attribute(attribute) => matches!(attribute, Attribute::Hour | Attribute::Weekday),
+            Self::Bool(_) | Self::Long(_) | Self::Text(_) | Self::Has(_) => false,
+            Self::Set(parts) => parts.iter().any(Self::reads_clock),
+            Self::Not(of) | Self::Negative(of) | Self::Like(of, _) | Self::IsEmpty(of) => of.reads_clock(),
+            Self::And(left, right)
+            | Self::Or(left, right)
+            | Self::Equal(left, right)
+            | Self::Less(left, right)
+            | Self::LessOrEqual(left, right)
+            | Self::Sum(_, left, right)
+            | Self::Contains(left, right)
+            | Self::ContainsAll(left, right)
+            | Self::ContainsAny(left, right) => left.reads_clock() || right.reads_clock(),
+            Self::If(condition, then, otherwise) => [condition, then, otherwise].iter().any(|part| part.reads_clock()),
+        }
+    }
+}
+
 /// Attributes that are known to be there.
 type Known = BTreeSet<Attribute>;
 

@@ -87,6 +87,12 @@ impl Condition {
             Err(error) => Err(error.clone()),
         }
     }
+
+    /// Whether it reads the hour or the day of the week: one that does not hold now may hold later.
+    #[must_use]
+    pub fn reads_clock(&self) -> bool {
+        self.compiled.as_ref().is_ok_and(|expr| expr.reads_clock())
+    }
 }
 
 fn compile(text: &str) -> Result<Expr, ConditionError> {

@@ -182,3 +182,20 @@ proptest::proptest! {
         let _ = holds_for(&parts.concat(), None, Some("DE"));
     }
 }
+
+#[test]
+fn only_what_reads_the_clock_can_hold_later() {
+    for (text, later) in [
+        ("context.hour < 6", true),
+        (
+            "if context.to == \"us\" then [6, 7].contains(context.weekday) else true",
+            true,
+        ),
+        ("context.to == \"us\" && !(context.hour + 1 > 3)", true),
+        ("context.to == \"us\"", false),
+        ("context has age && context.age >= 18", false),
+        ("context.", false),
+    ] {
+        assert_eq!(Condition::new(text).reads_clock(), later, "{text}");
+    }
+}

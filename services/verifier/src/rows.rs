@@ -4,12 +4,13 @@
 //! from other regions, and its `tenant` is the importing one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx as _;
-use meridian_policy::RegionPolicy;
 use meridian_policy::catalogue::{FieldKind, class_of};
 use meridian_policy::vocabulary::DataClass;
+use meridian_policy::{EdgeId, RegionPolicy, TenantId};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{Check, Database, Report};
@@ -107,6 +108,11 @@ pub async fn look(
     Ok(())
 }
 
+/// What is in a column, if it is the name that belongs there: what somebody else may have put into it stays in the region.
+fn named<T: FromStr>(text: &str) -> &str {
+    text.parse::<T>().map_or("what is no name", |_| text)
+}
+
 /// Rows that were made here.
 async fn homes(
     connection: &mut PgConnection,
@@ -135,7 +141,8 @@ async fn homes(
             Some(in_force) if epoch.unsigned_abs() > *in_force => Check::FutureEpoch,
             Some(_) => continue,
         };
-        report.find(check, place.to_owned(), Some(tenant), personal.clone(), count);
+        let of = Some(named::<TenantId>(&tenant).to_owned());
+        report.find(check, place.to_owned(), of, personal.clone(), count);
     }
     Ok(())
 }
@@ -166,6 +173,7 @@ async fn copies(
             same && import.from.as_str() == origin && now < import.expires + SWEPT_WITHIN
         });
         if !in_force {
+            let (edge, tenant) = (named::<EdgeId>(&edge), named::<TenantId>(&tenant));
             let of = Some(format!("{edge} for {tenant}"));
             report.find(
                 Check::CopiesWithoutEdge,

@@ -146,6 +146,14 @@ async fn a_row_of_a_tenant_from_elsewhere_is_found_and_counted_with_its_classes(
 }
 
 #[tokio::test]
+async fn what_is_no_tenant_is_counted_and_not_repeated() {
+    let us = social().await;
+    us.by_hand(&workout("Ada Lovelace, 12 St James Square", 1)).await;
+    let finding = us.finds(&policy(json!([])), Check::ForeignRows, "social.workout").await;
+    assert_eq!((finding.count, finding.of.as_deref()), (1, Some("what is no name")));
+}
+
+#[tokio::test]
 async fn a_row_of_an_epoch_that_nobody_was_given_is_found() {
     let us = social().await;
     us.by_hand(&workout("stride-us", 4)).await;

@@ -225,6 +225,9 @@ fn open(stack: &Value, remains: &[(ObjectKey, Option<String>)], missing: Option<
     let Some(missing) = missing else {
         return Some("the edges that are to be closed are being written down".to_owned());
     };
+    if policy_form::is_closed(&stack["spec"]["policy"]) {
+        return Some("the policy that its member holds cannot be opened, so nobody knows its edges".to_owned());
+    }
     let listed = |way: &str| stack["spec"]["policy"][way].as_array().map_or(0, Vec::len);
     let edges = listed("imports") + listed("exports");
     let placed = remains.iter().filter(|(key, _)| key.kind == TENANT_PLACEMENT).count();
@@ -317,6 +320,14 @@ mod tests {
         assert!(open(&stack(0, 5, Some(5)), &[], Some(&missing)).is_some());
         let placement = ObjectKey::namespaced(TENANT_PLACEMENT, "meridian-us", "stride-eu");
         assert!(open(&stack(0, 5, Some(5)), &[(placement, None)], none).is_some());
+    }
+
+    #[test]
+    fn what_a_policy_holds_that_cannot_be_opened_counts_as_open() {
+        let mut damaged = stack(0, 5, Some(5));
+        damaged["spec"]["policy"] = json!({"packed": {"own": "?", "others": "?"}});
+        assert!(policy_form::open_own(&mut damaged["spec"]["policy"]).is_err());
+        assert!(open(&damaged, &[], Some(&[])).is_some());
     }
 
     #[test]

@@ -38,6 +38,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use validate::{Images, Invalid, NodePorts, Request, Stack};
 
+/// Fields of a RegionStack's status that other parts of the region write: what is in them is none of this controller's.
+const OF_OTHER_WRITERS: &[&str] = &["acks", "backlog", "evidence", "verified"];
 /// Writes of one phase that are under way at the same time.
 const WRITES_AT_ONCE: usize = 8;
 /// A look without any event, for certificates that come due.
@@ -240,9 +242,9 @@ impl Stacks {
         let status = status::status(&object, request.as_ref().ok(), &result, &facts, Timestamp::now());
         let mut seen = object["status"].clone();
         if let Some(map) = seen.as_object_mut() {
-            map.remove("acks");
-            map.remove("evidence");
-            map.remove("backlog");
+            for theirs in OF_OTHER_WRITERS {
+                map.remove(*theirs);
+            }
         }
         let told = self
             .applier

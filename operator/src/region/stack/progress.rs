@@ -190,7 +190,7 @@ mod tests {
             world.ready(&plan, phase);
             seen.push(reached(&plan, &world).0);
         }
-        assert_eq!(seen, [2, 3, 4, 5, 6, 6]);
+        assert_eq!(seen, [2, 3, 4, 5, 6, 7]);
         assert!(conditions(&plan, &world).iter().all(Observation::holds));
     }
 

@@ -66,9 +66,9 @@ impl Stacks {
             serde_json::from_value(object["status"]["conditions"].clone()).unwrap_or_default();
         let mut seen = object["status"].clone();
         if let Some(map) = seen.as_object_mut() {
-            // They have a writer of their own.
-            map.remove("acks");
-            map.remove("backlog");
+            for theirs in super::OF_OTHER_WRITERS {
+                map.remove(*theirs);
+            }
         }
         let mut status = if seen.is_object() { seen.clone() } else { json!({}) };
         let generation = object["metadata"]["generation"].as_i64();

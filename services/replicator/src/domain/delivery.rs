@@ -11,7 +11,8 @@ pub const TOO_OLD: SignedDuration = SignedDuration::from_hours(24);
 pub const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause between attempts at something that may be back at any moment without a word.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// The longest pause while the policy may be stale: that it is current again is heard, so asking more often is no use.
+/// The longest pause while the policy may be stale, or the hour is not right: that it is current again is heard, and an hour
+/// passes slowly, so asking more often is no use.
 pub const LONGEST_STALE_PAUSE: Duration = Duration::from_secs(60);
 /// What the replicator sends copies for.
 pub const PURPOSE: Purpose = Purpose::CrossBorderSharing;
@@ -23,6 +24,8 @@ pub enum Waiting {
     PolicyStale,
     /// The edge is not in force yet.
     NotInForce,
+    /// The edge's condition does not hold at this hour.
+    NotAtThisHour,
     /// The consent service cannot be reached: that means no.
     ConsentUnreachable,
     /// The permit ran out before the push could start.
@@ -39,6 +42,7 @@ impl Waiting {
         match self {
             Self::PolicyStale => "policy-stale",
             Self::NotInForce => "not-in-force",
+            Self::NotAtThisHour => "not-at-this-hour",
             Self::ConsentUnreachable => "consent-unreachable",
             Self::PermitLapsed => "permit-lapsed",
             Self::ImporterUnreachable => "importer-unreachable",
@@ -49,7 +53,7 @@ impl Waiting {
     /// The pause after the `attempts`-th attempt that ended so.
     pub fn pause(self, attempts: u32) -> Duration {
         match self {
-            Self::PolicyStale => growing(attempts, LONGEST_STALE_PAUSE),
+            Self::PolicyStale | Self::NotAtThisHour => growing(attempts, LONGEST_STALE_PAUSE),
             _ => pause(attempts),
         }
     }
@@ -230,7 +234,14 @@ mod tests {
         ] {
             assert_eq!(millis(waiting), bounded, "{}", waiting.as_str());
         }
-        assert_eq!(millis(Waiting::PolicyStale), [500, 1_000, 2_000, 4_000, 60_000, 60_000]);
+        for waiting in [Waiting::PolicyStale, Waiting::NotAtThisHour] {
+            assert_eq!(
+                millis(waiting),
+                [500, 1_000, 2_000, 4_000, 60_000, 60_000],
+                "{}",
+                waiting.as_str()
+            );
+        }
         assert_eq!(pause(0), FIRST_PAUSE);
     }
 

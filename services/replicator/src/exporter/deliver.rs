@@ -190,6 +190,9 @@ impl Exporter {
         };
         let outgoing =
             prepare(&opened, edge, key, delivery.copy_id, class_of, now).map_err(|withheld| match withheld {
+                Withheld::NotLawful(denial) if denial.rule == Rule::ConditionNotMet && edge.may_hold_later() => {
+                    Outcome::Wait(Waiting::NotAtThisHour)
+                }
                 Withheld::NotLawful(denial) => Outcome::Refuse(Refused::Policy(denial.rule)),
                 Withheld::NotOfThisEdge { .. } | Withheld::Onward => Outcome::Refuse(Refused::Policy(Rule::NoEdge)),
                 Withheld::NothingToSend => Outcome::Refuse(Refused::NothingToSend),

@@ -14,7 +14,7 @@ pub mod services;
 
 use super::validate::Stack;
 use crate::manifest::{Manifest, NotAManifest, ObjectKey};
-use components::{COMPONENTS, GATEWAY, Workload, run_as};
+use components::{COMPONENTS, GATEWAY, VERIFIER, Workload, run_as};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -110,10 +110,12 @@ pub fn plan(stack: &Stack, material: &Material) -> Result<Plan, NotAManifest> {
     ];
     data_plane.extend(run_as(Workload::StatefulSet).filter_map(|c| services::workload(stack, c, material)));
 
-    let inner = run_as(Workload::Deployment).filter(|c| c.name != GATEWAY);
-    let inner: Vec<_> = inner.filter_map(|c| services::workload(stack, c, material)).collect();
-    let gateway = run_as(Workload::Deployment).filter(|c| c.name == GATEWAY);
-    let gateway: Vec<_> = gateway.filter_map(|c| services::workload(stack, c, material)).collect();
+    let deployed = |chosen: fn(&str) -> bool| -> Vec<_> {
+        run_as(Workload::Deployment)
+            .filter(|c| chosen(c.name))
+            .filter_map(|c| services::workload(stack, c, material))
+            .collect()
+    };
 
     let phases = [
         ("foundation", Gate::Open, foundation),
@@ -124,8 +126,14 @@ pub fn plan(stack: &Stack, material: &Material) -> Result<Plan, NotAManifest> {
             vec![migrations::cluster(stack, material)],
         ),
         ("migrations", Gate::JobsComplete, migrations::services(stack, material)),
-        ("services", Gate::JobsComplete, inner),
-        ("gateway", Gate::WorkloadsReady, gateway),
+        (
+            "services",
+            Gate::JobsComplete,
+            deployed(|name| !matches!(name, GATEWAY | VERIFIER)),
+        ),
+        ("gateway", Gate::WorkloadsReady, deployed(|name| name == GATEWAY)),
+        // Nothing waits for who only looks, and an older image does not have it.
+        ("verifier", Gate::WorkloadsReady, deployed(|name| name == VERIFIER)),
     ];
     let phases = phases.into_iter().map(|(name, gate, bodies)| {
         let manifests = bodies.into_iter().map(Manifest::new).collect::<Result<_, _>>()?;

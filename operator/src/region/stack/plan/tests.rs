@@ -224,6 +224,7 @@ fn stores_come_before_migrations_before_services_before_the_gateway() {
             ("migrations", Gate::JobsComplete),
             ("services", Gate::JobsComplete),
             ("gateway", Gate::WorkloadsReady),
+            ("verifier", Gate::WorkloadsReady),
         ]
     );
 }
