@@ -1,4 +1,4 @@
-//! `cargo xtask runbook`: runs a page of docs/runbooks as it is written, on the running demo. Its commands are the page's
+//! `cargo xtask runbook`: runs a page of docs/runbooks, or of docs itself, as it is written, on the running demo. Its commands are the page's
 //! blocks marked `sh`, one script in the page's order; what a reader is only shown is in blocks marked otherwise. The pages
 //! count on the demo's clusters, which hold the platform's image, and on variables that name the images.
 //!
@@ -62,7 +62,8 @@ pub fn run(paths: &Paths, cache: &Cache, programs: &Programs, names: &[String]) 
 
 /// The page's commands as one script, which ends at the first that fails and shows each before it runs.
 fn page(paths: &Paths, name: &str) -> Result<String> {
-    let file = paths.project.join("docs/runbooks").join(format!("{name}.md"));
+    let [runbook, page] = ["docs/runbooks", "docs"].map(|folder| paths.project.join(folder).join(format!("{name}.md")));
+    let file = if page.is_file() { page } else { runbook };
     let text = fs::read_to_string(&file).with_context(|| format!("no page {}", file.display()))?;
     let commands = commands(&text);
     if commands.is_empty() {
