@@ -199,7 +199,7 @@ async fn a_change_goes_to_one_service_then_to_the_others_and_to_the_gateway_last
     let bed = running().await;
     put(&bed, 2, |spec| spec["image"] = json!("meridian:2")).await;
     let (began, mut steps) = (Instant::now(), Vec::new());
-    while bed.condition("Ready").await != "True" || images(&bed).await["gateway"] != "meridian:2" {
+    while bed.condition("Ready").await != "True" || images(&bed).await["verifier"] != "meridian:2" {
         bed.pass().await.unwrap();
         let now = images(&bed).await;
         let changed: Vec<String> = with(&now, "meridian:2").into_iter().map(ToOwned::to_owned).collect();
@@ -210,8 +210,13 @@ async fn a_change_goes_to_one_service_then_to_the_others_and_to_the_gateway_last
         assert!(began.elapsed() < PATIENCE, "{:#}", bed.status().await);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(steps.iter().map(Vec::len).collect::<Vec<_>>(), [1, 8, 9], "{steps:?}");
+    assert_eq!(
+        steps.iter().map(Vec::len).collect::<Vec<_>>(),
+        [1, 8, 9, 10],
+        "{steps:?}"
+    );
     assert!(!steps[1].contains(&"gateway".to_owned()));
+    assert!(!steps[2].contains(&"verifier".to_owned()), "who only looks comes last");
     bed.settle().await;
     assert!(bed.status().await["rollout"].is_null());
 }
@@ -238,7 +243,7 @@ async fn a_canary_that_fails_halts_the_rollout_and_reverting_it_recovers() {
 
     put(&bed, 3, |_| ()).await;
     until_condition(&bed, "Ready", "True").await;
-    assert_eq!(with(&images(&bed).await, "meridian:1").len(), 9);
+    assert_eq!(with(&images(&bed).await, "meridian:1").len(), 10);
     assert_eq!(bed.condition("Stalled").await, "False");
 }
 

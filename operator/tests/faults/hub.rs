@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, PostParams};
-use meridian_operator::manifest::{FITNESS_REGION, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY};
+use meridian_operator::manifest::{FITNESS_REGION, REGION_STACK, TENANT_DATA_RESIDENCY};
 use serde_json::{Value, json};
 
-use crate::bed::{client, install, kubeconfig, until};
+use crate::bed::{kubeconfig, until};
 use crate::proxy::{Proxy, Trouble};
 use crate::world::{World, free_address, kubeconfig_of_the_member};
 
@@ -271,30 +270,6 @@ async fn a_hub_that_starts_before_its_custom_resources_begins_when_they_appear()
     until("it begins", || async { world.held(REGION_STACK, "us").await.is_some() }).await;
     until("it is ready", || world.is_ready()).await;
     is_quiet(&world).await;
-
-    // The definition itself goes, with all that was of it, and comes back.
-    let definitions: Api<CustomResourceDefinition> = Api::all(client().await);
-    let name = format!("{}.{}", PARTY.plural, PARTY.group);
-    definitions.delete(&name, &DeleteParams::default()).await.unwrap();
-    until("the region has lost its party", || async {
-        of(&world, "us", "Stalled").await["reason"] == "PolicyRefused"
-    })
-    .await;
-    assert!(world.held(REGION_STACK, "us").await.is_some(), "what is there stays");
-    let crds = super::custom_resources();
-    install(
-        &client().await,
-        &crds
-            .into_iter()
-            .filter(|crd| crd.spec.names.kind == "Party")
-            .collect::<Vec<_>>(),
-    )
-    .await;
-    world.apply(PARTY, "local/10-parties.yaml").await;
-    until("it is lawful again", || async {
-        of(&world, "us", "Stalled").await["status"] == "False"
-    })
-    .await;
     world.end().await;
 }
 
