@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use jiff::Timestamp;
-use meridian_kit::Start;
+use meridian_kit::config::Config;
+use meridian_kit::{Listeners, Start};
 use meridian_operator::region::stack::plan::components::with_database;
 use meridian_policy::RegionPolicy;
 use meridian_verifier::{Database, Report, verify};
@@ -46,7 +47,9 @@ pub(crate) async fn run(asked: Verify) -> ExitCode {
 
 async fn look(asked: &Verify) -> Result<Report, String> {
     let (Some(url), Some(file)) = (&asked.database_url, &asked.policy) else {
-        let start = Start::from_env("verifier").map_err(|error| error.to_string())?;
+        // Nothing is logged: the report alone goes to standard output.
+        let config = Config::from_env().map_err(|error| error.to_string())?;
+        let start = Start::with_config("verifier", config, Listeners::default()).map_err(|error| error.to_string())?;
         return meridian_verifier::once(&start, &databases()).await;
     };
     let report = verify(url, &databases(), &policy(file)?, Timestamp::now()).await;
