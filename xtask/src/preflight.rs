@@ -108,7 +108,10 @@ pub fn images(paths: &Paths, cache: &Cache) -> Result<()> {
 pub fn parts(paths: &Paths, cache: &Cache, wanted: &[Part]) -> Result<()> {
     let mut programs: Vec<Program> = vec![("setpriv", "util-linux")];
     let (mut tools, mut roots): (&[&str], &[&RootFs]) = (&[], &[]);
-    if wanted.iter().any(|part| matches!(part, Part::Apiserver | Part::Member)) {
+    if wanted
+        .iter()
+        .any(|part| matches!(part, Part::Apiserver | Part::Member | Part::Other))
+    {
         programs.push(("openssl", "openssl"));
         tools = &["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"];
     }

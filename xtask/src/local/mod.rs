@@ -36,7 +36,16 @@ pub enum Part {
     Apiserver,
     /// A second control plane on the same etcd: `MERIDIAN_TEST_MEMBER_KUBECONFIG`.
     Member,
+    /// A third one, for tests that run beside those on the other two: `MERIDIAN_TEST_OTHER_KUBECONFIG`.
+    Other,
 }
+
+/// The variable with a hub's kubeconfig.
+pub const HUB: &str = "MERIDIAN_TEST_KUBECONFIG";
+/// The variable with a member's kubeconfig.
+pub const MEMBER: &str = "MERIDIAN_TEST_MEMBER_KUBECONFIG";
+/// The variable with the kubeconfig of a cluster that is neither's.
+pub const OTHER: &str = "MERIDIAN_TEST_OTHER_KUBECONFIG";
 
 /// The variable with the kubeconfig of a fleet's hub.
 const FLEET_HUB: &str = "MERIDIAN_BENCH_HUB";
@@ -45,16 +54,16 @@ const FLEET_MEMBERS: &str = "MERIDIAN_BENCH_MEMBERS";
 /// The variable with the process ids of a fleet's API servers and of their etcd, separated by colons.
 const FLEET_PROCESSES: &str = "MERIDIAN_BENCH_PROCESSES";
 
-/// The control planes of the parts `apiserver` and `member`.
-fn planes(member: bool) -> Vec<Wanted> {
+/// The control planes of the parts `apiserver`, `member` and `other`.
+fn planes(wanted: &[Part]) -> Vec<Wanted> {
     let of = |name: &str, variable| Wanted {
         name: name.to_owned(),
         variable,
         controllers: true,
     };
-    let hub = of("hub", "MERIDIAN_TEST_KUBECONFIG");
-    let member = member.then(|| of("member", "MERIDIAN_TEST_MEMBER_KUBECONFIG"));
-    std::iter::once(hub).chain(member).collect()
+    let member = wanted.contains(&Part::Member).then(|| of("member", MEMBER));
+    let other = wanted.contains(&Part::Other).then(|| of("other", OTHER));
+    std::iter::once(of("hub", HUB)).chain(member).chain(other).collect()
 }
 
 /// The parts that run; they stop when this is dropped.
@@ -75,7 +84,7 @@ impl Running {
         let began = Instant::now();
         let folder = Folder::create(paths)?;
         let has = |part: Part| wanted.contains(&part);
-        let needs_apiserver = has(Part::Apiserver) || has(Part::Member);
+        let needs_apiserver = has(Part::Apiserver) || has(Part::Member) || has(Part::Other);
 
         let (postgres, kafka, apiserver) = thread::scope(|scope| {
             let postgres = has(Part::Postgres)
@@ -84,12 +93,7 @@ impl Running {
                 has(Part::Kafka).then(|| scope.spawn(|| kafka::Kafka::prepare(paths, cache, &folder.make("kafka")?)));
             let apiserver = needs_apiserver.then(|| {
                 scope.spawn(|| {
-                    apiserver::ControlPlane::prepare(
-                        paths,
-                        cache,
-                        &folder.make("apiserver")?,
-                        planes(has(Part::Member)),
-                    )
+                    apiserver::ControlPlane::prepare(paths, cache, &folder.make("apiserver")?, planes(wanted))
                 })
             });
             (postgres.map(joined), kafka.map(joined), apiserver.map(joined))

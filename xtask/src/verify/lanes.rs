@@ -9,15 +9,20 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::local::Running;
+use crate::local::{HUB, MEMBER, OTHER, Running};
 use crate::paths::Paths;
 use crate::progress::{self, Log, output};
 
 /// The packages whose integration tests run operators against real API servers: a lane each.
 const CONTROL_PLANES: [&str; 2] = ["meridian-operator", "meridian"];
 
-/// The logs of the lanes: theirs, then that of all others.
-const LOGS: [&str; 3] = ["test-operator", "test-processes", "test-others"];
+/// The lanes' logs: theirs, then that of all others; and whether the lane has a cluster of its own. What lives on the whole
+/// of a cluster (webhooks, definitions, the policy of a hub) would be another lane's trouble.
+const LANES: [(&str, bool); 3] = [
+    ("test-operator", false),
+    ("test-processes", true),
+    ("test-others", false),
+];
 
 /// How a lane ended.
 pub struct Ended {
@@ -36,9 +41,9 @@ pub fn run(paths: &Paths, running: &Running) -> Result<Vec<Ended>> {
     if let Some(others) = lanes.last_mut() {
         others.extend(["--lib", "--bins"].map(str::to_owned));
     }
-    let logs = LOGS
+    let logs = LANES
         .iter()
-        .map(|name| Log::fresh(paths, name))
+        .map(|(name, _)| Log::fresh(paths, name))
         .collect::<Result<Vec<_>>>()?;
     let shown: Vec<&str> = logs.iter().map(Log::shown).collect();
     progress::say(&format!("logs: {}", shown.join(", ")));
@@ -46,7 +51,8 @@ pub fn run(paths: &Paths, running: &Running) -> Result<Vec<Ended>> {
         let beside: Vec<_> = lanes
             .into_iter()
             .zip(&logs)
-            .map(|(arguments, log)| scope.spawn(move || lane(paths, running, log, arguments)))
+            .zip(LANES)
+            .map(|((arguments, log), (_, apart))| scope.spawn(move || lane(paths, running, log, arguments, apart)))
             .collect();
         let ended = beside.into_iter().map(thread::ScopedJoinHandle::join);
         ended
@@ -60,10 +66,13 @@ pub fn run(paths: &Paths, running: &Running) -> Result<Vec<Ended>> {
     ended.collect()
 }
 
-fn lane(paths: &Paths, running: &Running, log: &Log, arguments: Vec<String>) -> Result<()> {
+fn lane(paths: &Paths, running: &Running, log: &Log, arguments: Vec<String>, apart: bool) -> Result<()> {
     let mut command = paths.cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]).args(arguments);
     command.envs(running.env().iter().map(|(name, value)| (*name, value.as_str())));
+    if let (true, Some((_, other))) = (apart, running.env().iter().find(|(name, _)| *name == OTHER)) {
+        command.envs([(HUB, other), (MEMBER, other)]);
+    }
     log.run(&mut command)
 }
 

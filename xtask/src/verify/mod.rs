@@ -25,7 +25,7 @@ use crate::progress::{self, Log};
 const DENY_VERSION: &str = "0.20.2";
 
 /// The parts that tests need.
-const PARTS: &[Part] = &[Part::Postgres, Part::Kafka, Part::Apiserver, Part::Member];
+const PARTS: &[Part] = &[Part::Postgres, Part::Kafka, Part::Apiserver, Part::Member, Part::Other];
 
 const LINTS: &[&str] = &[
     "clippy",
