@@ -16,14 +16,15 @@ use crate::tools;
 /// What people type beside the project's own programs.
 const TOOLS: &[&str] = &["kubectl", "helm", "kind"];
 
-/// PATH with kubectl, helm, kind and the plugin `kubectl meridian` before everything else.
+/// PATH with kubectl, helm, kind, `meridian` and the plugin `kubectl meridian` before everything else.
 ///
 /// # Errors
 /// When a tool cannot be had, or the folder cannot be written.
 pub fn path(paths: &Paths, cache: &Cache, programs: &Programs) -> Result<OsString> {
     let folder = paths.target.join("xtask/bin");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let mut links: Vec<(&str, PathBuf)> = vec![("kubectl-meridian", programs.meridian.clone())];
+    let ours = ["kubectl-meridian", "meridian"];
+    let mut links: Vec<(&str, PathBuf)> = ours.map(|name| (name, programs.meridian.clone())).to_vec();
     for name in TOOLS {
         links.push((name, tools::path(paths, cache, name)?));
     }

@@ -2,6 +2,7 @@
 
 mod report;
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use meridian_evidence::report::Observed;
 use meridian_evidence::verify::{VerifiedChain, missing, verify_part};
 use meridian_evidence::{ChainId, Checkpoint, Entry, Verified};
 use meridian_kit::db;
+use meridian_operator::policy_form;
 use meridian_policy::RegionPolicy;
 use report::Form;
 use serde_json::Value;
@@ -113,12 +115,12 @@ fn tell_report(asked: &Report) -> Result<(), String> {
 
 /// The policy in a file: itself, or in the spec of a RegionStack.
 fn policy_in(path: &Path, text: &str) -> Result<RegionPolicy, String> {
-    let wrong = |error: serde_json::Error| format!("{} holds no policy of a region: {error}", path.display());
-    let mut value: Value = serde_json::from_str(text).map_err(wrong)?;
+    let wrong = |error: &dyn Display| format!("{} holds no policy of a region: {error}", path.display());
+    let mut value: Value = serde_json::from_str(text).map_err(|error| wrong(&error))?;
     if let Some(policy) = value.pointer_mut("/spec/policy") {
         value = policy.take();
     }
-    serde_json::from_value(value).map_err(wrong)
+    policy_form::read(&value).map_err(|error| wrong(&error))
 }
 
 async fn export(asked: &Export) -> Result<(), String> {
@@ -228,4 +230,36 @@ fn tell(verified: &Verified) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meridian_operator::policy_form::Others;
+    use serde_json::json;
+
+    #[test]
+    fn the_policy_is_read_by_itself_and_out_of_a_stack_in_whichever_form_it_lies() {
+        let plain = json!({
+            "region": "eu", "revision": 7, "jurisdiction": "eu", "issuer": "https://eu.example", "public_url": "https://eu.example",
+            "countries_served": ["DE"], "age_of_digital_consent": {"default": 16}, "retention": {}, "directory": [], "peers": [],
+            "homes": [], "exports": [], "imports": [],
+        });
+        let mut own: RegionPolicy = serde_json::from_value(plain.clone()).unwrap();
+        let policy = own.clone();
+        let others = policy_form::packed_others(&Others::taken_from(&mut own)).unwrap();
+        let packed = policy_form::packed(&own, &others).unwrap();
+        for file in [
+            plain.clone(),
+            json!({"spec": {"policy": plain}}),
+            json!({"spec": {"policy": packed}}),
+        ] {
+            assert_eq!(policy_in(Path::new("stack.json"), &file.to_string()).unwrap(), policy);
+        }
+        let refused = policy_in(Path::new("stack.json"), "{}").unwrap_err();
+        assert!(
+            refused.starts_with("stack.json holds no policy of a region"),
+            "{refused}"
+        );
+    }
 }
