@@ -477,12 +477,7 @@ async fn requests_are_counted_by_template_never_by_path() {
             .status(),
         200
     );
-    let metrics = reqwest::get(format!("{}/metrics", edge.eu.admin_url("gateway")))
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let metrics = edge.eu.metrics("gateway").await;
     assert!(
         metrics.contains(r#"route="/api/v1/tracks/{id}",status="200""#),
         "{metrics}"

@@ -38,9 +38,7 @@ async fn published(setting: &Setting) -> Value {
 
 /// How many passwords identity has checked since it started.
 async fn checks(setting: &Setting) -> u64 {
-    let url = format!("{}/metrics", setting.region.admin_url("identity"));
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let text = http.get(url).send().await.unwrap().text().await.unwrap();
+    let text = setting.region.metrics("identity").await;
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("meridian_identity_password_checks_total "))

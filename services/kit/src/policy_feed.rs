@@ -395,19 +395,7 @@ impl PolicyFeed {
     /// # Errors
     /// When it did not get through; repeat it.
     pub async fn acknowledge(&self, ack: &Ack) -> Result<(), FeedError> {
-        let client = self
-            .shared
-            .client
-            .as_ref()
-            .ok_or_else(|| FeedError::Ack("there is no connection".to_owned()))?;
-        client
-            .post("/v1/acks")
-            .json(ack)
-            .idempotent()
-            .send()
-            .await
-            .map_err(|error| FeedError::Ack(error.to_string()))?;
-        Ok(())
+        self.tell("/v1/acks", ack, FeedError::Ack).await
     }
 
     /// Tells the region operator how far a chain of evidence has come.
@@ -415,19 +403,7 @@ impl PolicyFeed {
     /// # Errors
     /// When it did not get through; repeat it.
     pub async fn tell_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), FeedError> {
-        let client = self
-            .shared
-            .client
-            .as_ref()
-            .ok_or_else(|| FeedError::Checkpoint("there is no connection".to_owned()))?;
-        client
-            .post("/v1/checkpoints")
-            .json(checkpoint)
-            .idempotent()
-            .send()
-            .await
-            .map_err(|error| FeedError::Checkpoint(error.to_string()))?;
-        Ok(())
+        self.tell("/v1/checkpoints", checkpoint, FeedError::Checkpoint).await
     }
 
     /// Tells the region operator what the verifier found.
@@ -435,19 +411,8 @@ impl PolicyFeed {
     /// # Errors
     /// When it did not get through.
     pub async fn report_verification(&self, verification: &Verification) -> Result<(), FeedError> {
-        let client = self
-            .shared
-            .client
-            .as_ref()
-            .ok_or_else(|| FeedError::Verification("there is no connection".to_owned()))?;
-        client
-            .post("/v1/verification")
-            .json(verification)
-            .idempotent()
-            .send()
+        self.tell("/v1/verification", verification, FeedError::Verification)
             .await
-            .map_err(|error| FeedError::Verification(error.to_string()))?;
-        Ok(())
     }
 
     /// Tells the region operator how many copies wait to leave.
@@ -455,19 +420,19 @@ impl PolicyFeed {
     /// # Errors
     /// When it did not get through.
     pub async fn report_backlog(&self, backlog: &Backlog) -> Result<(), FeedError> {
-        let client = self
-            .shared
-            .client
-            .as_ref()
-            .ok_or_else(|| FeedError::Backlog("there is no connection".to_owned()))?;
-        client
-            .post("/v1/backlog")
-            .json(backlog)
-            .idempotent()
-            .send()
-            .await
-            .map_err(|error| FeedError::Backlog(error.to_string()))?;
-        Ok(())
+        self.tell("/v1/backlog", backlog, FeedError::Backlog).await
+    }
+
+    async fn tell(
+        &self,
+        path: &str,
+        what: &impl Serialize,
+        untold: impl Fn(String) -> FeedError,
+    ) -> Result<(), FeedError> {
+        let client = self.shared.client.as_ref();
+        let client = client.ok_or_else(|| untold("there is no connection".to_owned()))?;
+        let told = client.post(path).json(what).idempotent().send().await;
+        told.map(drop).map_err(|error| untold(error.to_string()))
     }
 }
 

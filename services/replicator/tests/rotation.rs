@@ -114,8 +114,7 @@ async fn deliver(from: &Side, to: &Side, shared: &mut usize, count: usize) {
 
 /// What the exporter counts of deliveries that were not taken at once, or not at all.
 async fn failures(side: &Side) -> Vec<String> {
-    let url = format!("{}/metrics", side.region.admin_url("replicator"));
-    let text = reqwest::get(url).await.expect("metrics").text().await.expect("text");
+    let text = side.region.metrics("replicator").await;
     let failed = |line: &&str| line.contains("importer-unreachable") || line.contains("_refused_total{");
     text.lines().filter(failed).map(ToOwned::to_owned).collect()
 }

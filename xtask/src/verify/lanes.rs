@@ -13,15 +13,32 @@ use crate::local::{HUB, MEMBER, OTHER, Running};
 use crate::paths::Paths;
 use crate::progress::{self, Log, output};
 
-/// The packages whose integration tests run operators against real API servers: a lane each.
-const CONTROL_PLANES: [&str; 2] = ["meridian-operator", "meridian"];
+/// Tests that run one after the other, beside those of the other lanes.
+struct Lane {
+    log: &'static str,
+    /// The package whose integration tests these are; none: those of all others.
+    package: Option<&'static str>,
+    /// Whether it has a cluster of its own. What lives on the whole of a cluster (webhooks, definitions, the policy of a hub)
+    /// would be another lane's trouble.
+    apart: bool,
+}
 
-/// The lanes' logs: theirs, then that of all others; and whether the lane has a cluster of its own. What lives on the whole
-/// of a cluster (webhooks, definitions, the policy of a hub) would be another lane's trouble.
-const LANES: [(&str, bool); 3] = [
-    ("test-operator", false),
-    ("test-processes", true),
-    ("test-others", false),
+const LANES: [Lane; 3] = [
+    Lane {
+        log: "test-operator",
+        package: Some("meridian-operator"),
+        apart: false,
+    },
+    Lane {
+        log: "test-processes",
+        package: Some("meridian"),
+        apart: true,
+    },
+    Lane {
+        log: "test-others",
+        package: None,
+        apart: false,
+    },
 ];
 
 /// How a lane ended.
@@ -43,7 +60,7 @@ pub fn run(paths: &Paths, running: &Running) -> Result<Vec<Ended>> {
     }
     let logs = LANES
         .iter()
-        .map(|(name, _)| Log::fresh(paths, name))
+        .map(|lane| Log::fresh(paths, lane.log))
         .collect::<Result<Vec<_>>>()?;
     let shown: Vec<&str> = logs.iter().map(Log::shown).collect();
     progress::say(&format!("logs: {}", shown.join(", ")));
@@ -52,7 +69,7 @@ pub fn run(paths: &Paths, running: &Running) -> Result<Vec<Ended>> {
             .into_iter()
             .zip(&logs)
             .zip(LANES)
-            .map(|((arguments, log), (_, apart))| scope.spawn(move || lane(paths, running, log, arguments, apart)))
+            .map(|((arguments, log), of)| scope.spawn(move || lane(paths, running, log, arguments, of.apart)))
             .collect();
         let ended = beside.into_iter().map(thread::ScopedJoinHandle::join);
         ended
@@ -97,10 +114,14 @@ fn arguments(paths: &Paths) -> Result<Vec<Vec<String>>> {
 
 fn split(metadata: &Value) -> Result<Vec<Vec<String>>> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let mut lanes = vec![BTreeSet::new(); CONTROL_PLANES.len() + 1];
+    let mut lanes = vec![BTreeSet::new(); LANES.len()];
     for package in list(&metadata["packages"]) {
-        let own = CONTROL_PLANES.iter().position(|name| package["name"] == *name);
-        let lane = &mut lanes[own.unwrap_or(CONTROL_PLANES.len())];
+        let own = LANES
+            .iter()
+            .position(|lane| lane.package.is_some_and(|name| package["name"] == name));
+        let others = || LANES.iter().position(|lane| lane.package.is_none());
+        let at = own.or_else(others).context("a lane takes all other packages")?;
+        let lane = &mut lanes[at];
         for target in list(&package["targets"]) {
             if list(&target["kind"]).iter().any(|kind| kind == "test") {
                 lane.insert(target["name"].as_str().context("a target has a name")?.to_owned());

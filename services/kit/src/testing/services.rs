@@ -330,6 +330,16 @@ impl Region {
         )
     }
 
+    /// What it says of itself at `/metrics`, as text.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn metrics(&self, service: &str) -> String {
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let asked = http.get(format!("{}/metrics", self.admin_url(service)));
+        asked.send().await.expect("an answer").text().await.expect("a text")
+    }
+
     /// The certificate of a service, for any use.
     ///
     /// # Panics

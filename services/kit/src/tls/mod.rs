@@ -60,7 +60,9 @@ pub fn install_crypto_provider() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// The process's provider of cryptography; the default one where none is installed.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
     CryptoProvider::get_default()
         .cloned()
         .unwrap_or_else(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -316,7 +318,9 @@ impl Tls {
     }
 }
 
-fn algorithms() -> WebPkiSupportedAlgorithms {
+/// The signatures that the process's provider of cryptography can verify.
+#[must_use]
+pub fn algorithms() -> WebPkiSupportedAlgorithms {
     provider().signature_verification_algorithms
 }
 

@@ -243,16 +243,7 @@ impl Side {
 
     /// Bytes that the sockets for copies have sent, as the metrics say.
     pub async fn egress(&self) -> u64 {
-        let url = format!("{}/metrics", self.region.admin_url("replicator"));
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let text = http
-            .get(url)
-            .send()
-            .await
-            .expect("an answer")
-            .text()
-            .await
-            .expect("a text");
+        let text = self.region.metrics("replicator").await;
         let line = text
             .lines()
             .find_map(|line| line.strip_prefix("meridian_replicator_egress_bytes_total"));

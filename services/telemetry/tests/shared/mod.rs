@@ -113,16 +113,7 @@ impl Scene {
 
     /// A metric of a process, zero when it is not there.
     pub async fn metric(&self, service: &str, name: &str) -> f64 {
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let url = format!("{}/metrics", self.region.admin_url(service));
-        let text = http
-            .get(url)
-            .send()
-            .await
-            .expect("an answer")
-            .text()
-            .await
-            .expect("text");
+        let text = self.region.metrics(service).await;
         let line = text.lines().find(|line| line.split([' ', '{']).next() == Some(name));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
             .unwrap_or(0.0)

@@ -8,7 +8,6 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use rustls::RootCertStore;
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::server::ParsedCertificate;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -184,7 +183,7 @@ impl Authority {
                 ParsedCertificate::try_from(certificate).ok()?,
                 UnixTime::since_unix_epoch(Duration::from_secs(seconds(now))),
             );
-            let all = algorithms().all;
+            let all = meridian_kit::tls::algorithms().all;
             rustls::client::verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], now, all).ok()
         };
         verified().is_some()
@@ -222,13 +221,6 @@ impl Authority {
             ("ca.crt".to_owned(), bundle.as_bytes().to_vec()),
         ]))
     }
-}
-
-fn algorithms() -> WebPkiSupportedAlgorithms {
-    CryptoProvider::get_default().map_or_else(
-        || rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms,
-        |provider| provider.signature_verification_algorithms,
-    )
 }
 
 fn name(common: &str) -> DistinguishedName {
