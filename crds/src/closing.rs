@@ -1,7 +1,7 @@
 //! Edges that a deletion closes.
 
 use jiff::Timestamp;
-use meridian_policy::{EdgeId, PolicyRevision, RegionName, bounds};
+use meridian_policy::{EdgeId, PolicyRevision, RegionName, TenantId, bounds};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 pub struct ClosingEdge {
     /// Which.
     pub edge: EdgeId,
+    /// The tenant that receives it, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importer_tenant: Option<TenantId>,
     /// The exporting region.
     pub from: RegionName,
     /// The revision with which the exporter had it.

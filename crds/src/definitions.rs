@@ -6,7 +6,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::{CustomResourceExt, ResourceExt};
 
 use crate::{
-    FitnessRegion, IngestPool, Jurisdiction, Party, PolicyApproval, RegionStack, TenantDataResidency, TenantPlacement,
+    FitnessRegion, IngestPool, Jurisdiction, Party, PolicyApproval, PrivacyIncident, RegionStack, TenantDataResidency,
+    TenantPlacement,
 };
 
 /// `helm uninstall` leaves the definitions where they are: with them it would delete every resource of their kinds, and
@@ -22,6 +23,7 @@ pub fn all_crds() -> Vec<CustomResourceDefinition> {
         Jurisdiction::crd(),
         Party::crd(),
         PolicyApproval::crd(),
+        PrivacyIncident::crd(),
         RegionStack::crd(),
         TenantDataResidency::crd(),
         TenantPlacement::crd(),

@@ -56,6 +56,9 @@ pub struct IngestPoolSpec {
     /// Of a writer's container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// Change nothing that runs: writers are neither scaled nor rolled out anew. The backlog is still looked at.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// A stream of samples.
@@ -73,7 +76,10 @@ fn all_streams() -> Vec<Stream> {
 /// How a pool scales.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("self.min <= self.max", "scaling.min is at most scaling.max"))]
+#[x_kube(
+    validation = ("self.min <= self.max", "scaling.min is at most scaling.max"),
+    validation = ("self.driver != 'HPA' || self.min >= 1", "scaling.min is at least 1 with the driver HPA: a HorizontalPodAutoscaler does not scale from zero")
+)]
 pub struct Scaling {
     /// Who sets the replicas. All are fed the same `desired`.
     #[serde(default)]
@@ -103,10 +109,10 @@ pub enum ScalingDriver {
     /// The region's operator.
     #[default]
     Direct,
-    /// A HorizontalPodAutoscaler.
+    /// A HorizontalPodAutoscaler, which asks the region's operator by the external metrics API.
     #[serde(rename = "HPA")]
     Hpa,
-    /// KEDA.
+    /// A ScaledObject of KEDA, which asks the region's operator over HTTP.
     #[serde(rename = "KEDA")]
     Keda,
 }
@@ -158,7 +164,7 @@ pub enum OnSaturation {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IngestPoolStatus {
-    /// Ready, Saturated.
+    /// Ready, Reconciling, Stalled, Saturated, ScalingActive, Paused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 24))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

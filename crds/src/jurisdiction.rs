@@ -31,6 +31,9 @@ use crate::{ApprovalStatus, Condition};
 #[x_kube(
     validation = ("!has(self.mechanisms) || self.mechanisms.all(m, !has(m.expires) || m.effectiveFrom < m.expires)", "a mechanism expires after it takes effect"),
     validation = ("!has(self.retention) || self.retention.all(c, !has(self.retention[c].minDays) || !has(self.retention[c].maxDays) || self.retention[c].minDays <= self.retention[c].maxDays)", "a retention's minDays is at most its maxDays"),
+    validation = ("!has(self.breachNotices) || self.breachNotices.all(n, !has(n.within) || [has(n.within.hours), has(n.within.days), has(n.within.businessDays)].filter(is, is).size() == 1)", "a breach notice's within has exactly one of hours, days and businessDays; leave it out where the law names no number"),
+    validation = ("!has(self.breachNotices) || self.breachNotices.all(n, !has(n.effectiveFrom) || !has(n.expires) || n.effectiveFrom < n.expires)", "a breach notice expires after it takes effect"),
+    validation = ("!has(self.breachNotices) || self.breachNotices.all(n, n.name != 'not-covered')", "not-covered is no name for a breach notice: it stands for a jurisdiction that lists none"),
     validation = (keys_are_classes("sensitivity").as_str(), "sensitivity names an unknown data class"),
     validation = (keys_are_classes("retention").as_str(), "retention names an unknown data class"),
     validation = ("!has(self.ageOfDigitalConsent.byCountry) || self.ageOfDigitalConsent.byCountry.all(c, c in self.countries)", "ageOfDigitalConsent.byCountry names a country where the law does not hold")
@@ -63,4 +66,5 @@ fn lists(schema: &mut schemars::Schema) {
     list_set(schema, &["subdivisions"]);
     list_map(schema, &["mechanisms"], &["to", "mechanism", "instrument"]);
     list_set(schema, &["mechanisms", "[]", "classes"]);
+    list_map(schema, &["breachNotices"], &["name"]);
 }

@@ -12,6 +12,7 @@ mod fitness_region;
 mod ingest_pool;
 mod jurisdiction;
 mod party;
+mod privacy_incident;
 mod region_stack;
 mod structure;
 mod tenant_data_residency;
@@ -32,6 +33,10 @@ pub use ingest_pool::{
 };
 pub use jurisdiction::{Jurisdiction, JurisdictionResource, JurisdictionStatus};
 pub use party::{Party, PartyResource, PartyStatus};
+pub use privacy_incident::{
+    Acknowledgement, ClockState, Closing, GivenNotice, IncidentEvidence, IncidentFinding, IncidentKind, IncidentPhase,
+    LegalClock, NOT_COVERED, PrivacyIncident, PrivacyIncidentSpec, PrivacyIncidentStatus, RiskAssessment,
+};
 pub use region_stack::{Ack, AckRole, RegionStack, RegionStackSpec, RegionStackStatus, RolloutProgress, StackImages};
 pub use tenant_data_residency::{
     EdgeDecision, EdgeVerdict, TenantDataResidency, TenantDataResidencyStatus, TenantPhase, TenantResidency,

@@ -86,7 +86,7 @@ pub struct RegionStackSpec {
     pub policy: RegionPolicy,
     /// Of the policy. It only grows.
     pub revision: PolicyRevision,
-    /// No tenant here may have a lower epoch. It only grows.
+    /// The first epoch of a tenant that moves in: above those of all that have left. It only grows.
     #[serde(default)]
     pub epoch_floor: Epoch,
     /// While the region's CA is rotated: the peers that verify it by what `status.caBundle` says, each with a digest of that.
@@ -183,7 +183,7 @@ pub struct RolloutProgress {
     pub canary: String,
 }
 
-/// What is in the region's databases, as the verifier found it.
+/// What is in the region's databases and topics, as the verifier found it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StackVerified {
@@ -196,6 +196,9 @@ pub struct StackVerified {
     pub tables: u64,
     /// Rows counted.
     pub rows: u64,
+    /// Records of topics looked at. A verifier of a release before looks at none.
+    #[serde(default)]
+    pub records: u64,
     /// What should not be there, in all.
     pub violations: u64,
     /// The first of it.
@@ -204,14 +207,14 @@ pub struct StackVerified {
     pub found: Vec<StackViolation>,
 }
 
-/// Something in a region's databases that should not be there.
+/// Something in a region's databases or topics that should not be there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StackViolation {
     /// What was looked for.
     #[schemars(length(max = 63))]
     pub check: String,
-    /// Where: a table, a role, a setting.
+    /// Where: a table, a topic, a role, a setting.
     #[schemars(length(max = 256))]
     pub place: String,
     /// Of whom or by what: a tenant, an edge, a role. Opaque.

@@ -82,7 +82,11 @@ pub struct DataPlane {
 /// PostgreSQL of a region.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("self.mode != 'External' || has(self.connectionSecret)", "an External PostgreSQL needs connectionSecret"))]
+#[x_kube(
+    validation = ("self.mode != 'External' || (has(self.address) && has(self.networks) && size(self.networks) > 0 && has(self.connectionSecret))", "an External PostgreSQL needs address, networks and connectionSecret"),
+    validation = ("!has(self.networks) || self.networks.all(network, !network.endsWith('/0'))", "networks are those of the PostgreSQL alone: /0 is everything"),
+    validation = ("self.mode == oldSelf.mode", "the mode of PostgreSQL is immutable: data does not move by an edit; create another region and migrate the tenants")
+)]
 pub struct Postgres {
     /// Who runs it.
     #[serde(default)]
@@ -98,7 +102,28 @@ pub struct Postgres {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub image: Option<String>,
-    /// External: the Secret in the region's namespace that holds the superuser's `url`. It stays in the region.
+    /// CloudNativePG: how many, each on a node of its own; three when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 9))]
+    pub instances: Option<u32>,
+    /// CloudNativePG: the ObjectStore (barmancloud.cnpg.io) in the region's namespace that WAL and base backups go to. Somebody
+    /// in the region makes it, inside the same jurisdiction: neither its address nor its credentials reach the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub object_store: Option<String>,
+    /// External: its host and port, inside the same jurisdiction. TLS is required, and its certificate must name that host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 260),
+        regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?:[1-9][0-9]{0,4}$")
+    )]
+    pub address: Option<String>,
+    /// External: the networks in which it is, like `10.20.0.0/28`. Nothing else can be reached on its port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 49)))]
+    pub networks: Vec<String>,
+    /// External: the Secret in the region's namespace, made by who runs the region, with `username` and `password` of a role
+    /// that may make roles and databases, and `ca.crt`, the CA of its certificate. It stays in the region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub connection_secret: Option<String>,
@@ -119,7 +144,10 @@ pub enum PostgresMode {
 /// Kafka of a region.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("self.mode != 'External' || has(self.bootstrap)", "an External Kafka needs bootstrap"))]
+#[x_kube(
+    validation = ("self.mode != 'External' || has(self.bootstrap)", "an External Kafka needs bootstrap"),
+    validation = ("self.mode == oldSelf.mode", "the mode of Kafka is immutable: events do not move by an edit; create another region and migrate the tenants")
+)]
 pub struct Kafka {
     /// Who runs it.
     #[serde(default)]
@@ -139,6 +167,10 @@ pub struct Kafka {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub image: Option<String>,
+    /// Strimzi: how many nodes, each on a machine of its own; three when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 9))]
+    pub replicas: Option<u32>,
     /// External: its addresses, inside the same jurisdiction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]

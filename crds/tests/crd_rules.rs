@@ -4,7 +4,7 @@
 use kube::core::cel::{validate_cel, validate_cel_update};
 use kube::{CustomResourceExt, Resource};
 use meridian_crds::{
-    FitnessRegion, IngestPool, Jurisdiction, Party, RegionStack, TenantDataResidency, TenantPlacement,
+    FitnessRegion, IngestPool, Jurisdiction, Party, PrivacyIncident, RegionStack, TenantDataResidency, TenantPlacement,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -125,6 +125,28 @@ fn a_pool_scales_between_min_and_max_within_its_partitions() {
 }
 
 #[test]
+fn a_pool_that_an_autoscaler_scales_is_never_without_a_writer() {
+    let from_zero = with(scaling(), "/scaling/min", json!(0));
+    let driven_by = |driver: &str| {
+        let mut spec = from_zero.clone();
+        spec["scaling"]["driver"] = json!(driver);
+        created(&pool(spec))
+    };
+    assert!(driven_by("HPA").contains("scaling.min is at least 1"));
+    for driver in ["Direct", "KEDA"] {
+        assert_eq!(driven_by(driver), "", "{driver}");
+    }
+}
+
+#[test]
+fn a_pool_is_paused_and_goes_on_by_an_edit() {
+    let mut paused = scaling();
+    paused["paused"] = json!(true);
+    assert_eq!(updated(&pool(scaling()), &pool(paused.clone())), "");
+    assert_eq!(updated(&pool(paused), &pool(scaling())), "");
+}
+
+#[test]
 fn a_pool_never_leaves_its_region_nor_loses_partitions() {
     let elsewhere = with(scaling(), "/region", json!("us"));
     assert!(updated(&pool(scaling()), &pool(elsewhere)).contains("region is immutable"));
@@ -224,6 +246,37 @@ fn an_external_data_plane_says_where_it_is() {
     );
 }
 
+#[test]
+fn an_external_postgres_is_in_networks_that_are_not_everything() {
+    let in_network = |network: &str| {
+        let mut spec = region();
+        spec["dataPlane"] = json!({"postgres": {
+            "mode": "External", "address": "db.example.eu:5432", "networks": [network], "connectionSecret": "their-db",
+        }});
+        created(&fitness_region(spec))
+    };
+    assert_eq!(in_network("10.20.0.0/28"), "");
+    assert!(in_network("0.0.0.0/0").contains("/0 is everything"));
+}
+
+#[test]
+fn who_runs_the_data_plane_never_changes_by_an_edit() {
+    for (part, mode, title) in [
+        ("postgres", "CloudNativePG", "PostgreSQL"),
+        ("kafka", "Strimzi", "Kafka"),
+    ] {
+        let with = |mode: &str| {
+            let mut spec = region();
+            spec["dataPlane"] = json!({"postgres": {"mode": "Embedded"}, "kafka": {"mode": "Embedded"}});
+            spec["dataPlane"][part]["mode"] = json!(mode);
+            fitness_region(spec)
+        };
+        let said = updated(&with("Embedded"), &with(mode));
+        assert!(said.contains(&format!("the mode of {title} is immutable")), "{said}");
+        assert_eq!(updated(&with(mode), &with(mode)), "");
+    }
+}
+
 fn law() -> Value {
     json!({
         "law": "GDPR", "framework": "GDPR", "countries": ["DE", "FR"],
@@ -278,4 +331,149 @@ fn a_certification_expires_after_it_takes_effect() {
         }),
     );
     assert!(created(&party).contains("expires after it takes effect"));
+}
+
+#[test]
+fn a_breach_notice_has_one_term_or_none() {
+    let notice = |within: Value| {
+        let mut spec = law();
+        spec["breachNotices"] = json!([{
+            "name": "authority", "to": "Authority", "recipient": "the authority", "article": "Art 33(1)", "term": "72 hours",
+            "within": within, "from": "Awareness", "owedFrom": "Risk", "source": "https://eur-lex.europa.eu/eli/reg/2016/679/oj",
+        }]);
+        spec
+    };
+    assert_eq!(created(&jurisdiction(notice(json!({"hours": 72})))), "");
+    assert_eq!(created(&jurisdiction(notice(Value::Null))), "");
+    for within in [json!({}), json!({"hours": 72, "days": 3})] {
+        assert!(created(&jurisdiction(notice(within))).contains("exactly one of hours, days and businessDays"));
+    }
+    let reserved = with(
+        notice(json!({"hours": 72})),
+        "/breachNotices/0/name",
+        json!("not-covered"),
+    );
+    assert!(created(&jurisdiction(reserved)).contains("not-covered is no name"));
+}
+
+fn found() -> Value {
+    json!({
+        "region": "us", "kind": "DataOutOfPlace", "detectedAt": "2026-11-27T12:00:00Z", "tenants": ["stride-eu"],
+        "found": [{"check": "foreign-rows", "place": "social.share", "classes": ["workout-summary"], "count": 2}],
+        "jurisdictions": ["eu", "us"], "notices": [],
+    })
+}
+
+fn incident(more: Value) -> PrivacyIncident {
+    let mut spec = found();
+    for (field, value) in more.as_object().unwrap() {
+        spec[field.as_str()] = value.clone();
+    }
+    object("us.stride-eu.20261127t120000z", spec)
+}
+
+/// What people have done up to the closing.
+fn closed(risk: &str, notices: Value) -> Value {
+    json!({
+        "acknowledged": {"awareSince": "2026-11-27T12:00:00Z"}, "notices": notices,
+        "assessment": {"risk": risk, "because": "as counsel has written down"},
+        "closed": {"at": "2026-11-28T12:00:00Z", "because": "the rows are gone"},
+    })
+}
+
+fn notice(at: &str) -> Value {
+    json!({"jurisdiction": "eu", "notice": "authority", "at": at, "reference": "A-1"})
+}
+
+fn changed(before: Value, after: Value) -> String {
+    updated(&incident(before), &incident(after))
+}
+
+#[test]
+fn what_was_found_is_never_taken_back() {
+    assert_eq!(created(&incident(json!({}))), "");
+    for (field, value, because) in [
+        ("region", json!("eu"), "immutable"),
+        ("kind", json!("Exposure"), "immutable"),
+        ("detectedAt", json!("2026-11-28T12:00:00Z"), "immutable"),
+        ("tenants", json!([]), "tenants never shrink"),
+        ("jurisdictions", json!(["us"]), "jurisdictions never shrink"),
+        ("found", json!([]), "found never shrinks"),
+        (
+            "found",
+            json!([{"check": "foreign-rows", "place": "social.share", "count": 1}]),
+            "found never shrinks",
+        ),
+    ] {
+        let said = changed(json!({}), json!({field: value}));
+        assert!(said.contains(because), "{field}: {said}");
+    }
+    assert_eq!(
+        changed(
+            json!({}),
+            json!({"tenants": ["stride-eu", "pace-eu"], "jurisdictions": ["eu", "us", "br"]})
+        ),
+        ""
+    );
+}
+
+#[test]
+fn a_clock_is_never_set_back() {
+    let aware = |since: &str| json!({"acknowledged": {"awareSince": since}});
+    assert_eq!(changed(json!({}), aware("2026-11-27T12:00:00Z")), "");
+    assert!(changed(json!({}), aware("2026-11-27T12:00:01Z")).contains("acknowledged.because says why"));
+    let reasoned =
+        json!({"acknowledged": {"awareSince": "2026-11-28T12:00:00Z", "because": "it was looked into for a day"}});
+    assert_eq!(changed(json!({}), reasoned.clone()), "");
+    assert_eq!(
+        changed(reasoned.clone(), aware("2026-11-27T12:00:00Z")),
+        "",
+        "an earlier one is no favour"
+    );
+    assert!(changed(aware("2026-11-27T12:00:00Z"), reasoned).contains("never moves to a later time"));
+    assert!(changed(aware("2026-11-27T12:00:00Z"), json!({})).contains("acknowledged stays"));
+}
+
+#[test]
+fn a_notice_that_was_recorded_stays_and_is_not_older_than_the_incident() {
+    let recorded = json!({"notices": [notice("2026-11-28T12:00:00Z")]});
+    assert_eq!(changed(json!({}), recorded.clone()), "");
+    for other in [json!([]), json!([notice("2026-11-28T13:00:00Z")])] {
+        assert!(changed(recorded.clone(), json!({"notices": other})).contains("stay as they are"));
+    }
+    let early = json!({"notices": [notice("2026-11-26T12:00:00Z")]});
+    assert!(changed(json!({}), early).contains("is not before detectedAt"));
+}
+
+#[test]
+fn closing_needs_an_acknowledgement_an_assessment_and_where_the_risk_is_high_a_notice() {
+    assert_eq!(changed(json!({}), closed("Unlikely", json!([]))), "");
+    assert_eq!(
+        changed(json!({}), closed("High", json!([notice("2026-11-28T12:00:00Z")]))),
+        ""
+    );
+    assert!(changed(json!({}), closed("High", json!([]))).contains("needs an assessment.risk other than High"));
+    for without in ["acknowledged", "assessment"] {
+        let mut spec = closed("Unlikely", json!([]));
+        spec.as_object_mut().unwrap().remove(without);
+        assert!(
+            changed(json!({}), spec).contains("closed needs acknowledged"),
+            "{without}"
+        );
+    }
+}
+
+#[test]
+fn what_was_closed_stays_closed() {
+    let before = closed("Unlikely", json!([]));
+    let mut reopened = before.clone();
+    reopened.as_object_mut().unwrap().remove("closed");
+    let mut reassessed = before.clone();
+    reassessed["assessment"]["risk"] = json!("Risk");
+    for after in [reopened, reassessed] {
+        assert!(changed(before.clone(), after).contains("what was closed stays closed"));
+    }
+    let mut noticed = before.clone();
+    noticed["notices"] = json!([notice("2026-11-28T12:00:00Z")]);
+    assert_eq!(changed(before, noticed), "", "a notice can still be recorded");
 }

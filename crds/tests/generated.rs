@@ -42,6 +42,7 @@ fn every_kind_has_a_short_name_a_category_and_columns() {
         ("Jurisdiction", "jur"),
         ("Party", "party"),
         ("PolicyApproval", "papp"),
+        ("PrivacyIncident", "pinc"),
         ("RegionStack", "rstack"),
         ("TenantDataResidency", "tdr"),
         ("TenantPlacement", "tplace"),

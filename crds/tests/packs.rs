@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use meridian_crds::Jurisdiction;
 use meridian_policy::{
-    Catalogue, Certification, DataClass, Epoch, JurisdictionSpec, Mechanism, OfferedMechanism, PartySpec, PolicySource,
-    RegionFacts, TenantFacts, TenantResidencySpec, compile,
+    BreachNotice, BreachRisk, Catalogue, Certification, DataClass, Epoch, JurisdictionSpec, Mechanism,
+    OfferedMechanism, PartySpec, PolicySource, RegionFacts, TenantFacts, TenantResidencySpec, compile,
 };
 use serde_json::json;
 
@@ -230,4 +230,126 @@ fn crossing(
         );
     }
     source
+}
+
+/// A notice: its name, its term, and from which risk on.
+type Notice = (&'static str, &'static str, BreachRisk);
+
+#[test]
+fn breaches_are_told_within_the_terms_of_the_law() {
+    let expected: [(&str, &[Notice]); 6] = [
+        (
+            "br",
+            &[
+                ("authority", "3 business days", BreachRisk::Risk),
+                ("subjects", "3 business days", BreachRisk::Risk),
+            ],
+        ),
+        (
+            "ch",
+            &[("authority", "", BreachRisk::High), ("subjects", "", BreachRisk::Risk)],
+        ),
+        (
+            "eu",
+            &[
+                ("authority", "72 hours", BreachRisk::Risk),
+                ("subjects", "", BreachRisk::High),
+            ],
+        ),
+        (
+            "in",
+            &[
+                ("cert-in", "6 hours", BreachRisk::Unlikely),
+                ("board", "", BreachRisk::Unlikely),
+                ("board-details", "72 hours", BreachRisk::Unlikely),
+                ("subjects", "", BreachRisk::Unlikely),
+            ],
+        ),
+        (
+            "uk",
+            &[
+                ("authority", "72 hours", BreachRisk::Risk),
+                ("subjects", "", BreachRisk::High),
+            ],
+        ),
+        (
+            "us",
+            &[
+                ("ftc", "60 days", BreachRisk::Unlikely),
+                ("subjects", "60 days", BreachRisk::Unlikely),
+                ("state-authority", "30 days", BreachRisk::Risk),
+                ("state-subjects", "30 days", BreachRisk::Risk),
+            ],
+        ),
+    ];
+    let term = |notice: &BreachNotice| {
+        let within = notice.within.unwrap_or_default();
+        let hours = within.hours.map(|hours| format!("{hours} hours"));
+        let days = within.days.map(|days| format!("{days} days"));
+        let business = within
+            .business_days
+            .map(|business| format!("{} business days", business.days));
+        hours.or(days).or(business).unwrap_or_default()
+    };
+    let laws = laws();
+    for (name, notices) in expected {
+        let found: Vec<_> = laws[name]
+            .breach_notices
+            .iter()
+            .map(|one| (one.name.clone(), term(one), one.owed_from))
+            .collect();
+        let wanted: Vec<_> = notices
+            .iter()
+            .map(|(name, term, risk)| ((*name).to_owned(), (*term).to_owned(), *risk))
+            .collect();
+        assert_eq!(found, wanted, "{name}");
+    }
+}
+
+#[test]
+fn every_notice_names_its_article_and_its_official_source_and_its_number_is_in_its_words() {
+    let official = [
+        "https://eur-lex.europa.eu/",
+        "https://www.legislation.gov.uk/",
+        "https://www.fedlex.admin.ch/",
+        "https://www.gov.br/",
+        "https://www.cert-in.org.in",
+        "https://www.meity.gov.in/",
+        "https://www.ecfr.gov/",
+        "https://app.leg.wa.gov/",
+    ];
+    for (name, law) in laws() {
+        let mut names = BTreeSet::new();
+        assert!(
+            !law.breach_notices.is_empty(),
+            "{name} would have the shortest term of all"
+        );
+        for notice in &law.breach_notices {
+            assert!(names.insert(notice.name.clone()), "{name}: {} twice", notice.name);
+            assert!(notice.article.contains(char::is_numeric), "{name}: {}", notice.article);
+            assert!(
+                official.iter().any(|source| notice.source.starts_with(source)),
+                "{name}: {}",
+                notice.source
+            );
+            let Some(within) = notice.within else { continue };
+            let number = within
+                .hours
+                .or(within.days)
+                .or(within.business_days.map(|business| business.days));
+            assert!(
+                notice.term.contains(&number.unwrap().to_string()),
+                "{name}: {}",
+                notice.term
+            );
+        }
+    }
+    let in_force = |day: &str| {
+        laws()["in"]
+            .breach_notices
+            .iter()
+            .filter(|one| one.in_force(at(day)))
+            .count()
+    };
+    assert_eq!((in_force("2027-05-12"), in_force("2027-05-13")), (1, 4));
 }

@@ -92,13 +92,18 @@ pub struct Flow {
     pub revisions: (u64, u64),
 }
 
-/// How many consents were given and taken back, for one purpose and class.
+/// How many consents were given and taken back, for one purpose and class; and how many objections (to a purpose, whatever the
+/// class) and restrictions (of every purpose) were set and lifted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Consents {
     /// Given.
     pub granted: u64,
     /// Taken back.
     pub withdrawn: u64,
+    /// Objections and restrictions that were set.
+    pub limited: u64,
+    /// Objections and restrictions that were lifted.
+    pub lifted: u64,
 }
 
 /// A difference between what was declared and what was observed.
@@ -158,6 +163,8 @@ impl Observed {
                 let consents = self.consents.entry(matter).or_default();
                 match entry.rule.as_deref() {
                     Some("granted") => consents.granted += 1,
+                    Some("subject-objects" | "processing-restricted") => consents.limited += 1,
+                    Some("objection-lifted" | "restriction-lifted") => consents.lifted += 1,
                     _ => consents.withdrawn += 1,
                 }
             }
@@ -251,15 +258,20 @@ impl Observed {
                 let edge = declared(flow.direction)
                     .iter()
                     .find(|edge| edge.id.as_str() == flow.edge);
-                let what = match edge.map(Grounds::of_edge) {
-                    None => "copies crossed, and the policy declares no such edge".to_owned(),
-                    Some(declared) if declared != flow.grounds => {
+                let held = policy.held.iter().find(|edge| edge.id.as_str() == flow.edge);
+                let what = match (edge.map(Grounds::of_edge), held) {
+                    (None, Some(held)) => format!(
+                        "copies crossed, and what the policy declares of the edge is not understood here: {}",
+                        held.because
+                    ),
+                    (None, None) => "copies crossed, and the policy declares no such edge".to_owned(),
+                    (Some(declared), _) if declared != flow.grounds => {
                         format!(
                             "copies crossed on other grounds than declared: {}",
                             difference(&declared, &flow.grounds)
                         )
                     }
-                    Some(_) => continue,
+                    (Some(_), _) => continue,
                 };
                 let Some((chain, entry)) = self.shown_by.get(key) else {
                     continue;

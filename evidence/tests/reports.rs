@@ -165,6 +165,14 @@ fn another_recipient_mechanism_or_edge_than_declared_is_a_violation() {
 }
 
 #[test]
+fn what_is_declared_and_not_understood_is_not_said_to_be_undeclared() {
+    let mut told = serde_json::to_value(policy(declared())).unwrap();
+    told["exports"][0]["adults_only"] = json!(true);
+    let found = violations(&[opened(), sent(1)], Some(&RegionPolicy::read(told).unwrap()));
+    assert!(found.len() == 1 && found[0].1.contains("adults_only"), "{found:?}");
+}
+
+#[test]
 fn what_an_older_policy_declared_is_not_held_against_a_newer_one() {
     let older = Entry {
         revision: Some(3),
@@ -191,4 +199,34 @@ fn consents_are_counted_by_purpose_and_class() {
     let report = report(&[change("granted"), change("granted"), change("withdrawn")], None);
     let matter = &report.consents[0];
     assert_eq!((matter.consents.granted, matter.consents.withdrawn), (2, 1));
+}
+
+#[test]
+fn objections_and_restrictions_are_no_withdrawals() {
+    let change = |purpose: &str, rule: &str| Entry {
+        purpose: text(purpose),
+        rule: text(rule),
+        ..Entry::new(Uuid::nil(), Timestamp::UNIX_EPOCH, Kind::ConsentChange)
+    };
+    let entries = [
+        change("marketing", "subject-objects"),
+        change("marketing", "objection-lifted"),
+        Entry {
+            purpose: None,
+            ..change("", "processing-restricted")
+        },
+    ];
+    let counted: Vec<_> = report(&entries, None)
+        .consents
+        .into_iter()
+        .map(|matter| {
+            (
+                matter.purpose,
+                matter.consents.limited,
+                matter.consents.lifted,
+                matter.consents.withdrawn,
+            )
+        })
+        .collect();
+    assert_eq!(counted, [(String::new(), 1, 0, 0), ("marketing".to_owned(), 1, 1, 0)]);
 }

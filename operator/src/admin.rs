@@ -74,7 +74,7 @@ struct Admin {
     metrics: Metrics,
 }
 
-/// Serves until shutdown.
+/// Serves until shutdown. `more`: what a role tells beside that.
 ///
 /// # Errors
 /// When the address cannot be bound or the listener fails.
@@ -82,10 +82,11 @@ pub async fn serve(
     listen: SocketAddr,
     readiness: Readiness,
     metrics: Metrics,
+    more: Router,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(listen).await?;
-    axum::serve(listener, router(readiness, metrics))
+    axum::serve(listener, router(readiness, metrics).merge(more))
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
 }

@@ -64,6 +64,15 @@ impl Observation {
         }
     }
 
+    /// Whether somebody asked, with `spec.paused`, for nothing to be changed.
+    #[must_use]
+    pub fn paused(object: &serde_json::Value) -> Self {
+        match object["spec"]["paused"].as_bool() {
+            Some(true) => Self::new("Paused", true, "Asked", "nothing is changed until spec.paused is false"),
+            _ => Self::new("Paused", false, "NotAsked", ""),
+        }
+    }
+
     /// Whether it was seen to hold.
     #[must_use]
     pub fn holds(&self) -> bool {

@@ -17,8 +17,9 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +53,33 @@ pub struct Leadership {
     base: Instant,
     /// What must hold besides.
     bounds: Option<Arc<Leadership>>,
+    writes: Writes,
+}
+
+/// The writes of a process that are on their way, wherever they go, and whether more may begin.
+#[derive(Clone)]
+struct Writes {
+    under_way: Arc<watch::Sender<usize>>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Writes {
+    fn none() -> Self {
+        Self {
+            under_way: Arc::new(watch::Sender::new(0)),
+            ended: Arc::default(),
+        }
+    }
+}
+
+/// A write that is on its way, until this is dropped.
+#[must_use]
+pub struct Writing(Writes);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.under_way.send_modify(|writes| *writes -= 1);
+    }
 }
 
 impl Leadership {
@@ -62,6 +90,7 @@ impl Leadership {
             until: Arc::new(AtomicU64::new(0)),
             base: Instant::now(),
             bounds: None,
+            writes: Writes::none(),
         }
     }
 
@@ -78,6 +107,7 @@ impl Leadership {
     pub fn within(&self) -> Self {
         Self {
             bounds: Some(Arc::new(self.clone())),
+            writes: self.writes.clone(),
             ..Self::none()
         }
     }
@@ -85,8 +115,30 @@ impl Leadership {
     /// Whether a write may begin now.
     #[must_use]
     pub fn may_write(&self) -> bool {
+        if self.writes.ended.load(Ordering::SeqCst) {
+            return false;
+        }
         let now = u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX);
         now < self.until.load(Ordering::SeqCst) && self.bounds.as_ref().is_none_or(|bounds| bounds.may_write())
+    }
+
+    /// Begins a write, if one may begin now.
+    #[must_use]
+    pub fn begin_write(&self) -> Option<Writing> {
+        // Counted first: who ends all writes sees it, or it sees that they have ended.
+        self.writes.under_way.send_modify(|writes| *writes += 1);
+        let writing = Writing(self.writes.clone());
+        self.may_write().then_some(writing)
+    }
+
+    /// No write begins any more, here and in every place; returns when those that are on their way have been answered or
+    /// given up. A write that is dropped instead may still be done when somebody else leads.
+    pub async fn end_writes(&self) {
+        self.writes.ended.store(true, Ordering::SeqCst);
+        let mut under_way = self.writes.under_way.subscribe();
+        let limit = crate::apply::REQUEST_TIMEOUT;
+        // The sender lives in self, so waiting ends with the condition, or by the time that no write outlasts.
+        let _ = tokio::time::timeout(limit, under_way.wait_for(|writes| *writes == 0)).await;
     }
 
     pub(crate) fn grant(&self, until: Instant) {
@@ -98,6 +150,18 @@ impl Leadership {
     pub(crate) fn revoke(&self) {
         self.until.store(0, Ordering::SeqCst);
     }
+}
+
+/// On shutdown: no write begins any more, and what writes is stopped once those that are under way have ended.
+pub(crate) async fn end_writes(
+    leadership: Leadership,
+    shutdown: CancellationToken,
+    stop: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    shutdown.cancelled().await;
+    leadership.end_writes().await;
+    stop.cancel();
+    Ok(())
 }
 
 /// A candidacy for one lease.
@@ -205,6 +269,9 @@ impl Election {
             }
             let renewed = self.attempt(&mut seen).await;
             if !renewed && !self.leadership.may_write() {
+                if self.leadership.writes.ended.load(Ordering::SeqCst) {
+                    break;
+                }
                 self.metrics.leader(false);
                 return Err(RunError::LeaseLost(format!(
                     "lease {} could not be renewed in time",
@@ -340,6 +407,34 @@ impl Election {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_end_when_those_on_their_way_have_and_none_begins_after() {
+        let whole = Leadership::alone();
+        let place = whole.within();
+        place.grant(Instant::now() + Duration::from_secs(60));
+        let writing = place.begin_write().unwrap();
+        let ending = tokio::spawn({
+            let whole = whole.clone();
+            async move { whole.end_writes().await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!ending.is_finished());
+        assert!(whole.begin_write().is_none() && place.begin_write().is_none());
+        drop(writing);
+        ending.await.unwrap();
+        whole.grant(Instant::now() + Duration::from_secs(60));
+        assert!(!whole.may_write(), "what has ended does not begin anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_is_never_answered_holds_the_end_up_no_longer_than_it_may_take() {
+        let whole = Leadership::alone();
+        let _writing = whole.begin_write().unwrap();
+        let began = Instant::now();
+        whole.end_writes().await;
+        assert_eq!(began.elapsed().as_secs(), crate::apply::REQUEST_TIMEOUT.as_secs());
+    }
 
     #[test]
     fn a_leadership_in_one_place_ends_with_the_whole() {

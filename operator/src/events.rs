@@ -25,6 +25,8 @@ pub enum Reason {
     MigrationFailed,
     /// A changed service did not become available; the others keep what they run.
     RolloutHalted,
+    /// Rights in Kafka that nobody planned were taken away, or missing ones put back.
+    AccessCorrected,
     /// A certificate was issued or renewed.
     CertificateIssued,
     /// A revision or epoch would have gone down.
@@ -35,6 +37,8 @@ pub enum Reason {
     PolicyLeaseLost,
     /// A pool's replicas were changed.
     Scaled,
+    /// A pool is not scaled, and keeps the writers that it has.
+    ScalingHeld,
     /// A member does not answer.
     MemberUnreachable,
     /// A member answers again.
@@ -43,6 +47,14 @@ pub enum Reason {
     OtherHub,
     /// The member holds tenants that the hub does not know.
     TenantsUnknown,
+    /// A PrivacyIncident was opened, and its clocks run.
+    IncidentOpened,
+    /// A legal deadline of a PrivacyIncident ends within 24 hours.
+    IncidentDeadlineNear,
+    /// A legal deadline of a PrivacyIncident has passed without a notice.
+    IncidentDeadlineMissed,
+    /// A PrivacyIncident is closed, and no notice is owed.
+    IncidentClosed,
 }
 
 impl Reason {
@@ -52,9 +64,12 @@ impl Reason {
 
     fn severity(self) -> EventType {
         match self {
-            Self::Ready | Self::Pruned | Self::CertificateIssued | Self::Scaled | Self::MemberReachable => {
-                EventType::Normal
-            }
+            Self::Ready
+            | Self::Pruned
+            | Self::CertificateIssued
+            | Self::Scaled
+            | Self::MemberReachable
+            | Self::IncidentClosed => EventType::Normal,
             _ => EventType::Warning,
         }
     }

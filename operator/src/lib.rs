@@ -16,6 +16,7 @@
 //! | [`election`] | one writer per role: a Lease whose loser stops before it ends |
 //! | [`events`], [`metrics`], [`admin`] | what people and Prometheus see |
 //! | [`member`] | a client for a member cluster from a hardened kubeconfig |
+//! | `listener` | TLS that no slow client holds up |
 //! | `rotation` | what the rotations of certificates have in common |
 //! | [`tasks`] | background tasks whose death ends the process |
 //! | `trace` | spans of passes, for OpenTelemetry |
@@ -29,6 +30,7 @@ pub mod election;
 pub mod events;
 pub mod finalizer;
 pub mod hub;
+mod listener;
 pub mod manifest;
 pub mod member;
 pub mod metrics;

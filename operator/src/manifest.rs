@@ -106,8 +106,25 @@ pub const DEPLOYMENT: Kind = kind("apps", "v1", "Deployment", "deployments");
 pub const STATEFUL_SET: Kind = kind("apps", "v1", "StatefulSet", "statefulsets");
 /// batch/v1 Job
 pub const JOB: Kind = kind("batch", "v1", "Job", "jobs");
+/// core/v1 Pod: read, and deleted where it is stuck.
+pub const POD: Kind = kind("", "v1", "Pod", "pods");
 /// policy/v1 PodDisruptionBudget
 pub const DISRUPTION_BUDGET: Kind = kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets");
+/// autoscaling/v2 HorizontalPodAutoscaler
+pub const AUTOSCALER: Kind = kind(
+    "autoscaling",
+    "v2",
+    "HorizontalPodAutoscaler",
+    "horizontalpodautoscalers",
+);
+/// keda.sh/v1alpha1 ScaledObject: there only where KEDA is installed.
+pub const SCALED_OBJECT: Kind = kind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects");
+/// postgresql.cnpg.io/v1 Cluster: PostgreSQL, as CloudNativePG's operator runs it.
+pub const POSTGRES_CLUSTER: Kind = kind("postgresql.cnpg.io", "v1", "Cluster", "clusters");
+/// kafka.strimzi.io/v1 Kafka: as Strimzi's operator runs it.
+pub const KAFKA_CLUSTER: Kind = kind("kafka.strimzi.io", "v1", "Kafka", "kafkas");
+/// kafka.strimzi.io/v1 KafkaNodePool: the nodes of one.
+pub const KAFKA_NODE_POOL: Kind = kind("kafka.strimzi.io", "v1", "KafkaNodePool", "kafkanodepools");
 /// networking.k8s.io/v1 NetworkPolicy
 pub const NETWORK_POLICY: Kind = kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies");
 /// coordination.k8s.io/v1 Lease
@@ -137,6 +154,10 @@ pub const TENANT_DATA_RESIDENCY: Kind = kind(
 /// meridian.sh/v1alpha1 PolicyApproval: people write it.
 pub const POLICY_APPROVAL: Kind = kind("meridian.sh", "v1alpha1", "PolicyApproval", "policyapprovals").cluster_scoped();
 
+/// meridian.sh/v1alpha1 PrivacyIncident: the hub opens them, people go on from there.
+pub const PRIVACY_INCIDENT: Kind =
+    kind("meridian.sh", "v1alpha1", "PrivacyIncident", "privacyincidents").cluster_scoped();
+
 /// Every kind that we write objects of.
 pub const ALL: &[Kind] = &[
     NAMESPACE,
@@ -150,11 +171,17 @@ pub const ALL: &[Kind] = &[
     STATEFUL_SET,
     JOB,
     DISRUPTION_BUDGET,
+    AUTOSCALER,
+    SCALED_OBJECT,
     NETWORK_POLICY,
+    POSTGRES_CLUSTER,
+    KAFKA_CLUSTER,
+    KAFKA_NODE_POOL,
     LEASE,
     REGION_STACK,
     TENANT_PLACEMENT,
     INGEST_POOL,
+    PRIVACY_INCIDENT,
 ];
 
 /// Names one object in one cluster.
@@ -291,6 +318,14 @@ impl Manifest {
     pub fn with_annotation(mut self, key: &str, value: &str) -> Self {
         self.digest = OnceLock::new();
         self.body["metadata"]["annotations"][key] = Value::String(value.to_owned());
+        self
+    }
+
+    /// The same manifest for an object of this version alone: the API server refuses it for another.
+    #[must_use]
+    pub fn with_version(mut self, version: &str) -> Self {
+        self.digest = OnceLock::new();
+        self.body["metadata"]["resourceVersion"] = Value::String(version.to_owned());
         self
     }
 

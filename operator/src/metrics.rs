@@ -1,9 +1,11 @@
 //! What the operator counts. Labels are kinds, controllers and outcomes: closed sets, never names of tenants or people.
 
+use jiff::Timestamp;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram};
 use prometheus_client::registry::Registry;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// One write request to an API server.
@@ -42,6 +44,11 @@ struct MemberLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RegionLabel {
+    region: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RuleLabel {
     rule: String,
 }
@@ -59,7 +66,14 @@ pub struct Metrics {
     refusals: Family<RuleLabel, Counter>,
     feed_watchers: Gauge,
     lease_valid: Gauge,
+    incidents_open: Family<RegionLabel, Gauge>,
+    incident_deadline: Family<RegionLabel, Gauge>,
+    /// By name, which is no label: the region, and the next deadline.
+    incidents: Arc<Mutex<BTreeMap<String, OpenIncident>>>,
 }
+
+/// The region of an open incident, and its next deadline.
+type OpenIncident = (String, Option<Timestamp>);
 
 fn durations() -> Histogram {
     Histogram::new([0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
@@ -72,6 +86,7 @@ impl Default for Metrics {
         let (queue_depth, writes, leader) = (Family::default(), Family::default(), Gauge::default());
         let (events_dropped, member_reachable, refusals) = (Counter::default(), Family::default(), Family::default());
         let (feed_watchers, lease_valid) = (Gauge::default(), Gauge::default());
+        let (incidents_open, incident_deadline) = (Family::default(), Family::default());
         registry.register(
             "reconcile_duration_seconds",
             "Duration of reconcile passes",
@@ -97,6 +112,16 @@ impl Default for Metrics {
             "1 while a fresh policy lease is known",
             lease_valid.clone(),
         );
+        registry.register(
+            "incidents_open",
+            "PrivacyIncidents that are not closed, or whose notices are owed",
+            incidents_open.clone(),
+        );
+        registry.register(
+            "incident_deadline_seconds",
+            "Seconds until the next legal deadline of an open PrivacyIncident; negative once it has passed",
+            incident_deadline.clone(),
+        );
         let registry = Arc::new(registry);
         Self {
             registry,
@@ -109,6 +134,9 @@ impl Default for Metrics {
             refusals,
             feed_watchers,
             lease_valid,
+            incidents_open,
+            incident_deadline,
+            incidents: Arc::default(),
         }
     }
 }
@@ -193,9 +221,43 @@ impl Metrics {
         self.lease_valid.set(i64::from(valid));
     }
 
+    /// A PrivacyIncident is open, and its next deadline, if a law names one, is then.
+    pub fn incident_open(&self, name: &str, region: &str, due: Option<Timestamp>) {
+        let mut incidents = self.incidents.lock().unwrap_or_else(PoisonError::into_inner);
+        incidents.insert(name.to_owned(), (region.to_owned(), due));
+    }
+
+    /// A PrivacyIncident is closed, or no longer there.
+    pub fn incident_gone(&self, name: &str) {
+        let mut incidents = self.incidents.lock().unwrap_or_else(PoisonError::into_inner);
+        incidents.remove(name);
+    }
+
+    /// How long is left depends on when it is asked.
+    fn count_incidents(&self, now: Timestamp) {
+        let incidents = self.incidents.lock().unwrap_or_else(PoisonError::into_inner);
+        self.incidents_open.clear();
+        self.incident_deadline.clear();
+        let mut next: BTreeMap<&str, Timestamp> = BTreeMap::new();
+        for (region, due) in incidents.values() {
+            let label = RegionLabel { region: region.clone() };
+            self.incidents_open.get_or_create(&label).inc();
+            if let Some(due) = *due {
+                let first = next.entry(region).or_insert(due);
+                *first = due.min(*first);
+            }
+        }
+        for (region, due) in next {
+            let region = region.to_owned();
+            let left = due.as_second().saturating_sub(now.as_second());
+            self.incident_deadline.get_or_create(&RegionLabel { region }).set(left);
+        }
+    }
+
     /// All metrics in the OpenMetrics text format.
     #[must_use]
     pub fn render(&self) -> String {
+        self.count_incidents(Timestamp::now());
         let mut text = String::new();
         // Writing into a String cannot fail.
         let _ = text::encode(&mut text, &self.registry);
@@ -229,6 +291,29 @@ mod tests {
     }
 
     #[test]
+    fn the_next_deadline_of_a_region_counts_until_its_incidents_are_closed() {
+        let (metrics, now) = (Metrics::default(), Timestamp::UNIX_EPOCH);
+        let after = |seconds: i64| Some(Timestamp::from_second(seconds).unwrap());
+        metrics.incident_open("a", "eu", after(90));
+        metrics.incident_open("b", "eu", after(-30));
+        metrics.incident_open("c", "us", None);
+        let left = |region: &str| {
+            metrics.count_incidents(now);
+            let label = RegionLabel {
+                region: region.to_owned(),
+            };
+            let open = metrics.incidents_open.get(&label).map(|gauge| gauge.get());
+            (open, metrics.incident_deadline.get(&label).map(|gauge| gauge.get()))
+        };
+        assert_eq!(left("eu"), (Some(2), Some(-30)));
+        assert_eq!(left("us"), (Some(1), None));
+        metrics.incident_gone("b");
+        assert_eq!(left("eu"), (Some(1), Some(90)));
+        metrics.incident_gone("a");
+        assert_eq!(left("eu"), (None, None));
+    }
+
+    #[test]
     fn catalogue_metric_labels() {
         let metrics = Metrics::default();
         metrics.pass("region", "done", Duration::from_millis(3));
@@ -240,6 +325,7 @@ mod tests {
         });
         metrics.member_reachable("eu", true);
         metrics.refused("no-edge");
+        metrics.incident_open("eu.stride-eu.20261127t120000z", "eu", Some(Timestamp::now()));
         meridian_kit::testing::catalogue::assert_labels("operator", &metrics.render());
     }
 }

@@ -48,7 +48,7 @@ impl Others {
 
 /// Why a policy cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the packed policy cannot be opened: {0}")]
+#[error("the policy cannot be read: {0}")]
 pub struct Unreadable(String);
 
 /// Whether the region of this stack says that it reads the packed form.
@@ -124,14 +124,14 @@ pub fn open(policy: &mut Value) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// The policy, in whichever form it lies.
+/// The policy, in whichever form it lies; an edge that is not understood is held, see [`RegionPolicy::read`].
 ///
 /// # Errors
-/// When it is damaged, or none.
+/// When it is damaged, none, or not understood even without its edges.
 pub fn read(policy: &Value) -> Result<RegionPolicy, Unreadable> {
     let mut policy = policy.clone();
     open(&mut policy)?;
-    serde_json::from_value(policy).map_err(|error| Unreadable(error.to_string()))
+    RegionPolicy::read(policy).map_err(|error| Unreadable(error.to_string()))
 }
 
 /// What it says of the other regions, in whichever form it lies; nothing where that cannot be read.
@@ -164,6 +164,8 @@ fn content<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Unreadable> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::source;
+    use crate::plugin::world::World;
     use crate::region::stack::validate::example;
 
     fn parts(mut policy: RegionPolicy) -> (RegionPolicy, String) {
@@ -197,6 +199,32 @@ mod tests {
         assert!(is_packed(&form) && form["peers"].as_array().unwrap().is_empty());
         assert_eq!(peers(&form).len(), 1);
         assert_eq!(read(&form).unwrap(), policy);
+    }
+
+    #[test]
+    fn edges_that_are_closing_or_held_lie_in_the_regions_own_part() {
+        let mut policy = example().policy;
+        let id = json!("stride-eu.health.us");
+        let cut = json!({"id": id, "tenant": "stride-eu", "importer_tenant": "stride-us", "from": "eu", "to": "us",
+            "revision": 3});
+        policy.closing = vec![serde_json::from_value(cut).unwrap()];
+        policy.held = vec![serde_json::from_value(json!({"id": id, "because": "it says something new"})).unwrap()];
+        let mut form = pack(&policy);
+        assert_eq!(read(&form).unwrap(), policy);
+        open_own(&mut form).unwrap();
+        assert_eq!((&form["closing"][0]["id"], &form["held"][0]["id"]), (&id, &id));
+    }
+
+    #[test]
+    fn an_edge_that_is_not_understood_is_held_in_whichever_form_it_lies() {
+        let stack = source::stack(World::settled().held("eu"), &"eu".parse().unwrap()).unwrap();
+        let policy = read(&stack["spec"]["policy"]).unwrap();
+        let edge = policy.exports[0].clone();
+        let (own, others) = parts(policy);
+        let mut own = serde_json::to_value(&own).unwrap();
+        own["exports"][0]["adults_only"] = json!(true);
+        let policy = read(&json!({ PACKED: { OWN: text(&own).unwrap(), OTHERS: others } })).unwrap();
+        assert!(policy.exports.is_empty() && policy.holds(&edge.id));
     }
 
     #[test]

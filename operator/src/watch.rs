@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt, future::BoxFuture};
 use kube::api::{Api, DynamicObject, ListParams, TypeMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
@@ -26,6 +26,46 @@ struct Objects {
     all: BTreeMap<ObjectKey, Stored>,
     /// Those of `all` that are being deleted: few, and asked for at every change of a member.
     deleting: BTreeSet<ObjectKey>,
+    gone: Gone,
+}
+
+/// UIDs of the objects that went last. The answer to a write of ours may be heard after the watch has told that the object is
+/// gone, and must not bring it back: no watch would take it away again.
+#[derive(Clone, Default)]
+struct Gone {
+    uids: HashSet<String>,
+    /// The oldest first.
+    order: VecDeque<String>,
+}
+
+impl Gone {
+    /// More than can go while one answer is on its way.
+    const KEPT: usize = 4096;
+
+    fn insert(&mut self, uid: &str) {
+        if !self.uids.insert(uid.to_owned()) {
+            return;
+        }
+        self.order.push_back(uid.to_owned());
+        if self.order.len() > Self::KEPT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.uids.remove(&oldest);
+        }
+    }
+
+    fn has(&self, object: &DynamicObject) -> bool {
+        object.metadata.uid.as_ref().is_some_and(|uid| self.uids.contains(uid))
+    }
+
+    /// A watch tells of it again: it was not known for a while, and not gone.
+    fn is_back(&mut self, object: &DynamicObject) {
+        if let Some(uid) = &object.metadata.uid
+            && self.uids.remove(uid)
+        {
+            self.order.retain(|gone| gone != uid);
+        }
+    }
 }
 
 impl Objects {
@@ -240,6 +280,11 @@ impl Cache {
         let mut stored = Stored::new(&object, self.packs.contains(&key.kind));
         let version = stored.version();
         let mut objects = self.lock();
+        if watched {
+            objects.gone.is_back(&object);
+        } else if objects.gone.has(&object) {
+            return (object, true);
+        }
         let Some(last) = objects.all.get_mut(&key) else {
             stored.watched = version.filter(|_| watched);
             objects.insert(key, stored);
@@ -275,18 +320,27 @@ impl Cache {
 
     fn remove(&self, key: &ObjectKey, uid: Option<&str>) {
         let mut objects = self.lock();
+        let known = objects.all.get(key).and_then(|known| known.identity.uid.clone());
+        if let Some(uid) = uid.or(known.as_deref()) {
+            objects.gone.insert(uid);
+        }
         // A delete event that comes after the object was made anew must not hide the new one.
-        if objects
-            .all
-            .get(key)
-            .is_some_and(|known| uid.is_none() || known.identity.uid.as_deref() == uid)
-        {
+        if uid.is_none() || known.as_deref() == uid {
             objects.remove(key);
         }
     }
 
     fn mark_synced(&self, kind: Kind) {
         self.synced.send_if_modified(|kinds| kinds.insert(kind));
+    }
+
+    /// Knows nothing of a kind any more; whether it did.
+    fn forget(&self, kind: Kind) -> bool {
+        let known = self.synced.send_if_modified(|kinds| kinds.remove(&kind));
+        for key in self.keys_of(kind) {
+            self.remove(&key, None);
+        }
+        known
     }
 
     /// Whether the first listing of all these kinds is in.
@@ -346,6 +400,8 @@ pub struct Selection {
     pub namespace: Option<String>,
     /// Label selector; empty for all.
     pub labels: String,
+    /// The kind may not be there, and come later: then nothing of it is known, instead of what was.
+    pub optional: bool,
 }
 
 impl Selection {
@@ -356,7 +412,14 @@ impl Selection {
             kind,
             namespace: None,
             labels: format!("{MANAGED_BY_LABEL}={MANAGED_BY}"),
+            optional: false,
         }
+    }
+
+    /// The same, of a kind that not every cluster has.
+    #[must_use]
+    pub fn optional(self) -> Self {
+        Self { optional: true, ..self }
     }
 
     /// All objects of a kind.
@@ -366,6 +429,7 @@ impl Selection {
             kind,
             namespace: None,
             labels: String::new(),
+            optional: false,
         }
     }
 }
@@ -431,10 +495,27 @@ pub fn follow(client: Client, selection: Selection, cache: Cache, on_change: OnC
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => absorb(event, kind, &selection, &cache, &on_change, &mut listed),
+                Err(error) if selection.optional && is_not_served(&error) => {
+                    if cache.forget(kind) {
+                        tracing::warn!(resource = kind.kind, "is no longer served in this cluster");
+                    }
+                }
                 Err(error) => tracing::warn!(resource = kind.kind, error = %error, "watch failed; it is tried again"),
             }
         }
     })
+}
+
+fn is_not_served(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(source)
+        | watcher::Error::WatchStartFailed(source)
+        | watcher::Error::WatchFailed(source) => {
+            matches!(source, kube::Error::Api(status) if status.code == 404)
+        }
+        watcher::Error::WatchError(status) => status.code == 404,
+        watcher::Error::NoResourceVersion => false,
+    }
 }
 
 fn absorb(
@@ -514,6 +595,37 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_is_heard_after_the_object_went_does_not_bring_it_back() {
+        let (cache, nobody): (_, OnChange) = (Cache::default(), Arc::new(|_, _| {}));
+        let mut listed = BTreeSet::new();
+        let mut tell = |event| {
+            absorb(
+                event,
+                CONFIG_MAP,
+                &Selection::all(CONFIG_MAP),
+                &cache,
+                &nobody,
+                &mut listed,
+            )
+        };
+        tell(watcher::Event::Apply(config("a", "u", "10")));
+        tell(watcher::Event::Delete(config("a", "u", "12")));
+        cache.put(key("a"), config("a", "u", "11"));
+        assert!(cache.get(&key("a")).is_none());
+        // Nor one of an object that was never seen.
+        tell(watcher::Event::Delete(config("b", "v", "14")));
+        cache.put(key("b"), config("b", "v", "13"));
+        assert!(cache.get(&key("b")).is_none());
+
+        cache.put(key("a"), config("a", "new", "15"));
+        assert!(cache.get(&key("a")).is_some(), "made anew");
+        tell(watcher::Event::Apply(config("b", "v", "14")));
+        cache.put(key("b"), config("b", "v", "16"));
+        let version = cache.get(&key("b")).unwrap().metadata.resource_version.clone();
+        assert_eq!(version.as_deref(), Some("16"), "it was there all the time");
+    }
+
+    #[test]
     fn a_packed_cache_gives_what_a_whole_one_gives() {
         let (whole, packed) = (Cache::default(), Cache::packing(&[CONFIG_MAP]));
         for cache in [&whole, &packed] {
@@ -555,6 +667,14 @@ mod tests {
         cache.put(key("a"), config("a", "u", "15"));
         tell(watcher::Event::InitApply(config("a", "u", "15")));
         assert_eq!(told.lock().unwrap().last(), Some(&false));
+    }
+
+    #[test]
+    fn a_kind_that_is_no_longer_served_is_forgotten_once() {
+        let cache = Cache::default();
+        cache.take(CONFIG_MAP, [config("a", "u", "1")]);
+        assert!(cache.forget(CONFIG_MAP) && !cache.forget(CONFIG_MAP));
+        assert!(cache.get(&key("a")).is_none() && !cache.is_synced(&[CONFIG_MAP]));
     }
 
     #[test]

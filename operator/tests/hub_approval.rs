@@ -260,8 +260,13 @@ async fn what_widens_waits_for_another_person_and_what_narrows_does_not() {
         "{message}"
     );
     assert!(!message.contains("fields from"), "{message}");
-    let ready = required.world.hub.get(TENANT, "stride-eu").await.unwrap()["status"]["conditions"].to_string();
-    assert!(ready.contains("waits for another person's approval"), "{ready}");
+    // Regions are told first, and the tenant's other conditions a moment later.
+    until("the tenant says that it waits", || async {
+        let tenant = required.world.hub.get(TENANT, "stride-eu").await.unwrap();
+        let said = tenant["status"]["conditions"].to_string();
+        said.contains("waits for another person's approval")
+    })
+    .await;
 
     // Nobody but another person, for exactly this.
     let digest = required.digest(TENANT, "stride-eu").await;

@@ -16,7 +16,9 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use meridian_operator::hub::departure::FINALIZER;
-use meridian_operator::manifest::{FITNESS_REGION, INGEST_POOL, JURISDICTION, REGION_STACK, TENANT_DATA_RESIDENCY};
+use meridian_operator::manifest::{
+    FITNESS_REGION, INGEST_POOL, JURISDICTION, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
+};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,6 +71,80 @@ async fn a_tenant_goes_only_after_its_edges_are_closed_at_both_ends() {
         world.placement("us", "stride-us").await.is_some(),
         "another tenant stays where it is"
     );
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_goes_also_when_an_edge_of_it_came_and_went_before_anybody_opened_it() {
+    let world = World::with_tenants().await;
+    let edges = |edges: usize| {
+        let (world, ways) = (&world, [("eu", "exports"), ("us", "imports")]);
+        let what = format!("both stacks have {edges} edges");
+        async move {
+            until(&what, || async {
+                let mut all = true;
+                for (region, way) in ways {
+                    let stack = world.held(REGION_STACK, region).await.unwrap();
+                    all &= count(&stack["spec"]["policy"][way]) == edges;
+                }
+                all
+            })
+            .await;
+        }
+    };
+    let asked = world.get(TENANT_DATA_RESIDENCY, "stride-eu").await.unwrap()["spec"]["classes"].clone();
+    let change = json!({"spec": {"classes": []}});
+    world.merge(TENANT_DATA_RESIDENCY, "stride-eu", &change).await.unwrap();
+    edges(0).await;
+    until("its cut is acknowledged, and nobody asks any more", || async {
+        let mut done = true;
+        for region in ["eu", "us"] {
+            let stack = world.held(REGION_STACK, region).await.unwrap();
+            done &= count(&stack["status"]["acks"]) == 1 && stack["spec"]["policy"]["closing"].is_null();
+        }
+        done
+    })
+    .await;
+
+    for region in ["eu", "us"] {
+        world.be_slow(region);
+    }
+    let change = json!({"spec": {"classes": asked}});
+    world.merge(TENANT_DATA_RESIDENCY, "stride-eu", &change).await.unwrap();
+    edges(1).await;
+    let revision = world.held(REGION_STACK, "eu").await.unwrap()["spec"]["revision"].clone();
+    world.delete(TENANT_DATA_RESIDENCY, "stride-eu").await;
+    edges(0).await;
+    for region in ["eu", "us"] {
+        let stack = world.held(REGION_STACK, region).await.unwrap();
+        let closing = &stack["spec"]["policy"]["closing"];
+        assert_eq!(count(closing), 1, "{region}: {closing}");
+        assert_eq!(closing[0]["importer_tenant"], "stride-us");
+    }
+    let eu = world.held(REGION_STACK, "eu").await.unwrap();
+    assert!(eu["spec"]["policy"]["closing"][0]["revision"].as_u64() >= revision.as_u64());
+    world.is_still_home("stride-eu").await;
+
+    for region in ["eu", "us"] {
+        world.catch_up(region);
+    }
+    world.is_gone(TENANT_DATA_RESIDENCY, "stride-eu").await;
+    until("nothing is asked any more", || async {
+        let stack = world.held(REGION_STACK, "us").await.unwrap();
+        stack["spec"]["policy"]["closing"].is_null()
+    })
+    .await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regions_of_an_older_version_let_a_tenant_go_whose_edges_they_had() {
+    let world = World::with_tenants().await;
+    for region in ["eu", "us"] {
+        world.be_unaware(region);
+    }
+    world.delete(TENANT_DATA_RESIDENCY, "stride-eu").await;
+    world.is_gone(TENANT_DATA_RESIDENCY, "stride-eu").await;
     world.end().await;
 }
 
@@ -271,5 +347,125 @@ async fn a_region_goes_also_when_its_law_was_deleted_with_it() {
     }
     world.is_gone(FITNESS_REGION, "us").await;
     assert!(world.held(REGION_STACK, "us").await.is_none());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_go_while_their_regions_law_is_missing_and_the_region_stays() {
+    let world = World::with_tenants().await;
+    world.delete(JURISDICTION, "us").await;
+    until("the region says that its law is missing", || async {
+        let region = world.get(FITNESS_REGION, "us").await.unwrap();
+        let conditions = region["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions
+            .iter()
+            .any(|condition| condition["type"] == "Stalled" && condition["reason"] == "PolicyRefused")
+    })
+    .await;
+    for tenant in ["stride-us", "stride-eu"] {
+        world.delete(TENANT_DATA_RESIDENCY, tenant).await;
+    }
+    for tenant in ["stride-us", "stride-eu"] {
+        world.is_gone(TENANT_DATA_RESIDENCY, tenant).await;
+    }
+    assert!(world.placement("us", "stride-us").await.is_none());
+    let policy = world.held(REGION_STACK, "us").await.unwrap()["spec"]["policy"].clone();
+    assert_eq!((count(&policy["homes"]), count(&policy["imports"])), (0, 0));
+    assert!(world.get(FITNESS_REGION, "us").await.is_some());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_is_made_anew_has_a_higher_epoch_than_it_ever_had() {
+    let world = World::with_tenants().await;
+    let placements: Api<DynamicObject> =
+        Api::namespaced_with(world.member.clone(), "meridian-eu", &TENANT_PLACEMENT.resource());
+    let moved = Patch::Merge(json!({"spec": {"epoch": 5}}));
+    placements
+        .patch("stride-eu", &PatchParams::default(), &moved)
+        .await
+        .unwrap();
+    until("the epoch is adopted", || async {
+        let stack = world.held(REGION_STACK, "eu").await.unwrap();
+        stack["spec"]["policy"]["homes"][0]["epoch"] == 5
+    })
+    .await;
+    world.delete(TENANT_DATA_RESIDENCY, "stride-eu").await;
+    world.is_gone(TENANT_DATA_RESIDENCY, "stride-eu").await;
+
+    world.apply(TENANT_DATA_RESIDENCY, "local/40-tenants.yaml").await;
+    until("it is placed again", || async {
+        world.placement("eu", "stride-eu").await.is_some()
+    })
+    .await;
+    let again = world.placement("eu", "stride-eu").await.unwrap();
+    assert_eq!(again["spec"]["epoch"], 6);
+    let us = world.placement("us", "stride-us").await.unwrap();
+    assert_eq!(us["spec"]["epoch"], 1, "who stayed has the epoch that it had");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_is_restarted_in_mid_deletion_goes_on_with_it() {
+    let mut world = World::with_tenants().await;
+    world.be_mute("us");
+    world.delete(TENANT_DATA_RESIDENCY, "stride-eu").await;
+    until("the acknowledgement is waited for", || async {
+        let message = world.held_for(TENANT_DATA_RESIDENCY, "stride-eu", "EdgesOpen").await;
+        message.contains("has not acknowledged yet that edge stride-eu.")
+    })
+    .await;
+    world.restart().await;
+    // It knows what it waits for, from what was written down, and lets nothing go for not having seen it open.
+    until("the new process has looked", || async {
+        let eu = world.get(FITNESS_REGION, "eu").await.unwrap();
+        eu["status"]["clustersReachable"] == "1/1" && world.metrics().await.contains("member=\"us\"")
+    })
+    .await;
+    until("both regions are asked still", || async {
+        let mut asked = true;
+        for region in ["eu", "us"] {
+            let stack = world.held(REGION_STACK, region).await.unwrap();
+            asked &= count(&stack["spec"]["policy"]["closing"]) == 1;
+        }
+        asked
+    })
+    .await;
+    world.is_still_home("stride-eu").await;
+
+    // And again when everything is acknowledged, and it is leaving its home.
+    world.be_slow("eu");
+    world.speak("us");
+    until("the importer has acknowledged", || async {
+        let stack = world.held(REGION_STACK, "us").await.unwrap();
+        count(&stack["status"]["acks"]) == 1
+    })
+    .await;
+    world.restart().await;
+    world.is_still_home("stride-eu").await;
+    world.catch_up("eu");
+    world.is_gone(TENANT_DATA_RESIDENCY, "stride-eu").await;
+    assert!(world.placement("eu", "stride-eu").await.is_none());
+    assert!(world.placement("us", "stride-us").await.is_some());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_pool_takes_its_copy_out_of_the_member() {
+    let world = World::with_tenants().await;
+    assert!(world.held(INGEST_POOL, "us-telemetry").await.is_some());
+    // Not while the member cannot be asked.
+    world.give_kubeconfig("us", &World::nowhere()).await;
+    until("its member is gone", || async {
+        let region = world.get(FITNESS_REGION, "us").await.unwrap();
+        region["status"]["clustersReachable"] == "0/1"
+    })
+    .await;
+    world.delete(INGEST_POOL, "us-telemetry").await;
+    world.held_for(INGEST_POOL, "us-telemetry", "MemberUnreachable").await;
+    world.give_kubeconfig("us", &kubeconfig_of_the_member()).await;
+    world.is_gone(INGEST_POOL, "us-telemetry").await;
+    assert!(world.held(INGEST_POOL, "us-telemetry").await.is_none());
+    assert!(world.held(INGEST_POOL, "eu-telemetry").await.is_some());
     world.end().await;
 }

@@ -257,3 +257,25 @@ async fn a_pool_stays_as_it_is_while_another_hub_lives() {
     .await;
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_of_which_nothing_is_known_holds_back_the_lease_of_its_cluster() {
+    let world = World::settled().await;
+    // Beside each of the two regions one whose law is missing: it is refused, and nobody has looked what it applies.
+    for mut region in documents("local/30-regions.yaml") {
+        let name = format!("{}-beside", region["metadata"]["name"].as_str().unwrap());
+        region["metadata"]["name"] = json!(name);
+        region["spec"]["jurisdiction"] = json!("nowhere");
+        world.hub.apply(FITNESS_REGION, &region).await;
+        world.hub.told(&name, "PolicyRefused").await;
+    }
+    let before = world.renewed().await;
+    world.signs_of_life().await;
+    assert_eq!(world.renewed().await, before, "it is not renewed");
+
+    for name in ["eu-beside", "us-beside"] {
+        world.hub.delete(FITNESS_REGION, name).await;
+    }
+    until("it is renewed again", || async { world.renewed().await != before }).await;
+    world.end().await;
+}

@@ -20,6 +20,7 @@ use meridian_kit::policy_feed::{Ack, AckRole, Backlog, FeedLine};
 use meridian_kit::tls::{PeerId, Tls};
 use meridian_operator::RunError;
 use meridian_operator::manifest::REGION_STACK;
+use meridian_operator::region::stack::data_plane::Operators;
 use meridian_operator::region::stack::validate::{Images, NodePorts};
 use meridian_operator::region::{RegionArgs, run_with};
 use serde_json::json;
@@ -103,8 +104,10 @@ impl Role {
                 postgres: "postgres:17".into(),
                 kafka: "kafka:4.1".into(),
             },
+            operators: Operators::default(),
             node_ports: NodePorts::Allocated,
             feed_listen: Some(feed),
+            metrics_api_listen: None,
             admin_listen: free_address(),
             scratch: self.scratch.join(identity),
             brokers: None,
@@ -302,6 +305,67 @@ async fn services_follow_the_policy_and_the_lease_and_acknowledge_over_mtls() {
             && status["appliedRevision"] == 2
     })
     .await;
+    replica.stop.cancel();
+    replica.running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledgement_for_which_there_is_no_room_is_not_taken() {
+    let role = Role::new().await;
+    let edges: Vec<String> = (0..512).map(|n| format!("stride-eu.workout-summary.r{n}")).collect();
+    let closing = |edges: &[String]| {
+        let closing: Vec<_> = edges
+            .iter()
+            .map(|id| {
+                json!({"id": id, "tenant": "stride-eu", "importer_tenant": "stride-us", "from": role.region, "to": "us",
+                    "revision": 1})
+            })
+            .collect();
+        let patch = Patch::Merge(json!({"spec": {"policy": {"closing": closing}}}));
+        let (stacks, region) = (role.stacks(), role.region.clone());
+        async move { stacks.patch(&region, &PatchParams::default(), &patch).await.unwrap() }
+    };
+    closing(&edges).await;
+    let acks: Vec<_> = edges
+        .iter()
+        .map(|id| json!({"edge": id, "role": "exporter", "revision": 2, "purged": 0, "sinks": ["replicator"]}))
+        .collect();
+    let patch = Patch::Merge(json!({"status": {"acks": acks}}));
+    let params = PatchParams::default();
+    role.stacks().patch_status(&role.region, &params, &patch).await.unwrap();
+
+    let replica = role.start("one");
+    let replicator = role.service("replicator", replica.feed).await;
+    let (mut response, mut buffer) = (served(&replicator).await, Vec::new());
+    let first = line(&mut response, &mut buffer, |_| true).await;
+    assert!(
+        matches!(&first, FeedLine::Policy { policy } if policy.closing.len() == 512),
+        "the replicator is asked"
+    );
+    let ack = Ack {
+        edge: "stride-eu.health.us".parse().unwrap(),
+        role: AckRole::Exporter,
+        revision: meridian_policy::PolicyRevision(2),
+        purged: 0,
+        sinks: vec!["replicator".to_owned()],
+    };
+    let tell = || {
+        replicator
+            .post("/v1/acks")
+            .json(&ack)
+            .idempotent()
+            .within(Duration::from_secs(2))
+            .send()
+    };
+    let refused = tell().await.unwrap_err();
+    assert_eq!(refused.status().map(|status| status.as_u16()), Some(503));
+
+    // Once the hub has taken one of them, there is room.
+    closing(&edges[1..]).await;
+    assert_eq!(tell().await.unwrap().status().as_u16(), 204);
+    let kept = role.stacks().get(&role.region).await.unwrap().data["status"]["acks"].clone();
+    let has = |edge: &str| kept.as_array().unwrap().iter().any(|ack| ack["edge"] == edge);
+    assert!(has("stride-eu.health.us") && has(&edges[1]) && !has(&edges[0]));
     replica.stop.cancel();
     replica.running.await.unwrap().unwrap();
 }

@@ -19,6 +19,7 @@ use bed::until;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use meridian_kit::log;
 use meridian_operator::manifest::FITNESS_REGION;
+use meridian_operator::region::stack::data_plane::Operators;
 use meridian_operator::region::stack::validate::{Images, NodePorts};
 use meridian_operator::region::{RegionArgs, run_with};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -140,8 +141,10 @@ async fn one_change_is_followed_from_the_hub_into_its_region_and_no_collector_is
             postgres: "postgres:17".into(),
             kafka: "kafka:4.1".into(),
         },
+        operators: Operators::default(),
         node_ports: NodePorts::Allocated,
         feed_listen: Some(address),
+        metrics_api_listen: None,
         admin_listen: "127.0.0.1:0".parse().unwrap(),
         scratch,
         brokers: None,

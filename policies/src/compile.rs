@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::assess::{AskedEdge, Homes, framework_of};
 use crate::catalogue::{Catalogue, TransferableFields};
 use crate::edge::{CompiledEdge, EdgeId};
-use crate::index::{Index, Outcome, Verdict, Verdicts};
+use crate::index::{FieldLists, Index, Outcome, Verdict, Verdicts};
 use crate::names::{OrganizationName, RegionName, TenantId};
 use crate::rule::{Denial, Rule, Violation};
 use crate::source::{PolicySource, TenantFacts};
@@ -35,11 +35,10 @@ pub fn compile(source: &PolicySource, now: Timestamp) -> CompiledPolicy {
 #[must_use]
 pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Timestamp) -> CompiledPolicy {
     let homes = Homes::of(source);
+    let mut lists = FieldLists::new();
     let verdicts = |(id, tenant)| {
-        (
-            TenantId::clone(id),
-            verdicts((source, &homes), &fields, (id, tenant), now),
-        )
+        let verdicts = verdicts((source, &homes), (&fields, &mut lists), (id, tenant), now);
+        (TenantId::clone(id), verdicts)
     };
     let index = Index::of(source.tenants.iter().map(verdicts));
     CompiledPolicy {
@@ -53,7 +52,7 @@ pub fn compile_with(source: &PolicySource, fields: TransferableFields, now: Time
 /// What became of the edges that a tenant asks for.
 fn verdicts(
     of: (&PolicySource, &Homes),
-    fields: &TransferableFields,
+    (fields, lists): (&TransferableFields, &mut FieldLists),
     (id, tenant): (&TenantId, &TenantFacts),
     now: Timestamp,
 ) -> Verdicts {
@@ -63,10 +62,10 @@ fn verdicts(
         let edge_id = EdgeId::new(id, class, &ask.region);
         let twice = twice.contains(&edge_id);
         let outcome = match compile_edge(of, fields, (id, tenant), (class, ask), twice, now) {
-            Ok(edge) => Outcome::Open(Arc::new(edge)),
+            Ok(edge) => Outcome::Open(Box::new(edge)),
             Err(denials) => Outcome::Refused(denials),
         };
-        let verdict = Verdict::new(edge_id.clone(), class, ask.region.clone(), outcome);
+        let verdict = Verdict::new(edge_id.clone(), class, &ask.region, outcome, lists);
         verdicts.insert(edge_id, verdict);
     }
     verdicts.into_values().collect()
@@ -161,10 +160,13 @@ impl CompiledPolicy {
         } else {
             Arc::new(Homes::of(&source))
         };
-        let mut index = self.index.clone();
+        let (mut index, mut lists) = (self.index.clone(), FieldLists::new());
         for id in tenants {
             let facts = source.tenants.get(id);
-            let verdicts = facts.map(|tenant| verdicts((&source, homes.as_ref()), &self.fields, (id, tenant), now));
+            let verdicts = facts.map(|tenant| {
+                let of = (&source, homes.as_ref());
+                verdicts(of, (&self.fields, &mut lists), (id, tenant), now)
+            });
             index.replace(id, verdicts);
         }
         Self {
@@ -183,7 +185,7 @@ impl CompiledPolicy {
 
     /// The edges that may carry data.
     pub fn edges(&self) -> impl Iterator<Item = &CompiledEdge> {
-        self.verdicts().filter_map(Verdict::edge).map(Arc::as_ref)
+        self.verdicts().filter_map(Verdict::edge)
     }
 
     /// The edges that leave from a region.
@@ -191,14 +193,15 @@ impl CompiledPolicy {
         let homed = self.homes.in_region(region).iter();
         let verdicts = homed.filter_map(|id| self.index.of_tenant(id));
         let verdicts = verdicts.flat_map(|verdicts| verdicts.iter());
-        verdicts.filter_map(Verdict::edge).map(Arc::as_ref)
+        verdicts.filter_map(Verdict::edge)
     }
 
     /// The edges that arrive in a region.
     pub fn imports_of(&self, region: &RegionName) -> impl Iterator<Item = &CompiledEdge> {
-        let verdicts = self.index.importing(region).filter_map(|id| self.index.of_tenant(id));
+        let importing = self.index.importing(region).into_iter();
+        let verdicts = importing.filter_map(|id| self.index.of_tenant(id));
         let edges = verdicts.flat_map(|verdicts| verdicts.iter()).filter_map(Verdict::edge);
-        edges.map(Arc::as_ref).filter(move |edge| edge.to == *region)
+        edges.filter(move |edge| edge.to == *region)
     }
 
     /// What became of the edge of that name.
@@ -210,7 +213,7 @@ impl CompiledPolicy {
     /// The edge of that name, if it may carry data.
     #[must_use]
     pub fn edge(&self, id: &EdgeId) -> Option<&CompiledEdge> {
-        self.verdict(id)?.edge().map(Arc::as_ref)
+        self.verdict(id)?.edge()
     }
 
     /// The edges that were asked for and refused, with every refusal. Each has at least one.

@@ -67,6 +67,8 @@ impl CompiledPolicy {
             peers: Vec::new(),
             exports: self.exports_of(region).cloned().collect(),
             imports: self.imports_of(region).cloned().collect(),
+            closing: Vec::new(),
+            held: Vec::new(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Answers questions from the compiled policy, at the hub and in a region alike.
 
-use std::sync::Arc;
+use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
@@ -9,7 +9,7 @@ use crate::compile::{CompiledPolicy, asked_twice, asks, duplicate};
 use crate::condition::Facts;
 use crate::decision::{Check, Decision, Explanation, Ground, Permission, Question, Subject};
 use crate::edge::{CompiledEdge, EdgeId};
-use crate::index::Outcome;
+use crate::index::{Verdict, position};
 use crate::names::{RegionName, TenantId};
 use crate::region_policy::RegionPolicy;
 use crate::rule::{Denial, Rule};
@@ -28,7 +28,7 @@ impl CompiledEdge {
         }
         self.lawful_at(question.now)?;
         if !self.purposes.contains(&question.purpose) {
-            let because = format!("the edge is not for {}", question.purpose);
+            let because = format_args!("the edge is not for {}", question.purpose);
             return Err(self.deny(Rule::PurposeNotAllowed, because));
         }
         if !question.fields.is_subset(&self.fields) {
@@ -91,16 +91,10 @@ impl CompiledEdge {
     }
 
     /// Whether this edge may carry what `question` asks about. `ages`: those of its exporter's law, as far as they are known.
-    fn decide(self: &Arc<Self>, question: &Question, ages: Option<&AgeOfConsent>) -> Decision {
-        // What the edge itself refuses is said before what the subject's age does.
-        match self.permits(question).and_then(|()| self.of_age(question, ages)) {
-            Ok(()) => Decision::Allow(Permission {
-                edge: Arc::clone(self),
-                purpose: question.purpose,
-                passed_on_from: None,
-            }),
-            Err(denial) => denial.into(),
-        }
+    /// What the edge itself refuses is said before what the subject's age does.
+    fn decide(&self, question: &Question, ages: Option<&AgeOfConsent>) -> Result<(), Denial> {
+        self.permits(question)?;
+        self.of_age(question, ages)
     }
 
     /// What the edge rests on, whatever is asked of it. The mechanism comes first.
@@ -142,26 +136,44 @@ impl CompiledPolicy {
     /// May this go there, at that moment? What nothing allows is refused.
     #[must_use]
     pub fn decide(&self, question: &Question) -> Decision {
-        match self.edge_for(&question.tenant, question.class, &question.to) {
-            Ok(edge) => {
-                let home = self
-                    .source
-                    .regions
-                    .get(&edge.from)
-                    .filter(|_| question.subject.is_some());
-                let law = home.and_then(|region| self.source.jurisdictions.get(&region.jurisdiction));
-                edge.decide(question, law.map(|law| &law.age_of_digital_consent))
-            }
-            Err(denial) => denial.into(),
-        }
+        self.permission(question).map_or_else(Decision::from, Decision::Allow)
     }
 
-    fn edge_for(&self, tenant: &TenantId, class: DataClass, to: &RegionName) -> Result<&Arc<CompiledEdge>, Denial> {
-        match self.index.find(tenant, class, to).map(|verdict| &verdict.outcome) {
-            Some(Outcome::Open(edge)) => Ok(edge),
-            // There is at least one.
-            Some(Outcome::Refused(denials)) => Err(denials.first().cloned().unwrap_or_else(|| tenant_unknown(tenant))),
-            None => Err(self.refusal_of(tenant, class, to)),
+    fn permission(&self, question: &Question) -> Result<Permission, Denial> {
+        let Question { tenant, class, to, .. } = question;
+        let Some(verdicts) = self.index.of_tenant(tenant) else {
+            return Err(tenant_unknown(tenant));
+        };
+        let Some(at) = position(verdicts, *class, to) else {
+            return Err(self.refusal_beside(verdicts, tenant, *class, to));
+        };
+        let verdict = &verdicts[at];
+        if !verdict.surely_allows(question) {
+            let Some(edge) = verdict.edge() else {
+                // There is at least one.
+                let first = verdict.refusals().first().cloned();
+                return Err(first.unwrap_or_else(|| self.refusal_of(tenant, *class, to)));
+            };
+            edge.decide(question, self.ages(question, edge))?;
+        }
+        Permission::indexed(verdicts, at, question.purpose).ok_or_else(|| self.refusal_of(tenant, *class, to))
+    }
+
+    /// The ages of the exporter's law, where a person is asked about.
+    fn ages(&self, question: &Question, edge: &CompiledEdge) -> Option<&AgeOfConsent> {
+        question.subject.as_ref()?;
+        let home = self.source.regions.get(&edge.from)?;
+        let law = self.source.jurisdictions.get(&home.jurisdiction)?;
+        Some(&law.age_of_digital_consent)
+    }
+
+    /// The same as [`Self::refusal_of`], where another edge of the tenant knows its home and law.
+    fn refusal_beside(&self, beside: &[Verdict], tenant: &TenantId, class: DataClass, to: &RegionName) -> Denial {
+        match beside.iter().find_map(Verdict::edge) {
+            Some(edge) if edge.from != *to && self.source.regions.contains_key(to) => {
+                no_edge(edge.framework, tenant, class, &edge.from, to)
+            }
+            _ => self.refusal_of(tenant, class, to),
         }
     }
 
@@ -267,7 +279,10 @@ impl RegionPolicy {
             return tenant_unknown(&question.tenant).into();
         }
         match self.export(&id) {
-            Some(edge) => Arc::new(edge.clone()).decide(question, self.age_of_digital_consent.as_ref()),
+            Some(edge) => match edge.decide(question, self.age_of_digital_consent.as_ref()) {
+                Ok(()) => Decision::Allow(Permission::along(edge.clone(), question.purpose)),
+                Err(denial) => denial.into(),
+            },
             None => no_edge(
                 LegalFramework::Other,
                 &question.tenant,
@@ -295,9 +310,9 @@ fn no_edge(
     from: &RegionName,
     to: &RegionName,
 ) -> Denial {
-    Denial::new(
-        Rule::NoEdge,
-        framework,
-        format!("nothing allows {class} of {tenant} to go from {from} to {to}"),
-    )
+    // Most fit: see [`CompiledEdge::deny`].
+    let mut reason = String::with_capacity(192);
+    // Writing into a String cannot fail.
+    let _ = write!(reason, "nothing allows {class} of {tenant} to go from {from} to {to}");
+    Denial::new(Rule::NoEdge, framework, reason)
 }

@@ -9,6 +9,7 @@ use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
 use crate::edge::{CompiledEdge, EdgeId};
+use crate::index::Verdicts;
 use crate::names::{CountryCode, RegionName, TenantId};
 use crate::rule::{Denial, Rule};
 use crate::vocabulary::{DataClass, Purpose};
@@ -65,22 +66,76 @@ pub enum Decision {
 }
 
 /// What may go along which edge. The grounds are put into words only for who asks for them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Permission {
-    /// The edge.
-    pub edge: Arc<CompiledEdge>,
+    along: Along,
     /// What for.
     pub purpose: Purpose,
     /// Where the copy lies that may be passed on, if it is one.
     pub passed_on_from: Option<RegionName>,
 }
 
+/// The edge, held together with what lies beside it where that costs nothing.
+#[derive(Debug, Clone)]
+enum Along {
+    Indexed(Verdicts, usize),
+    Own(Arc<CompiledEdge>),
+}
+
+impl PartialEq for Permission {
+    fn eq(&self, other: &Self) -> bool {
+        (self.edge(), self.purpose, &self.passed_on_from) == (other.edge(), other.purpose, &other.passed_on_from)
+    }
+}
+
+impl Eq for Permission {}
+
 impl Permission {
+    /// Along the edge at that place. None: it is not open.
+    pub(crate) fn indexed(verdicts: &Verdicts, at: usize, purpose: Purpose) -> Option<Self> {
+        verdicts.get(at)?.edge()?;
+        Some(Self {
+            along: Along::Indexed(Arc::clone(verdicts), at),
+            purpose,
+            passed_on_from: None,
+        })
+    }
+
+    /// Along this edge.
+    pub(crate) fn along(edge: CompiledEdge, purpose: Purpose) -> Self {
+        Self {
+            along: Along::Own(Arc::new(edge)),
+            purpose,
+            passed_on_from: None,
+        }
+    }
+
+    /// The same, of a copy that lies there.
+    pub(crate) fn passed_on_from(self, region: RegionName) -> Self {
+        Self {
+            passed_on_from: Some(region),
+            ..self
+        }
+    }
+
+    /// The edge.
+    #[must_use]
+    #[expect(
+        clippy::expect_used,
+        reason = "`indexed` has seen that it is open, and verdicts never change"
+    )]
+    pub fn edge(&self) -> &CompiledEdge {
+        match &self.along {
+            Along::Indexed(verdicts, at) => verdicts[*at].edge().expect("an open edge"),
+            Along::Own(edge) => edge,
+        }
+    }
+
     /// Everything that it rests on, all of which holds.
     #[must_use]
     pub fn grounds(&self) -> Vec<Ground> {
         let ground = |kind, sentence| Ground { kind, sentence };
-        let edge = &self.edge;
+        let edge = self.edge();
         let mut grounds = edge.standing_grounds();
         grounds.push(ground("purpose", format!("the edge is for {}", self.purpose)));
         grounds.push(ground("lawful-basis", self.purpose.basis_sentence(edge.framework)));
@@ -95,7 +150,7 @@ impl Permission {
 impl Serialize for Permission {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut permission = serializer.serialize_struct("Permission", 2)?;
-        permission.serialize_field("edge", self.edge.as_ref())?;
+        permission.serialize_field("edge", self.edge())?;
         permission.serialize_field("grounds", &self.grounds())?;
         permission.end()
     }

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::bounds;
 use crate::condition::{Condition, Facts};
@@ -31,6 +32,18 @@ impl EdgeId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The name of the tenant whose data it carries.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        self.0.split('.').next().unwrap_or_default()
+    }
+
+    /// The name of the region that it leads to.
+    #[must_use]
+    pub fn to(&self) -> &str {
+        self.0.split('.').next_back().unwrap_or_default()
     }
 }
 
@@ -151,6 +164,20 @@ pub struct CompiledEdge {
 }
 
 impl CompiledEdge {
+    /// Reads an edge as it is told, perhaps by a newer version.
+    ///
+    /// # Errors
+    /// What of it this version does not know, in words.
+    pub fn read(told: &Value) -> Result<Self, String> {
+        let edge = Self::deserialize(told).map_err(|error| error.to_string())?;
+        let read = serde_json::to_value(&edge).unwrap_or_default();
+        let mut fields = told.as_object().into_iter().flatten();
+        match fields.find(|(field, value)| !value.is_null() && read.get(field).is_none()) {
+            None => Ok(edge),
+            Some((field, _)) => Err(format!("it says {field}, which this version does not know")),
+        }
+    }
+
     /// Whether the edge may carry anything at `now`.
     ///
     /// # Errors
@@ -166,7 +193,7 @@ impl CompiledEdge {
             ));
         }
         if now >= self.expires {
-            return Err(self.deny(self.ends_with, format!("it ended at {}", self.expires)));
+            return Err(self.deny(self.ends_with, format_args!("it ended at {}", self.expires)));
         }
         Ok(())
     }
@@ -199,14 +226,15 @@ impl CompiledEdge {
     }
 
     pub(crate) fn deny(&self, rule: Rule, because: impl fmt::Display) -> Denial {
-        Denial::new(
-            rule,
-            self.framework,
-            format!(
-                "{} of {} may not go from {} to {}: {because}",
-                self.class, self.tenant, self.from, self.to
-            ),
-        )
+        // Most refusals fit: a sentence that grows is copied again and again.
+        let mut reason = String::with_capacity(192);
+        // Writing into a String cannot fail.
+        let _ = write!(
+            reason,
+            "{} of {} may not go from {} to {}: {because}",
+            self.class, self.tenant, self.from, self.to
+        );
+        Denial::new(rule, self.framework, reason)
     }
 }
 

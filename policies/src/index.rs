@@ -1,19 +1,26 @@
 //! What became of the edges that tenants ask for, found by tenant. A copy shares with the original everything that is not
 //! changed in it, so that a policy in which one tenant differs is made in the time that one tenant takes.
+//!
+//! Ten thousand tenants do not fit into a processor's nearest cache, so what a question is answered from lies together: a
+//! tenant's name in its bucket, and what its edges say in one piece of memory that begins with the count of who holds it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
+use crate::decision::Question;
 use crate::edge::{CompiledEdge, EdgeId};
-use crate::names::{RegionName, TenantId};
+use crate::names::{MAX_NAME, RegionName, TenantId};
 use crate::rule::Denial;
-use crate::vocabulary::DataClass;
+use crate::vocabulary::{DataClass, Purpose};
 
 /// What became of one edge.
 #[derive(Debug)]
 pub(crate) struct Verdict {
+    quick: Quick,
     pub(crate) id: EdgeId,
-    pub(crate) class: DataClass,
     pub(crate) to: RegionName,
     pub(crate) outcome: Outcome,
 }
@@ -21,16 +28,75 @@ pub(crate) struct Verdict {
 /// An edge that may carry data, or every refusal of it: at least one.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Open(Arc<CompiledEdge>),
+    Open(Box<CompiledEdge>),
     Refused(Vec<Denial>),
 }
 
+/// Lists of fields that edges share.
+pub(crate) type FieldLists = BTreeMap<BTreeSet<String>, Arc<[String]>>;
+
+/// What most questions are answered from.
+#[derive(Debug)]
+struct Quick {
+    to: Label,
+    class: DataClass,
+    /// A bit for each; none of an edge that has more to ask than what is here.
+    purposes: u8,
+    begins: Timestamp,
+    ends: Timestamp,
+    /// In order.
+    fields: Arc<[String]>,
+}
+
 impl Verdict {
-    pub(crate) fn new(id: EdgeId, class: DataClass, to: RegionName, outcome: Outcome) -> Self {
-        Self { id, class, to, outcome }
+    pub(crate) fn new(id: EdgeId, class: DataClass, to: &RegionName, outcome: Outcome, lists: &mut FieldLists) -> Self {
+        let mut quick = Quick {
+            to: Label::of(to.as_str()),
+            class,
+            purposes: 0,
+            begins: Timestamp::MAX,
+            ends: Timestamp::MIN,
+            fields: Arc::default(),
+        };
+        if let Outcome::Open(edge) = &outcome
+            && edge.condition.is_none()
+        {
+            quick.purposes = edge.purposes.iter().fold(0, |bits, purpose| bits | bit(*purpose));
+            (quick.begins, quick.ends) = (edge.effective_from, edge.expires);
+            quick.fields = match lists.get(&edge.fields) {
+                Some(list) => Arc::clone(list),
+                None => {
+                    let list: Arc<[String]> = edge.fields.iter().cloned().collect();
+                    lists.insert(edge.fields.clone(), Arc::clone(&list));
+                    list
+                }
+            };
+        }
+        Self {
+            quick,
+            id,
+            to: to.clone(),
+            outcome,
+        }
     }
 
-    pub(crate) fn edge(&self) -> Option<&Arc<CompiledEdge>> {
+    pub(crate) const fn class(&self) -> DataClass {
+        self.quick.class
+    }
+
+    /// Whether what is asked is allowed for sure. False says nothing: then the edge itself is asked.
+    pub(crate) fn surely_allows(&self, question: &Question) -> bool {
+        let quick = &self.quick;
+        // Both are in order: what is found is never looked for again.
+        let mut listed = quick.fields.iter();
+        quick.begins <= question.now
+            && question.now < quick.ends
+            && quick.purposes & bit(question.purpose) != 0
+            && question.subject.is_none()
+            && question.fields.iter().all(|field| listed.any(|name| name == field))
+    }
+
+    pub(crate) fn edge(&self) -> Option<&CompiledEdge> {
         match &self.outcome {
             Outcome::Open(edge) => Some(edge),
             Outcome::Refused(_) => None,
@@ -45,8 +111,14 @@ impl Verdict {
     }
 }
 
+const fn bit(purpose: Purpose) -> u8 {
+    1 << (purpose as u8)
+}
+
 /// Everything that one tenant asks for, in the order of the names.
 pub(crate) type Verdicts = Arc<[Verdict]>;
+
+type Part = HashMap<Label, Verdicts, BuildHasherDefault<Mixed>>;
 
 /// So many that few tenants share a part, and copying the list of parts is nothing.
 const PARTS: usize = 256;
@@ -54,81 +126,134 @@ const PARTS: usize = 256;
 /// The verdicts of every tenant.
 #[derive(Debug, Clone)]
 pub(crate) struct Index {
-    parts: Vec<Arc<HashMap<TenantId, Verdicts>>>,
-    /// The tenants that have an open edge into a region.
-    importing: BTreeMap<RegionName, Arc<BTreeSet<TenantId>>>,
+    parts: Vec<Arc<Part>>,
+    /// The tenants that have an open edge into a region, in parts as well.
+    importing: BTreeMap<RegionName, Vec<Arc<BTreeSet<TenantId>>>>,
 }
 
 impl Index {
     pub(crate) fn of(all: impl IntoIterator<Item = (TenantId, Verdicts)>) -> Self {
-        let mut parts: Vec<HashMap<TenantId, Verdicts>> = Vec::new();
-        parts.resize_with(PARTS, HashMap::new);
-        let mut importing: BTreeMap<RegionName, BTreeSet<TenantId>> = BTreeMap::new();
-        for (tenant, verdicts) in all {
-            for region in targets(&verdicts) {
-                importing.entry(region.clone()).or_default().insert(tenant.clone());
-            }
-            parts[part_of(&tenant)].insert(tenant, verdicts);
-        }
-        Self {
-            parts: parts.into_iter().map(Arc::new).collect(),
-            importing: importing
-                .into_iter()
-                .map(|(region, tenants)| (region, Arc::new(tenants)))
-                .collect(),
-        }
+        let mut index = Self {
+            parts: parts(),
+            importing: BTreeMap::new(),
+        };
+        all.into_iter()
+            .for_each(|(tenant, verdicts)| index.replace(&tenant, Some(verdicts)));
+        index
     }
 
     /// Puts the verdicts of a tenant in the place of those that it had; none takes them away.
     pub(crate) fn replace(&mut self, tenant: &TenantId, verdicts: Option<Verdicts>) {
+        let label = Label::of(tenant.as_str());
+        let at = label.part();
         let had = self.of_tenant(tenant).map(Arc::clone);
         let before: BTreeSet<&RegionName> = had.iter().flat_map(|verdicts| targets(verdicts)).collect();
         let after: BTreeSet<&RegionName> = verdicts.iter().flat_map(|verdicts| targets(verdicts)).collect();
         for region in before.difference(&after) {
             if let Some(tenants) = self.importing.get_mut(*region) {
-                Arc::make_mut(tenants).remove(tenant);
+                Arc::make_mut(&mut tenants[at]).remove(tenant);
             }
         }
         for region in after.difference(&before) {
-            let tenants = self.importing.entry((*region).clone()).or_default();
-            Arc::make_mut(tenants).insert(tenant.clone());
+            let tenants = self.importing.entry((*region).clone()).or_insert_with(parts);
+            Arc::make_mut(&mut tenants[at]).insert(tenant.clone());
         }
-        let part = Arc::make_mut(&mut self.parts[part_of(tenant)]);
+        let part = Arc::make_mut(&mut self.parts[at]);
         match verdicts {
-            Some(verdicts) => part.insert(tenant.clone(), verdicts),
-            None => part.remove(tenant),
+            Some(verdicts) => part.insert(label, verdicts),
+            None => part.remove(&label),
         };
     }
 
     pub(crate) fn of_tenant(&self, tenant: &TenantId) -> Option<&Verdicts> {
-        self.parts[part_of(tenant)].get(tenant)
+        let label = Label::of(tenant.as_str());
+        self.parts[label.part()].get(&label)
     }
 
-    /// What became of what a tenant asks for of one class, to one region.
-    pub(crate) fn find(&self, tenant: &TenantId, class: DataClass, to: &RegionName) -> Option<&Verdict> {
-        let mut verdicts = self.of_tenant(tenant)?.iter();
-        verdicts.find(|verdict| verdict.class == class && verdict.to == *to)
+    /// The tenants that have an open edge into a region, in the order of their names.
+    pub(crate) fn importing(&self, region: &RegionName) -> BTreeSet<&TenantId> {
+        let parts = self.importing.get(region).into_iter().flatten();
+        parts.flat_map(|tenants| tenants.iter()).collect()
     }
+}
 
-    pub(crate) fn importing(&self, region: &RegionName) -> impl Iterator<Item = &TenantId> {
-        self.importing
-            .get(region)
-            .into_iter()
-            .flat_map(|tenants| tenants.iter())
-    }
+/// All of them empty, and one and the same until something is put into one.
+fn parts<T: Default>() -> Vec<Arc<T>> {
+    std::iter::repeat_n(Arc::default(), PARTS).collect()
+}
+
+/// Where in what a tenant asks for one class to one region is.
+pub(crate) fn position(verdicts: &[Verdict], class: DataClass, to: &RegionName) -> Option<usize> {
+    let is = |verdict: &Verdict| verdict.quick.class == class && verdict.quick.to.is(to.as_str());
+    verdicts.iter().position(is)
 }
 
 fn targets(verdicts: &[Verdict]) -> impl Iterator<Item = &RegionName> {
-    verdicts
-        .iter()
-        .filter(|verdict| verdict.edge().is_some())
-        .map(|verdict| &verdict.to)
+    let open = verdicts.iter().filter(|verdict| verdict.edge().is_some());
+    open.map(|verdict| &verdict.to)
 }
 
-/// FNV-1a.
-fn part_of(tenant: &TenantId) -> usize {
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    let hash = tenant.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, mix);
-    // The upper half is mixed best; a remainder of so few parts fits any usize.
-    usize::try_from((hash >> 32) % PARTS as u64).unwrap_or_default()
+/// A name, where it is and not somewhere else. No name is longer; what is, is equal to none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Label {
+    bytes: [u8; MAX_NAME],
+    length: u8,
+}
+
+impl Label {
+    fn of(name: &str) -> Self {
+        let mut bytes = [0; MAX_NAME];
+        let kept = name.len().min(MAX_NAME);
+        bytes[..kept].copy_from_slice(&name.as_bytes()[..kept]);
+        Self {
+            bytes,
+            length: u8::try_from(name.len()).unwrap_or(u8::MAX),
+        }
+    }
+
+    fn is(&self, name: &str) -> bool {
+        let length = usize::from(self.length);
+        length == name.len() && self.bytes.get(..length).is_some_and(|bytes| bytes == name.as_bytes())
+    }
+
+    /// Names are chosen by those who run the platform: nobody gains by making them collide.
+    fn mixed(&self) -> u64 {
+        let words = self.bytes.as_chunks::<8>().0.iter();
+        let words = words.take(usize::from(self.length).div_ceil(8));
+        words.fold(u64::from(self.length), |mixed, word| {
+            (mixed.rotate_left(23) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        })
+    }
+
+    /// By bits that the map within the part does not choose its buckets by.
+    fn part(&self) -> usize {
+        usize::try_from((self.mixed() >> 32) % PARTS as u64).unwrap_or_default()
+    }
+}
+
+impl Hash for Label {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mixed = self.mixed();
+        // The lowest bits choose the bucket, and by themselves depend on the lowest bits of the words alone.
+        state.write_u64(mixed ^ (mixed >> 47));
+    }
+}
+
+/// Takes a number that is mixed already.
+#[derive(Default)]
+struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, mixed: u64) {
+        self.0 = mixed;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let add = |mixed: u64, byte: &u8| (mixed ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        self.0 = bytes.iter().fold(self.0, add);
+    }
 }

@@ -7,6 +7,7 @@ mod age;
 mod assess;
 mod basis;
 pub mod bounds;
+pub mod breach;
 pub mod catalogue;
 pub mod compile;
 pub mod condition;
@@ -30,6 +31,7 @@ pub mod vocabulary;
 mod what_if;
 
 pub use basis::LawfulBasis;
+pub use breach::{BreachNotice, BreachRisk, BusinessDays, NoticeRecipient, NoticeStart, NoticeTerm};
 pub use catalogue::{Catalogue, FieldKey, FieldKind, TransferableFields};
 pub use compile::{CompiledPolicy, compile, compile_with};
 pub use condition::{Condition, ConditionError};
@@ -44,7 +46,7 @@ pub use names::{
     CountryCode, DocumentDigest, Epoch, InvalidName, JurisdictionName, OrganizationName, PartyName, PolicyRevision,
     RegionName, SubdivisionCode, TenantId,
 };
-pub use region_policy::{DirectoryEntry, Peer, PeerTenant, RegionPolicy, TenantHome, UnreadField};
+pub use region_policy::{CutEdge, DirectoryEntry, HeldEdge, Peer, PeerTenant, RegionPolicy, TenantHome};
 pub use review::{review, review_change, review_region};
 pub use rule::{Denial, Rule, Violation};
 pub use shared::Shared;

@@ -8,7 +8,7 @@ use crate::compile::CompiledPolicy;
 use crate::condition::Condition;
 use crate::cut::retention_at_home;
 use crate::edge::CompiledEdge;
-use crate::index::{Index, Outcome, Verdict};
+use crate::index::{FieldLists, Index, Outcome, Verdict};
 use crate::rule::{Denial, Rule};
 use crate::source::PolicySource;
 use crate::spec::AgeOfConsent;
@@ -20,13 +20,15 @@ impl CompiledPolicy {
     #[must_use]
     pub fn within(&self, written: &Self) -> Self {
         let source = self.source_within(&written.source);
+        let mut lists = FieldLists::default();
         let verdicts = source.tenants.keys().map(|id| {
             let own = self
                 .index
                 .of_tenant(id)
                 .into_iter()
                 .flat_map(|verdicts| verdicts.iter());
-            (id.clone(), own.filter_map(|verdict| verdict.within(written)).collect())
+            let met = own.filter_map(|verdict| verdict.within(written, &mut lists)).collect();
+            (id.clone(), met)
         });
         let index = Index::of(verdicts);
         let homes = Arc::new(Homes::of(&source));
@@ -65,15 +67,14 @@ impl CompiledPolicy {
 
 impl Verdict {
     /// Nothing, where nobody asks for it any more.
-    fn within(&self, written: &CompiledPolicy) -> Option<Self> {
+    fn within(&self, written: &CompiledPolicy, lists: &mut FieldLists) -> Option<Self> {
         let refusals = || {
             let refusals = written.refusals_of(&self.id);
             (!refusals.is_empty()).then(|| refusals.to_vec())
         };
         let outcome = match (&self.outcome, written.edge(&self.id)) {
             (Outcome::Open(edge), Some(other)) => match edge.within(other) {
-                Ok(met) if met == **edge => Outcome::Open(Arc::clone(edge)),
-                Ok(met) => Outcome::Open(Arc::new(met)),
+                Ok(met) => Outcome::Open(Box::new(met)),
                 Err(denial) => Outcome::Refused(vec![denial]),
             },
             (Outcome::Open(_), None) => Outcome::Refused(refusals()?),
@@ -83,7 +84,7 @@ impl Verdict {
                 Outcome::Refused(denials.clone())
             }
         };
-        Some(Self::new(self.id.clone(), self.class, self.to.clone(), outcome))
+        Some(Self::new(self.id.clone(), self.class(), &self.to, outcome, lists))
     }
 }
 

@@ -1,7 +1,7 @@
 //! May a copy be passed on from where it was imported? Copies follow the law of their origin.
 
 use crate::compile::CompiledPolicy;
-use crate::decision::{Decision, Permission, Question};
+use crate::decision::{Decision, Question};
 use crate::names::RegionName;
 use crate::rule::Rule;
 
@@ -16,9 +16,10 @@ impl CompiledPolicy {
             ..question.clone()
         };
         let first = match self.decide(&to_importer) {
-            Decision::Allow(permission) => permission.edge,
+            Decision::Allow(permission) => permission,
             denied @ Decision::Deny { .. } => return denied,
         };
+        let first = first.edge();
         if *via == question.to {
             let because = format!("{via} has it already: going nowhere is no onward transfer");
             return first.deny(Rule::NoEdge, because).into();
@@ -31,10 +32,7 @@ impl CompiledPolicy {
             return first.deny(Rule::NoEdge, because).into();
         }
         match self.decide(question) {
-            Decision::Allow(permission) => Decision::Allow(Permission {
-                passed_on_from: Some(via.clone()),
-                ..permission
-            }),
+            Decision::Allow(permission) => Decision::Allow(permission.passed_on_from(via.clone())),
             denied @ Decision::Deny { .. } => denied,
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::edge::{CompiledEdge, EdgeId};
 use crate::names::{CountryCode, Epoch, JurisdictionName, OrganizationName, PolicyRevision, RegionName, TenantId};
@@ -37,9 +38,33 @@ pub struct RegionPolicy {
     /// From which age a person here consents alone. None: told by a hub that does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_of_digital_consent: Option<AgeOfConsent>,
+    /// The edges that left from here or arrived here and were taken out, until this region has acknowledged each: whether
+    /// or not its replicator ever had it. An older hub tells none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub closing: Vec<CutEdge>,
+    /// Edges that are in force by what was told, and that whoever read it could not obey.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldEdge>,
     /// Days that a class is kept, the strictest of the jurisdiction and of all tenants homed here. A tenant's own are in
     /// its [`TenantHome`].
     pub retention: BTreeMap<DataClass, u32>,
+}
+
+/// An edge that was taken out of the policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutEdge {
+    /// Its name.
+    pub id: EdgeId,
+    /// Whose data it carried.
+    pub tenant: TenantId,
+    /// The tenant that received it.
+    pub importer_tenant: TenantId,
+    /// The exporting region.
+    pub from: RegionName,
+    /// The importing region.
+    pub to: RegionName,
+    /// The last revision of this region's policy that may have had it: what is acknowledged under a newer one is closed.
+    pub revision: PolicyRevision,
 }
 
 /// A tenant that has its home in the region.
@@ -81,7 +106,7 @@ pub struct Peer {
     /// `iss` of its tokens.
     pub issuer: String,
     /// The keys that sign its tokens (RFC 7517).
-    pub jwks: serde_json::Value,
+    pub jwks: Value,
     /// The tenants that have their home there.
     pub tenants: Vec<PeerTenant>,
 }
@@ -95,36 +120,51 @@ pub struct PeerTenant {
     pub organization: OrganizationName,
 }
 
-/// What an edge says that this version does not read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "edge {edge} says {field}, which this version does not know: the policy is not taken until this part is upgraded"
-)]
-pub struct UnreadField {
+/// An edge that this version cannot obey as it is told: nothing passes along it, and its copies stay where they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldEdge {
     /// The edge.
-    pub edge: EdgeId,
-    /// What it says.
-    pub field: String,
+    pub id: EdgeId,
+    /// What of it is not understood.
+    pub because: String,
 }
 
 impl RegionPolicy {
-    /// The first field that `told` says of an edge and this version does not read. What a newer hub adds to an edge may
-    /// narrow it, and an edge that is obeyed in part lets out too much: such a policy is not taken.
+    /// Reads a policy as it is told, perhaps by a newer version. What that says of an edge may narrow it, and an edge that
+    /// is obeyed in part lets out too much: one with anything in it that this version does not know is held, alone.
+    ///
+    /// # Errors
+    /// It is not understood even without its edges.
+    pub fn read(mut told: Value) -> Result<Self, serde_json::Error> {
+        let mut held = BTreeMap::new();
+        for side in ["exports", "imports"] {
+            if let Some(edges) = told.get_mut(side).and_then(Value::as_array_mut) {
+                edges.retain(|edge| match CompiledEdge::read(edge) {
+                    Ok(_) => true,
+                    Err(because) => {
+                        // One without a name that is known here has never been open here.
+                        let id = edge.get("id").and_then(|id| EdgeId::deserialize(id).ok());
+                        held.extend(id.map(|id| (id, because)));
+                        false
+                    }
+                });
+            }
+        }
+        if let Some(closing) = told.get_mut("closing").and_then(Value::as_array_mut) {
+            closing.retain(|edge| CutEdge::deserialize(edge).is_ok());
+        }
+        let mut policy = Self::deserialize(told)?;
+        policy.held.retain(|edge| !held.contains_key(&edge.id));
+        policy
+            .held
+            .extend(held.into_iter().map(|(id, because)| HeldEdge { id, because }));
+        Ok(policy)
+    }
+
+    /// Whether an edge is neither open nor cut, because what is told of it is not understood.
     #[must_use]
-    pub fn unread(&self, told: &serde_json::Value) -> Option<UnreadField> {
-        let sides = [("exports", &self.exports), ("imports", &self.imports)];
-        sides.into_iter().find_map(|(side, edges)| {
-            let told = told.get(side).and_then(serde_json::Value::as_array)?;
-            told.iter().zip(edges).find_map(|(told, edge)| {
-                let read = serde_json::to_value(edge).unwrap_or_default();
-                let mut fields = told.as_object()?.iter().filter(|(_, value)| !value.is_null());
-                let (field, _) = fields.find(|(field, _)| read.get(field).is_none())?;
-                Some(UnreadField {
-                    edge: edge.id.clone(),
-                    field: field.clone(),
-                })
-            })
-        })
+    pub fn holds(&self, id: &EdgeId) -> bool {
+        self.held.iter().any(|edge| edge.id == *id)
     }
 
     /// The tenant, if its home is here.

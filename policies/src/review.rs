@@ -59,7 +59,8 @@ fn old_asks(old: &TenantResidencySpec, class: DataClass) -> impl Iterator<Item =
 }
 
 impl ReplicateTo {
-    /// True when this allows nothing that `before` did not allow.
+    /// True when this asks for nothing that `before` did not ask for. What was refused for something that is not asked for any
+    /// more, a purpose that its condition cannot carry, may be lawful then.
     #[must_use]
     pub fn narrows(&self, before: &Self) -> bool {
         let assessment_no_longer = match (&self.tia, &before.tia) {

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds;
+use crate::breach::BreachNotice;
 use crate::condition::Condition;
 use crate::names::{
     CountryCode, DocumentDigest, JurisdictionName, OrganizationName, RegionName, SubdivisionCode, TenantId,
@@ -43,6 +44,11 @@ pub struct JurisdictionSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub mechanisms: Vec<OfferedMechanism>,
+    /// By when the law wants whom to be told of a breach. None listed: not covered, and the shortest term that any
+    /// jurisdiction lists is taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub breach_notices: Vec<BreachNotice>,
 }
 
 /// The age from which a person consents to an online service without a parent.

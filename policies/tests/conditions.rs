@@ -285,7 +285,7 @@ fn a_copy_goes_on_where_the_edge_says_so_and_the_origin_could_send_it() {
     let Decision::Allow(permission) = decision else {
         panic!("{decision:?}")
     };
-    let (edge, grounds) = (&permission.edge, permission.grounds());
+    let (edge, grounds) = (permission.edge(), permission.grounds());
     assert_eq!(edge.id.as_str(), "stride-eu.workout-summary.eu-north");
     assert!(grounds.iter().any(|ground| ground.kind == "onward"));
 }

@@ -90,6 +90,26 @@ fn what_is_renewed_in_time_does_not_end() {
 }
 
 #[test]
+fn a_renewal_that_ends_itself_renews_until_then() {
+    let renewed = |until: Timestamp| {
+        warned(|w| {
+            w.eu().mechanisms[0].expires = Some(in_days(20));
+            let again = OfferedMechanism {
+                expires: Some(until),
+                ..w.eu().mechanisms[0].clone()
+            };
+            w.eu().mechanisms.push(again);
+        })
+    };
+    assert_eq!(
+        renewed(in_days(100)),
+        vec![],
+        "the end that counts is more than sixty days away"
+    );
+    assert_eq!(renewed(in_days(20)).len(), 1, "two that end together are one end");
+}
+
+#[test]
 fn a_certification_warns_for_the_edges_that_need_it() {
     let held = |until| Certification {
         expires: until,

@@ -284,3 +284,42 @@ fn the_next_change_is_the_first_end_or_beginning() {
     assert_eq!(compiled(&source).next_change(now()), Some(at("2027-01-01T00:00:00Z")));
     assert_eq!(compiled(&source).next_change(at("2099-01-01T00:00:00Z")), None);
 }
+
+#[test]
+fn an_edge_of_which_anything_is_not_understood_is_held_and_nothing_else() {
+    let eu = compiled(&world()).for_region(&region("eu"), PolicyRevision(7)).unwrap();
+    let told = serde_json::to_value(&eu).unwrap();
+    assert_eq!(RegionPolicy::read(told.clone()).unwrap(), eu);
+    let with = |field: &str, value: serde_json::Value| {
+        let mut told = told.clone();
+        told["exports"][0][field] = value;
+        RegionPolicy::read(told).unwrap()
+    };
+    for (field, value) in [("adults_only", "yes"), ("mechanism", "OfTomorrow")] {
+        let read = with(field, value.into());
+        assert!(read.exports.is_empty() && read.holds(&eu.exports[0].id), "{field}");
+        let rest = RegionPolicy {
+            exports: eu.exports.clone(),
+            held: Vec::new(),
+            ..read
+        };
+        assert_eq!(rest, eu);
+    }
+    // One that nobody here can name was never open here.
+    assert!(with("id", "stride-eu.moods.us".into()).held.is_empty());
+    assert!(with("adults_only", serde_json::Value::Null).held.is_empty());
+}
+
+#[test]
+fn what_is_closing_is_no_part_of_a_policy_that_has_none() {
+    let eu = compiled(&world()).for_region(&region("eu"), PolicyRevision(7)).unwrap();
+    let told = serde_json::to_value(&eu).unwrap();
+    assert!(told.get("closing").is_none() && told.get("held").is_none());
+    let mut closing = told;
+    closing["closing"] = serde_json::json!([{"id": "stride-eu.moods.us"}]);
+    assert_eq!(
+        RegionPolicy::read(closing).unwrap(),
+        eu,
+        "what is not understood is not asked"
+    );
+}

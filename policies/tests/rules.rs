@@ -14,7 +14,7 @@ fn the_lawful_edge_is_allowed_with_its_grounds() {
     let Decision::Allow(permission) = compiled(&world()).decide(&question()) else {
         panic!("refused")
     };
-    let (edge, grounds) = (&permission.edge, permission.grounds());
+    let (edge, grounds) = (permission.edge(), permission.grounds());
     assert_eq!(edge.id.as_str(), "stride-eu.workout-summary.us");
     assert_eq!(edge.importer_tenant.as_str(), "stride-us");
     assert_eq!(

@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: builds at full speed what is measured and what it is measured against, starts a fleet of API servers
-//! for the operator's bench, and runs `meridian-bench`. What is measured, and how, is that program's to know (tests/bench).
+//! for the operator's bench, PostgreSQL and two brokers for the replicator's, and runs `meridian-bench`. What is measured, and how, is that program's to know (tests/bench).
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -7,7 +7,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
-use crate::local::Running;
+use crate::jars;
+use crate::local::{Running, kafka};
 use crate::paths::Paths;
 use crate::progress::{self, Log};
 use crate::tools;
@@ -17,6 +18,14 @@ const PROFILE: &str = "fast";
 /// API servers beside the hub's: the members share them.
 const MEMBERS: usize = 4;
 
+/// What of the benchmarks, and how much.
+pub struct Wanted {
+    /// These figures; all, if none is named.
+    pub only: Vec<String>,
+    /// So many races.
+    pub races: Option<usize>,
+}
+
 /// Builds, starts and runs; the answer is the bench's own.
 ///
 /// # Errors
@@ -25,61 +34,68 @@ pub fn run(
     paths: &Paths,
     cache: &Cache,
     names: &[String],
-    only: &[String],
+    wanted: &Wanted,
     programs: Option<PathBuf>,
 ) -> Result<ExitCode> {
-    let (operator, policy) = (wanted(names, "operator"), wanted(names, "policy"));
+    let named = |name: &str| names.iter().any(|one| one == name);
+    let (operator, policy, replicator) = (named("operator"), named("policy"), named("replicator"));
     let programs = match programs {
         Some(built) => built,
-        None => build(paths, operator)?,
+        None => build(paths, operator || replicator)?,
     };
     let mut bench = Command::new(programs.join("meridian-bench"));
     bench
         .args(names)
-        .args(only.iter().map(|figure| format!("--only={figure}")))
+        .args(wanted.only.iter().map(|figure| format!("--only={figure}")))
+        .args(wanted.races.map(|races| format!("--races={races}")))
         .arg("--folder")
         .arg(paths.target.join("bench"));
     if policy {
         let (cedar, opa) = peers(paths)?;
         bench.arg("--cedar").arg(cedar).arg("--opa").arg(opa);
     }
-    let mut fleet = None;
+    if operator || replicator {
+        bench.arg("--meridian").arg(programs.join("meridian"));
+    }
+    let mut started = Vec::new();
+    if replicator {
+        let mirror = paths.target.join("bench-peers/mirror");
+        jars::mirror(paths, &mirror)?;
+        bench.arg("--java").arg(kafka::java(paths)?).arg("--mirror").arg(mirror);
+        started.push(progress::step("starting PostgreSQL and two brokers", None, || {
+            Running::start_border(paths, cache)
+        })?);
+    }
     if operator {
         let tool = |name| tools::path(paths, cache, name);
         bench
-            .arg("--meridian")
-            .arg(programs.join("meridian"))
             .arg("--kubectl")
             .arg(tool("kubectl")?)
             .arg("--helm")
             .arg(tool("helm")?);
-        let started = progress::step("starting API servers", None, || {
+        started.push(progress::step("starting API servers", None, || {
             Running::start_fleet(paths, cache, MEMBERS)
-        })?;
-        bench.envs(started.env().iter().map(|(name, value)| (*name, value.as_str())));
-        fleet = Some(started);
+        })?);
     }
+    let variables = started.iter().flat_map(Running::env);
+    bench.envs(variables.map(|(name, value)| (*name, value.as_str())));
     let status = progress::mortal(&bench)
         .status()
         .context("meridian-bench cannot be started")?;
-    drop(fleet);
+    drop(started);
     let Some(code) = status.code() else {
         bail!("meridian-bench ended with {status}")
     };
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
-fn wanted(names: &[String], name: &str) -> bool {
-    names.iter().any(|one| one == name)
-}
-
 /// The folder that holds the programs. The policy's bench needs nothing of the platform but the engine.
-fn build(paths: &Paths, operator: bool) -> Result<PathBuf> {
+fn build(paths: &Paths, platform: bool) -> Result<PathBuf> {
     let log = Log::fresh(paths, "build-bench")?;
     progress::step("building what is measured", Some(log.shown()), || {
         let mut build = cargo(paths);
         build.args(["build", "--profile", PROFILE, "--package", "meridian-bench"]);
-        if operator {
+        if platform {
             build.args(["--package", "meridian"]);
         } else {
             build.arg("--no-default-features");

@@ -25,14 +25,22 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Installs what is missing of `(program, Debian package)`.
+/// Whether something is on this machine: a program by its name, any other file by its whole path.
+fn is_there(needed: &str) -> bool {
+    if needed.starts_with('/') {
+        return Path::new(needed).is_file();
+    }
+    program(needed).is_some()
+}
+
+/// Installs what is missing of `(program or file, Debian package)`.
 ///
 /// # Errors
 /// One sentence that names the packages, when this user may not install them or the machine has no apt.
 pub fn ensure_packages(paths: &Paths, wanted: &[(&str, &str)]) -> Result<()> {
     let mut missing: Vec<&str> = wanted
         .iter()
-        .filter(|(name, _)| program(name).is_none())
+        .filter(|(needed, _)| !is_there(needed))
         .map(|(_, package)| *package)
         .collect();
     missing.sort_unstable();
@@ -140,7 +148,14 @@ pub fn refuse_mounts_below(dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::mirror_in;
+    use super::{is_there, mirror_in};
+
+    #[test]
+    fn a_program_is_found_by_its_name_and_a_file_by_its_path() {
+        assert!(is_there("sh") && is_there("/bin/sh"));
+        assert!(!is_there("/bin/no-such-program") && !is_there("no-such-program"));
+        assert!(!is_there("/bin"), "a folder is no file");
+    }
 
     #[test]
     fn the_mirror_is_read_from_deb822_and_from_one_line_sources() {

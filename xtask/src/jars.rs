@@ -1,6 +1,6 @@
-//! Kafka's jars, by Maven from `tests/kind/kafka/pom.xml`.
+//! Kafka's jars, by Maven from `tests/kind/kafka/pom.xml`, and MirrorMaker 2's from `tests/bench/mirror/pom.xml`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -30,13 +30,29 @@ pub fn path(paths: &Paths, cache: &Cache) -> Result<PathBuf> {
         host::ensure_packages(paths, &[("mvn", "maven")])?;
         let log = Log::fresh(paths, "kafka-jars")?;
         progress::step("downloading Kafka's jars", Some(log.shown()), || {
-            log.run(
-                Command::new("mvn")
-                    .current_dir(paths.kind().join("kafka"))
-                    .args(["--batch-mode", "--no-transfer-progress", "dependency:copy-dependencies"])
-                    .arg(format!("-DoutputDirectory={}", dir.display()))
-                    .arg("-DincludeScope=runtime"),
-            )
+            log.run(&mut copy(&paths.kind().join("kafka"), dir))
         })
     })
+}
+
+/// MirrorMaker 2's jars in `dir`. Maven downloads each once, and copies it every time.
+///
+/// # Errors
+/// As [`path`].
+pub fn mirror(paths: &Paths, dir: &Path) -> Result<()> {
+    host::ensure_packages(paths, &[("mvn", "maven")])?;
+    let log = Log::fresh(paths, "mirror-jars")?;
+    progress::step("fetching MirrorMaker 2's jars", Some(log.shown()), || {
+        log.run(&mut copy(&paths.project.join("tests/bench/mirror"), dir))
+    })
+}
+
+fn copy(pom: &Path, dir: &Path) -> Command {
+    let mut mvn = Command::new("mvn");
+    mvn.current_dir(pom)
+        .args(["--batch-mode", "--no-transfer-progress", "--strict-checksums"])
+        .arg("dependency:copy-dependencies")
+        .arg(format!("-DoutputDirectory={}", dir.display()))
+        .arg("-DincludeScope=runtime");
+    mvn
 }

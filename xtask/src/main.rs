@@ -50,21 +50,28 @@ enum Verb {
     },
     /// Run everything that CI runs: format, lints, generated files, unit and integration tests, the demo's proofs.
     Test {
-        /// Instead of that, the long runs: `chaos` plays simulations with thousands of seeds.
+        /// Instead of that, the long runs: `chaos` plays simulations with thousands of seeds and walks at random over the demo, `mutants` breaks the policy
+        /// engine and the replicator's rules one place at a time and looks whether a test notices.
         #[arg(value_enum)]
         long: Option<Long>,
+        /// Of the mutants, one part of several: `0/20` tries each twentieth.
+        #[arg(long, requires = "long")]
+        shard: Option<String>,
         /// Leave out the proofs on kind.
         #[arg(long, conflicts_with = "long")]
         fast: bool,
     },
     /// Measure what the product promises to be fast at; fails where a bound is not met.
     Bench {
-        /// Benchmarks: operator, policy.
+        /// Benchmarks: operator, policy, replicator.
         #[arg(required = true)]
         names: Vec<String>,
         /// Only these figures of them, for example `--only lay-down,no-op`.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
+        /// So many races of each kind, however long they take; without it as many as are promised, for some minutes.
+        #[arg(long)]
+        races: Option<usize>,
         /// A folder with both programs, built already; without it they are built as a release is.
         #[arg(long)]
         programs: Option<PathBuf>,
@@ -72,7 +79,7 @@ enum Verb {
     /// Prove rows on the running demo.
     Prove {
         /// The rows, for example `--rows 2,8`. All of `up`, if none is named.
-        #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=17))]
+        #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=18))]
         rows: Vec<u8>,
     },
     /// Run pages of docs/runbooks as they are written, on the running demo.
@@ -115,6 +122,7 @@ enum Verb {
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Long {
     Chaos,
+    Mutants,
 }
 
 fn main() -> ExitCode {
@@ -151,11 +159,21 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Test {
             long: Some(Long::Chaos),
             ..
-        } => return Ok(verify::close(&verify::chaos::run(&paths)?)),
-        Verb::Test { long: None, fast } => {
+        } => return Ok(verify::close(&verify::chaos::run(&paths, &cache)?)),
+        Verb::Test {
+            long: Some(Long::Mutants),
+            shard,
+            ..
+        } => return Ok(verify::close(&verify::mutants::run(&paths, &cache, shard.as_deref())?)),
+        Verb::Test { long: None, fast, .. } => {
             return Ok(verify::close(&verify::run(&paths, &cache, verify::Scope { fast })?));
         }
-        Verb::Bench { names, only, programs } => return bench::run(&paths, &cache, &names, &only, programs),
+        Verb::Bench {
+            names,
+            only,
+            races,
+            programs,
+        } => return bench::run(&paths, &cache, &names, &bench::Wanted { only, races }, programs),
         Verb::Prove { rows } => {
             let _alone = cache.lock("demo")?;
             let programs = programs::build(&paths, programs::Scope::Demo)?;

@@ -24,7 +24,9 @@ impl Paths {
     /// # Errors
     /// When neither `XDG_CACHE_HOME` nor `HOME` says where a user's cache lives.
     pub fn find() -> Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        // Two checkouts may share a target folder, and with it this program: cargo says which of them runs it.
+        let manifest = env::var_os("CARGO_MANIFEST_DIR").filter(|dir| !dir.is_empty());
+        let manifest = manifest.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let project = manifest
             .parent()
             .context("xtask lies directly below the project's root")?

@@ -17,13 +17,19 @@ use crate::progress::output;
 use crate::rootfs::{self, RootFs};
 use crate::tools::{self, TOOLS};
 
-/// A program of this machine, and the Debian package that brings it.
+/// A program of this machine, or the path of another file, and the Debian package that brings it.
 type Program = (&'static str, &'static str);
 
-/// What every run needs: to build the platform, to end its children, to pack images.
-const ALWAYS: &[Program] = &[
+/// What the platform is built with: librdkafka comes as C, and is linked with this machine's OpenSSL (docs/adr/0025).
+const BUILDING: [Program; 4] = [
     ("cc", "gcc"),
     ("make", "make"),
+    ("pkg-config", "pkg-config"),
+    ("/usr/include/openssl/ssl.h", "libssl-dev"),
+];
+
+/// What every run of the demo needs beside that: to end its children, to pack images.
+const ALWAYS: &[Program] = &[
     ("strip", "binutils"),
     ("ldd", "libc-bin"),
     ("tar", "tar"),
@@ -75,7 +81,7 @@ impl Unmade {
 pub fn demo(paths: &Paths, cache: &Cache) -> Result<()> {
     let unmade = Unmade::of(paths, cache, tools::CLIENTS, &[], false)?;
     go(paths, unmade)?;
-    host::ensure_packages(paths, ALWAYS)
+    host::ensure_packages(paths, &[&BUILDING[..], ALWAYS].concat())
 }
 
 /// Before images are built here, where no registry can be reached.
@@ -101,12 +107,12 @@ pub fn images(paths: &Paths, cache: &Cache) -> Result<()> {
     )
 }
 
-/// Before parts are started for tests.
+/// Before parts are started for tests, and what tests is built.
 ///
 /// # Errors
 /// One sentence that says what to install, or what needs root.
 pub fn parts(paths: &Paths, cache: &Cache, wanted: &[Part]) -> Result<()> {
-    let mut programs: Vec<Program> = vec![("setpriv", "util-linux")];
+    let mut programs: Vec<Program> = [&BUILDING[..], &[("setpriv", "util-linux")]].concat();
     let (mut tools, mut roots): (&[&str], &[&RootFs]) = (&[], &[]);
     if wanted
         .iter()

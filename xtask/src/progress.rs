@@ -131,12 +131,16 @@ impl Log {
     }
 }
 
+/// What starts a program so that the kernel kills it when the thread that started it ends.
+pub const MORTAL: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
+
 /// The same command, killed by the kernel when the thread that started it ends: a build that outlives an interrupted
 /// run would go on writing where the next run starts anew.
 pub fn mortal(command: &Command) -> Command {
-    let mut guarded = Command::new("setpriv");
+    let [program, arguments @ ..] = MORTAL;
+    let mut guarded = Command::new(program);
     guarded
-        .args(["--pdeathsig", "KILL", "--"])
+        .args(arguments)
         .arg(command.get_program())
         .args(command.get_args());
     for (name, value) in command.get_envs() {

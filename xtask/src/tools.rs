@@ -204,9 +204,17 @@ fn linker_flags(paths: &Paths, tool: &Tool) -> Result<String> {
 
 /// The version of the required module that is the longest prefix of the tool's package.
 fn version(paths: &Paths, tool: &Tool) -> Result<String> {
-    let file = paths.kind().join("go").join(tool.module).join("go.mod");
+    pinned_in(paths, tool.module, tool.package)
+}
+
+/// The version of the module of `package` that `tests/kind/go/FOLDER/go.mod` requires.
+///
+/// # Errors
+/// When it cannot be read, or requires none.
+pub fn pinned_in(paths: &Paths, folder: &str, package: &str) -> Result<String> {
+    let file = paths.kind().join("go").join(folder).join("go.mod");
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    pinned(&text, tool.package).with_context(|| format!("{} requires no module of {}", file.display(), tool.package))
+    pinned(&text, package).with_context(|| format!("{} requires no module of {package}", file.display()))
 }
 
 fn pinned(go_mod: &str, package: &str) -> Option<String> {

@@ -20,3 +20,7 @@ app.kubernetes.io/component: {{ .Values.role }}
 {{- define "meridian.approval" -}}
 {{ .Values.hub.approval | default "Required" }}
 {{- end }}
+
+{{- define "meridian.externalMetrics" -}}
+{{ if (.Values.region.externalMetrics | default dict).enabled }}enabled{{ end }}
+{{- end }}

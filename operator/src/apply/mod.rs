@@ -14,13 +14,13 @@ pub use difference::{difference, digest};
 
 use crate::election::Leadership;
 use crate::manifest::{
-    ADOPT_ANNOTATION, APPLIED_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL, Manifest, OWNER_UID_LABEL, ObjectKey,
+    ADOPT_ANNOTATION, APPLIED_ANNOTATION, Kind, MANAGED_BY, MANAGED_BY_LABEL, Manifest, OWNER_UID_LABEL, ObjectKey,
     REGION_LABEL, TRACE_ANNOTATION,
 };
 use crate::metrics::{Metrics, Write};
 use crate::trace;
 use crate::watch::{Cache, Identity};
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -36,6 +36,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 pub enum Purpose {
     /// Hub role: RegionStack in a member.
     HubStack,
+    /// Hub role: the epoch floor of a RegionStack, which no other apply takes back.
+    HubEpochs,
     /// Hub role: TenantPlacements in a member.
     HubPlacement,
     /// Hub role: IngestPool copies in a member.
@@ -44,6 +46,8 @@ pub enum Purpose {
     HubLease,
     /// Hub role: in the status of what people write, how far it is approved.
     HubApproval,
+    /// Hub role: PrivacyIncidents, when they are opened.
+    HubIncident,
     /// Hub role: webhook certificates and configuration.
     HubAdmission,
     /// Region role: what RegionStack asks for.
@@ -54,6 +58,10 @@ pub enum Purpose {
     RegionIngest,
     /// Region role: `replicas`, through the scale subresource.
     RegionScale,
+    /// Region role: what tells another who scales (HorizontalPodAutoscaler, ScaledObject).
+    RegionScaler,
+    /// Region role: by which CA the metrics API is verified.
+    RegionMetrics,
     /// Status subresources of our custom resources.
     Status,
 }
@@ -64,15 +72,19 @@ impl Purpose {
     pub const fn manager(self) -> &'static str {
         match self {
             Self::HubStack => "meridian-hub-stack",
+            Self::HubEpochs => "meridian-hub-epochs",
             Self::HubPlacement => "meridian-hub-placement",
             Self::HubPool => "meridian-hub-pool",
             Self::HubLease => "meridian-hub-lease",
             Self::HubApproval => "meridian-hub-approval",
+            Self::HubIncident => "meridian-hub-incident",
             Self::HubAdmission => "meridian-hub-admission",
             Self::RegionStack => "meridian-region-stack",
             Self::RegionSecrets => "meridian-region-secrets",
             Self::RegionIngest => "meridian-region-ingest",
             Self::RegionScale => "meridian-region-scale",
+            Self::RegionScaler => "meridian-region-scaler",
+            Self::RegionMetrics => "meridian-region-metrics",
             Self::Status => "meridian-status",
         }
     }
@@ -123,6 +135,12 @@ pub enum ApplyError {
         /// The object.
         key: Box<ObjectKey>,
     },
+    /// It is not as it was when this was planned; what it is now is in the cache.
+    #[error("{key} was changed after it was last seen; it is planned anew")]
+    Overtaken {
+        /// The object.
+        key: Box<ObjectKey>,
+    },
     /// This process is not the leader (any more), or not there.
     #[error("{key} was not written: this replica does not hold the role's lease, or another hub the cluster")]
     NotLeader {
@@ -135,7 +153,20 @@ impl ApplyError {
     /// Whether the API server said that the object (or its kind) is not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s) if s.is_not_found()))
+        // Of a kind that is not served the answer is no Status, and has no reason.
+        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s) if s.code == 404))
+    }
+
+    /// Whether the API server said that the object is another version than was named.
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s) if s.code == 409))
+    }
+
+    /// Whether the API server said that there is an object of that name.
+    #[must_use]
+    pub fn is_there_already(&self) -> bool {
+        let says_so = |status: &kube::core::Status| status.reason == "AlreadyExists";
+        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s) if says_so(s)))
     }
 
     /// Whether the API server said no, as opposed to not being reachable.
@@ -144,8 +175,63 @@ impl ApplyError {
         match self {
             Self::Api { source, .. } => matches!(source.as_ref(), kube::Error::Api(_)),
             Self::Foreign { .. } => true,
-            Self::Timeout { .. } | Self::NotLeader { .. } => false,
+            Self::Timeout { .. } | Self::Overtaken { .. } | Self::NotLeader { .. } => false,
         }
+    }
+}
+
+fn overtaken(key: &ObjectKey) -> ApplyError {
+    ApplyError::Overtaken {
+        key: Box::new(key.clone()),
+    }
+}
+
+/// Whether the watch of what is ours tells of it too.
+fn is_managed(object: &DynamicObject) -> bool {
+    object.labels().get(MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY)
+}
+
+/// How often an object may be told a status between reading and writing it, in one write, before it is planned anew.
+const STATUSES_BETWEEN: usize = 4;
+
+/// What an object may be when it is written.
+enum Over {
+    /// Whatever is ours, or nothing.
+    Anything,
+    /// What it was when it was seen; none: not there.
+    Seen(Option<Version>),
+}
+
+/// A version of an object.
+#[derive(Debug, PartialEq)]
+struct Version {
+    uid: Option<String>,
+    resource: String,
+    generation: Option<i64>,
+}
+
+impl Version {
+    fn of(object: &Value) -> Option<Self> {
+        let metadata = &object["metadata"];
+        Some(Self {
+            uid: metadata["uid"].as_str().map(str::to_owned),
+            resource: metadata["resourceVersion"].as_str()?.to_owned(),
+            generation: metadata["generation"].as_i64(),
+        })
+    }
+
+    fn of_live(object: &DynamicObject) -> Option<Self> {
+        let metadata = &object.metadata;
+        Some(Self {
+            uid: metadata.uid.clone(),
+            resource: metadata.resource_version.clone()?,
+            generation: metadata.generation,
+        })
+    }
+
+    /// Whether both are the same object with the same spec. Of a kind that does not count generations nobody can tell.
+    fn asks_the_same_as(&self, other: &Self) -> bool {
+        self.generation.is_some() && (&self.uid, self.generation) == (&other.uid, other.generation)
     }
 }
 
@@ -195,6 +281,20 @@ impl Applier {
     /// # Errors
     /// See [`ApplyError`].
     pub async fn apply(&self, purpose: Purpose, manifest: &Manifest) -> Result<Applied, ApplyError> {
+        self.apply_to(purpose, manifest, Over::Anything).await
+    }
+
+    /// The same, only if what the object asks for is what the plan was made from: `seen`, or not there. For an object that
+    /// counts its own versions: an answer that never came, or another leader's last write, must not have the same number as
+    /// this. That its status was told meanwhile does not matter, and the next pass sees it.
+    ///
+    /// # Errors
+    /// See [`ApplyError`]; [`ApplyError::Overtaken`] when it is another one by now.
+    pub async fn apply_over(&self, purpose: Purpose, manifest: &Manifest, seen: &Value) -> Result<Applied, ApplyError> {
+        self.apply_to(purpose, manifest, Over::Seen(Version::of(seen))).await
+    }
+
+    async fn apply_to(&self, purpose: Purpose, manifest: &Manifest, over: Over) -> Result<Applied, ApplyError> {
         let key = manifest.key();
         let digest = manifest.digest();
         if self.is_settled(manifest) {
@@ -203,7 +303,14 @@ impl Applier {
         let live = match self.cache.get(key) {
             Some(live) => Some(live),
             // Ours are all in the cache (it watches by label): what is not there is new, or somebody else's.
-            None => self.read(key).await?.map(Arc::new),
+            None => {
+                let live = self.read(key).await?;
+                if let (Over::Seen(_), Some(live)) = (&over, live.as_ref().filter(|live| is_managed(live))) {
+                    self.cache.put(key.clone(), live.clone());
+                    return Err(overtaken(key));
+                }
+                live.map(Arc::new)
+            }
         };
         let outcome = foresee(live.as_deref(), manifest)?;
         if outcome == Applied::Unchanged {
@@ -217,15 +324,48 @@ impl Applier {
         if let (true, Some(traceparent)) = (purpose.is_told_a_region(), meridian_kit::trace::exported(&span)) {
             body = body.with_annotation(TRACE_ANNOTATION, &traceparent);
         }
-        let params = PatchParams::apply(purpose.manager()).force();
-        let patch = Patch::Apply(body.body());
-        let written = self
-            .write("apply", key, self.api(key).patch(&key.name, &params, &patch))
-            .instrument(span)
-            .await?;
+        let written = self.send(purpose, key, body, over).instrument(span).await?;
         self.cache.put(key.clone(), written);
         tracing::info!(resource = %key, role = purpose.manager(), state = ?outcome, "applied");
         Ok(outcome)
+    }
+
+    /// Sends an object; again, over a version that differs from the named one in its status alone.
+    async fn send(
+        &self,
+        purpose: Purpose,
+        key: &ObjectKey,
+        mut body: Manifest,
+        mut over: Over,
+    ) -> Result<DynamicObject, ApplyError> {
+        let params = PatchParams::apply(purpose.manager()).force();
+        for left in (0..STATUSES_BETWEEN).rev() {
+            if let Over::Seen(Some(version)) = &over {
+                body = body.with_version(&version.resource);
+            }
+            let patch = Patch::Apply(body.body());
+            let written = self
+                .write("apply", key, self.api(key).patch(&key.name, &params, &patch))
+                .await;
+            let (seen, error) = match (&over, written) {
+                (Over::Seen(seen), Err(error)) if error.is_conflict() => (seen, error),
+                (_, written) => return written,
+            };
+            let live = self.read(key).await?;
+            let now = live.as_ref().and_then(Version::of_live);
+            if let Some(live) = live {
+                self.cache.put(key.clone(), live);
+            }
+            if now == *seen {
+                // It is the version that was named: somebody refused for another reason.
+                return Err(error);
+            }
+            match (seen, now) {
+                (Some(seen), Some(now)) if left > 0 && now.asks_the_same_as(seen) => over = Over::Seen(Some(now)),
+                _ => break,
+            }
+        }
+        Err(overtaken(key))
     }
 
     /// Whether applying this would surely change nothing, as far as can be told without comparing: it was compared, and
@@ -403,6 +543,20 @@ impl Applier {
         bounded("read", key, self.api(key).get_opt(&key.name)).await
     }
 
+    /// Reads all objects of a kind in a namespace past the cache; none where the kind is not served.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn read_all(&self, kind: Kind, namespace: &str) -> Result<Vec<DynamicObject>, ApplyError> {
+        let key = ObjectKey::namespaced(kind, namespace, "");
+        let params = ListParams::default();
+        match bounded("list", &key, self.api(&key).list(&params)).await {
+            Ok(list) => Ok(list.items),
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Runs a write of the caller's own under the same rules: leader only, bounded in time, counted.
     ///
     /// # Errors
@@ -413,11 +567,11 @@ impl Applier {
         key: &ObjectKey,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, ApplyError> {
-        if !self.leadership.may_write() {
+        let Some(_writing) = self.leadership.begin_write() else {
             return Err(ApplyError::NotLeader {
                 key: Box::new(key.clone()),
             });
-        }
+        };
         let result = bounded(verb, key, request).await;
         self.metrics.write(&Write {
             kind: key.kind.kind,
@@ -569,6 +723,8 @@ mod tests {
             RegionSecrets,
             RegionIngest,
             RegionScale,
+            RegionScaler,
+            RegionMetrics,
             Status,
         ];
         let names: BTreeSet<_> = all.iter().map(|p| p.manager()).collect();

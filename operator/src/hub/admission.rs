@@ -1,40 +1,52 @@
 //! The validating webhook: the policy's own answer at `kubectl apply`. The controllers decide again from what is stored, so
 //! a webhook that is gone changes nothing but the time at which a mistake is seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use jiff::Timestamp;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
+use meridian_crds::{FitnessRegionSpec, PrivacyIncidentSpec};
 use meridian_policy::{
-    JurisdictionSpec, PartySpec, PolicySource, TenantResidencySpec, Violation, review, review_change,
+    JurisdictionSpec, PartySpec, PolicySource, Rule, TenantResidencySpec, Violation, review, review_change,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::incident::admit;
+use super::region::stands_under_its_law;
 use super::source::region_facts;
 
-/// Answers one review. Pure: the source is what the hub knows now.
+/// Answers one review, and says which rules of the policy refuse it. Pure: the source is what the hub knows now.
 #[must_use]
-pub fn answer(request: &AdmissionRequest<DynamicObject>, source: &PolicySource, now: Timestamp) -> AdmissionResponse {
-    let response = AdmissionResponse::from(request);
-    let Some(object) = &request.object else { return response };
+pub fn answer(
+    request: &AdmissionRequest<DynamicObject>,
+    source: &PolicySource,
+    now: Timestamp,
+) -> (AdmissionResponse, BTreeSet<Rule>) {
+    let (response, none) = (AdmissionResponse::from(request), BTreeSet::new());
+    let Some(object) = &request.object else {
+        return (response, none);
+    };
     let old = request
         .old_object
         .as_ref()
         .filter(|_| request.operation == Operation::Update);
     match judge(&request.kind.kind, object, old, source, now) {
-        Ok(violations) if violations.is_empty() => response,
-        Ok(violations) => response.deny(sentence(&violations)),
-        Err(unreadable) => response.deny(unreadable),
+        Ok(violations) if violations.is_empty() => (response, none),
+        Ok(violations) => {
+            let rules = violations.iter().map(|violation| violation.rule).collect();
+            (response.deny(sentence(&violations)), rules)
+        }
+        Err(unreadable) => (response.deny(unreadable), none),
     }
 }
 
 /// What the policy has against an object, created or changed from `old`.
 ///
 /// # Errors
-/// Which field cannot be read.
+/// Which field cannot be read, or which cluster lies where the region's law does not hold.
 pub(crate) fn judge(
     kind: &str,
     object: &DynamicObject,
@@ -59,11 +71,24 @@ pub(crate) fn judge(
         }
         "FitnessRegion" => {
             let facts = region_facts(name, &object.data["spec"], None)?;
+            // Clusters that are as they were may stay while something else is changed: the law may have gone from there since.
+            if old.is_none_or(|old| old.data["spec"]["clusters"] != object.data["spec"]["clusters"]) {
+                let region: FitnessRegionSpec = spec(object)?;
+                let law = source.jurisdictions.get(&region.jurisdiction);
+                stands_under_its_law(name, &region, law).map_err(|refused| refused.to_string())?;
+            }
             Ok(meridian_policy::review_region(&facts, source))
         }
         // A law or a party may always change: what depends on it becomes Violating, and its edges are cut.
         "Jurisdiction" => spec::<JurisdictionSpec>(object).map(|_| Vec::new()),
         "Party" => spec::<PartySpec>(object).map(|_| Vec::new()),
+        "PrivacyIncident" => {
+            let new: PrivacyIncidentSpec = spec(object)?;
+            match old.map(spec::<PrivacyIncidentSpec>) {
+                Some(Ok(old)) => admit::change(&old, &new, source, now).map(|()| Vec::new()),
+                _ => Ok(Vec::new()),
+            }
+        }
         _ => Ok(Vec::new()),
     }
 }
@@ -125,7 +150,7 @@ mod tests {
     fn a_finalizer_comes_off_a_resource_that_the_policy_would_refuse() {
         let unreadable = json!({"jurisdiction": "nowhere"});
         let source = PolicySource::default();
-        let answer = answer(&update(&unreadable, &unreadable), &source, Timestamp::UNIX_EPOCH);
+        let (answer, _) = answer(&update(&unreadable, &unreadable), &source, Timestamp::UNIX_EPOCH);
         assert!(answer.allowed, "{answer:?}");
     }
 
@@ -133,6 +158,6 @@ mod tests {
     fn a_changed_spec_is_judged() {
         let source = PolicySource::default();
         let request = update(&json!({"jurisdiction": "eu"}), &json!({"jurisdiction": "nowhere"}));
-        assert!(!answer(&request, &source, Timestamp::UNIX_EPOCH).allowed);
+        assert!(!answer(&request, &source, Timestamp::UNIX_EPOCH).0.allowed);
     }
 }

@@ -1,12 +1,13 @@
 //! Edges that a deletion closes. What was in force is written into the status of what is deleted before the policy loses
-//! it, and stays open until both ends have acknowledged: the importer that its copies are gone, the exporter that it has
-//! been told so. That a region applies a policy without the edge only says that its purge has begun.
+//! it, and stays there until both ends have acknowledged: the importer that its copies are gone, the exporter that it has
+//! been told so. That a region applies a policy without the edge only says that its purge has begun. Both are told to
+//! acknowledge it (`region/cuts.rs`), whether or not they ever had it.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use meridian_crds::{ClosingEdge, FitnessRegionSpec};
-use meridian_policy::{EdgeId, PolicyRevision, RegionName};
+use meridian_policy::{CutEdge, EdgeId, PolicyRevision, RegionName, TenantId};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -64,12 +65,16 @@ pub(crate) fn recorded(object: &Value) -> Option<Vec<ClosingEdge>> {
         .flatten()
 }
 
-/// What is to be written down: what is, and what any member has of it now. An edge keeps the revisions that it was first
-/// seen with.
+/// Edges that a status holds: its schema's bound. More wait in the stacks that they are taken out of.
+const RECORDED: usize = 512;
+
+/// What is to be written down: of what is, and of what any member has of it now, what is not acknowledged yet. An edge
+/// keeps the revisions that it was first seen with, unless a region has had it again since.
 pub(super) fn seen(
     recorded: Option<Vec<ClosingEdge>>,
     stacks: &Stacks,
     concerns: impl Fn(Ends<'_>) -> bool,
+    now: Timestamp,
 ) -> Vec<ClosingEdge> {
     let mut edges: BTreeMap<EdgeId, ClosingEdge> = BTreeMap::new();
     for edge in recorded.into_iter().flatten() {
@@ -79,8 +84,19 @@ pub(super) fn seen(
         for edge in in_force(stack, stacks, &concerns).chain(half_cut(stack, stacks, &concerns)) {
             edges.entry(edge.edge.clone()).or_insert(edge);
         }
+        for (edge, cut) in taken_out(stack, stacks, &concerns) {
+            let known = edges.entry(edge.edge.clone()).or_insert(edge);
+            let here = match stack["spec"]["region"] == known.from.as_str() {
+                true => &mut known.export_revision,
+                false => &mut known.import_revision,
+            };
+            *here = (*here).max(cut);
+        }
     }
-    edges.into_values().collect()
+    let open = edges
+        .into_values()
+        .filter(|edge| !open_at(edge, stacks, now).is_empty());
+    open.take(RECORDED).collect()
 }
 
 fn in_force(stack: &Value, stacks: &Stacks, concerns: &impl Fn(Ends<'_>) -> bool) -> impl Iterator<Item = ClosingEdge> {
@@ -98,6 +114,7 @@ fn in_force(stack: &Value, stacks: &Stacks, concerns: &impl Fn(Ends<'_>) -> bool
             let (from, to): (RegionName, RegionName) = (ends.from.parse().ok()?, ends.to.parse().ok()?);
             Some(ClosingEdge {
                 edge: EdgeId::deserialize(&edge["id"]).ok()?,
+                importer_tenant: TenantId::deserialize(&edge["importer_tenant"]).ok(),
                 // An exporter that has lost the edge already may have acknowledged that: what the importer acknowledges
                 // counts, which is waited for by its revision.
                 export_revision: if exports(stacks, &from, &edge["id"]) {
@@ -114,26 +131,69 @@ fn in_force(stack: &Value, stacks: &Stacks, concerns: &impl Fn(Ends<'_>) -> bool
         })
 }
 
+/// Edges that a stack is told to acknowledge, and the revision that this takes. Of the other end, what it says counts.
+fn taken_out(
+    stack: &Value,
+    stacks: &Stacks,
+    concerns: &impl Fn(Ends<'_>) -> bool,
+) -> impl Iterator<Item = (ClosingEdge, PolicyRevision)> {
+    told(stack).filter_map(move |cut| {
+        let ends = Ends {
+            tenant: cut.tenant.as_str(),
+            importer: Some(cut.importer_tenant.as_str()),
+            from: cut.from.as_str(),
+            to: cut.to.as_str(),
+        };
+        let is_asked = concerns(ends) && stacks.contains_key(&cut.from) && stacks.contains_key(&cut.to);
+        (is_asked && !is_acknowledged(&cut, stack)).then(|| {
+            let edge = ClosingEdge {
+                edge: cut.id,
+                importer_tenant: Some(cut.importer_tenant),
+                from: cut.from,
+                export_revision: PolicyRevision::default(),
+                to: cut.to,
+                import_revision: PolicyRevision::default(),
+                expires: Timestamp::MAX,
+            };
+            (edge, cut.revision)
+        })
+    })
+}
+
+/// The edges that a stack is told to acknowledge.
+pub(super) fn told(stack: &Value) -> impl Iterator<Item = CutEdge> {
+    list(&stack["spec"]["policy"]["closing"]).filter_map(|edge| CutEdge::deserialize(edge).ok())
+}
+
+/// Whether the stack's region has acknowledged that an edge, of which it is an end, is closed: it says so under a newer
+/// revision than any that had the edge.
+pub(super) fn is_acknowledged(edge: &CutEdge, stack: &Value) -> bool {
+    let role = match stack["spec"]["region"] == edge.from.as_str() {
+        true => "exporter",
+        false => "importer",
+    };
+    acks(stack, &edge.id, role).any(|ack| is_final(ack) && revision(ack) > edge.revision.0)
+}
+
 /// Edges that were cut before the deletion, and of whose purge the exporter has not heard yet.
 fn half_cut(stack: &Value, stacks: &Stacks, concerns: &impl Fn(Ends<'_>) -> bool) -> impl Iterator<Item = ClosingEdge> {
     let begun = list(&stack["status"]["acks"]).filter(|ack| ack["role"] == "exporter" && !is_final(ack));
     begun.filter_map(move |ack| {
         let edge = EdgeId::deserialize(&ack["edge"]).ok()?;
         let from = stack["spec"]["region"].as_str()?;
-        let mut parts = edge.as_str().split('.');
-        let (tenant, to) = (parts.next()?, parts.next_back()?);
         let ends = Ends {
-            tenant,
+            tenant: edge.tenant(),
             importer: None,
             from,
-            to,
+            to: edge.to(),
         };
         concerns(ends).then_some(())?;
-        let (from, to): (RegionName, RegionName) = (from.parse().ok()?, to.parse().ok()?);
+        let (from, to): (RegionName, RegionName) = (from.parse().ok()?, edge.to().parse().ok()?);
         // The second acknowledgement may carry the revision of the first, and the importer's may be older than both.
         let export_revision = PolicyRevision::from(revision(ack).saturating_sub(1));
         stacks.contains_key(&to).then(|| ClosingEdge {
             edge: edge.clone(),
+            importer_tenant: None,
             from,
             export_revision,
             to,
@@ -146,18 +206,22 @@ fn half_cut(stack: &Value, stacks: &Stacks, concerns: &impl Fn(Ends<'_>) -> bool
 /// The acknowledgements that are still missing. Of a region that nobody names any more, none is waited for, and neither
 /// is of one that never applied a policy: nothing can have come there.
 pub(super) fn missing(closing: &[ClosingEdge], stacks: &Stacks, now: Timestamp) -> Vec<Missing> {
+    let missing = closing.iter().flat_map(|edge| open_at(edge, stacks, now));
+    missing.collect()
+}
+
+/// The ends at which an edge is still open.
+fn open_at(edge: &ClosingEdge, stacks: &Stacks, now: Timestamp) -> Vec<Missing> {
     let mut missing = Vec::new();
-    for edge in closing {
-        let (Some(exporter), Some(importer)) = (stacks.get(&edge.from), stacks.get(&edge.to)) else {
-            continue;
-        };
-        if !has_purged(edge, importer.as_ref()) {
-            missing.push(of(&edge.to, edge));
-        }
-        let unused = importer.as_ref().is_some_and(never_applied);
-        if !has_heard(edge, exporter.as_ref(), unused, now) {
-            missing.push(of(&edge.from, edge));
-        }
+    let (Some(exporter), Some(importer)) = (stacks.get(&edge.from), stacks.get(&edge.to)) else {
+        return missing;
+    };
+    if !has_purged(edge, importer.as_ref()) {
+        missing.push(of(&edge.to, edge));
+    }
+    let unused = importer.as_ref().is_some_and(never_applied);
+    if !has_heard(edge, exporter.as_ref(), unused, now) {
+        missing.push(of(&edge.from, edge));
     }
     missing
 }
@@ -172,7 +236,7 @@ fn of(region: &RegionName, edge: &ClosingEdge) -> Missing {
 /// By its own policy or by its exporter's word: the latter may come before it has applied the former.
 fn has_purged(edge: &ClosingEdge, importer: Option<&Value>) -> bool {
     importer.is_some_and(|stack| {
-        never_applied(stack) || acks(stack, edge, "importer").any(|ack| revision(ack) >= edge.import_revision.0)
+        never_applied(stack) || acks(stack, &edge.edge, "importer").any(|ack| revision(ack) >= edge.import_revision.0)
     })
 }
 
@@ -182,12 +246,12 @@ fn has_heard(edge: &ClosingEdge, exporter: Option<&Value>, unused: bool, now: Ti
     let oldest = edge.export_revision.0 + u64::from(edge.expires > now);
     exporter.is_some_and(|stack| {
         never_applied(stack)
-            || acks(stack, edge, "exporter").any(|ack| (unused || is_final(ack)) && revision(ack) >= oldest)
+            || acks(stack, &edge.edge, "exporter").any(|ack| (unused || is_final(ack)) && revision(ack) >= oldest)
     })
 }
 
-fn acks<'a>(stack: &'a Value, edge: &'a ClosingEdge, role: &'a str) -> impl Iterator<Item = &'a Value> {
-    list(&stack["status"]["acks"]).filter(move |ack| ack["edge"] == edge.edge.as_str() && ack["role"] == role)
+fn acks<'a>(stack: &'a Value, edge: &'a EdgeId, role: &'a str) -> impl Iterator<Item = &'a Value> {
+    list(&stack["status"]["acks"]).filter(move |ack| ack["edge"] == edge.as_str() && ack["role"] == role)
 }
 
 /// An exporter acknowledges twice: that no delivery starts any more, and then where copies were purged from.
@@ -270,7 +334,12 @@ mod tests {
     fn before() -> Vec<ClosingEdge> {
         let eu = stack("eu", 4, &json!({"exports": [edge()]}), &json!([]));
         let us = stack("us", 7, &json!({"imports": [edge()]}), &json!([]));
-        seen(None, &stacks(eu, us), |ends| ends.importer == Some("stride-us"))
+        seen(
+            None,
+            &stacks(eu, us),
+            |ends| ends.importer == Some("stride-us"),
+            Timestamp::UNIX_EPOCH,
+        )
     }
 
     fn open(eu: &Value, us: &Value) -> usize {
@@ -284,7 +353,12 @@ mod tests {
         let [edge] = before().try_into().unwrap();
         assert_eq!((edge.export_revision.0, edge.import_revision.0), (4, 7));
         let later = stack("eu", 9, &json!({"exports": [self::edge()]}), &json!([]));
-        let again = seen(Some(vec![edge.clone()]), &stacks(later, None), |_| true);
+        let again = seen(
+            Some(vec![edge.clone()]),
+            &stacks(later, None),
+            |_| true,
+            Timestamp::UNIX_EPOCH,
+        );
         assert_eq!(again, [edge]);
     }
 
@@ -324,7 +398,7 @@ mod tests {
             &json!({"imports": [edge()]}),
             &json!([ack("importer", 3, &purged)]),
         );
-        let closing = seen(None, &stacks(eu(), us), |_| true);
+        let closing = seen(None, &stacks(eu(), us), |_| true, Timestamp::UNIX_EPOCH);
         let open = |acks: &Value| {
             let us = stack("us", 8, &json!({}), acks);
             missing(&closing, &stacks(eu(), us), Timestamp::UNIX_EPOCH).len()
@@ -337,7 +411,7 @@ mod tests {
     fn an_edge_that_was_cut_before_the_deletion_is_waited_for_too() {
         let eu = stack("eu", 4, &json!({}), &json!([ack("exporter", 4, &json!([]))]));
         let all = stacks(eu, stack("us", 7, &json!({}), &json!([])));
-        let closing = seen(None, &all, |ends| ends.tenant == "stride-eu");
+        let closing = seen(None, &all, |ends| ends.tenant == "stride-eu", Timestamp::UNIX_EPOCH);
         assert_eq!(missing(&closing, &all, Timestamp::UNIX_EPOCH).len(), 2);
     }
 }

@@ -1,6 +1,6 @@
 //! The compiled policy: made anew whenever what it is made from changes, or when something in it begins or ends.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ use super::region::Told;
 /// change twenty times a second, of whom each compile looks at all.
 const GATHER: Duration = Duration::from_millis(100);
 /// How soon what was not known yet is looked for again, whether or not anything is heard.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(500);
 /// The longest sleep while nothing is due; a clock that was set back is noticed within it.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -139,6 +139,8 @@ pub trait Gather: Send + 'static {
 #[derive(Clone)]
 pub struct Newest {
     current: Arc<watch::Sender<Option<Arc<Compiled>>>>,
+    /// What was the newest before, while a pass that took it has not ended.
+    older: Arc<Mutex<Vec<Weak<Compiled>>>>,
     changed: Arc<Notify>,
 }
 
@@ -146,6 +148,7 @@ impl Default for Newest {
     fn default() -> Self {
         Self {
             current: Arc::new(watch::Sender::new(None)),
+            older: Arc::default(),
             changed: Arc::default(),
         }
     }
@@ -162,6 +165,29 @@ impl Newest {
     #[must_use]
     pub fn serial(&self) -> u64 {
         self.current.borrow().as_ref().map_or(0, |compiled| compiled.serial)
+    }
+
+    /// Every policy that somebody may still write by: the newest, and those before it that a pass has taken and not let go
+    /// of yet.
+    #[must_use]
+    pub fn in_use(&self) -> Vec<Arc<Compiled>> {
+        // Under this lock none becomes an older one.
+        let older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
+        let older_in_use = older.iter().filter_map(Weak::upgrade);
+        self.get().into_iter().chain(older_in_use).collect()
+    }
+
+    /// Whether any policy in use says so; true while there is none.
+    pub fn may_say(&self, says: impl Fn(&CompiledPolicy) -> bool) -> bool {
+        let in_use = self.in_use();
+        in_use.is_empty() || in_use.iter().any(|compiled| says(&compiled.policy))
+    }
+
+    fn replace(&self, compiled: Compiled) {
+        let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
+        older.retain(|policy| policy.strong_count() > 0);
+        let before = self.current.send_replace(Some(Arc::new(compiled)));
+        older.extend(before.as_ref().map(Arc::downgrade));
     }
 
     /// Something that the policy is made from may have changed.
@@ -195,10 +221,12 @@ pub async fn keep(
             continue;
         };
         let now = Timestamp::now();
-        if let Some((compiled, concerned)) = Compiled::step(newest.get().as_deref(), gathered, now) {
+        // The one before is let go of before anybody hears of the next: it would count as in use.
+        let step = Compiled::step(newest.get().as_deref(), gathered, now);
+        if let Some((compiled, concerned)) = step {
             expect(compiled.serial, &concerned);
             tracing::info!(revision = compiled.serial, "policy compiled");
-            newest.current.send_replace(Some(Arc::new(compiled)));
+            newest.replace(compiled);
             announce(&concerned);
         }
         due = newest.get().map_or(LONGEST, |compiled| until_next(&compiled, now));

@@ -3,26 +3,53 @@
 //! what was made of an observation is kept as long as that is the last one.
 
 use std::cell::LazyCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use kube::api::DynamicObject;
 use meridian_policy::{
     Epoch, PolicySource, RegionName, RegionTrust, Shared, TenantFacts, TenantId, TenantResidencySpec,
 };
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::admission::named;
 use super::source::{Course, Departing, Seen, facts, is_deleted, is_held, is_let_go, own_trust, regions, specs, told};
 use crate::manifest::{JURISDICTION, ObjectKey, PARTY, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT};
 use crate::watch::{Cache, Identity};
 
+/// How long a policy waits for a member that is not listed (again) yet, once there is one that knows all members. A cut in
+/// another region must not wait for it; and until then one that is connected anew usually is listed.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// What earlier looks made of what is still the same.
 #[derive(Default)]
 pub struct Gatherer {
+    /// Nothing was missing at an earlier look: from then on it is known of each member what it held last.
+    complete: bool,
+    /// By region: since when its member is awaited.
+    awaited: BTreeMap<RegionName, Instant>,
     residencies: Kept<Residency>,
     /// By region: the epochs of the placements that its member holds.
     epochs: BTreeMap<RegionName, Kept<Option<u64>>>,
-    trusts: BTreeMap<RegionName, Kept<Option<RegionTrust>>>,
+    /// By region: what its stack tells.
+    stacks: BTreeMap<RegionName, Kept<Stack>>,
+}
+
+/// What the policy needs of a region's stack.
+struct Stack {
+    trust: Option<RegionTrust>,
+    /// The first epoch of who moves in.
+    floor: u64,
+}
+
+impl Stack {
+    fn of(object: &DynamicObject) -> Self {
+        Self {
+            trust: own_trust(object),
+            floor: object.data["spec"]["epochFloor"].as_u64().unwrap_or_default(),
+        }
+    }
 }
 
 /// What the policy needs of a TenantDataResidency.
@@ -48,7 +75,9 @@ impl Residency {
 
 impl Gatherer {
     /// Everything, or nothing while a member that could be asked has not been listed yet: a policy compiled from half of
-    /// what there is would cut edges that are lawful. `seen` tells what is known of the member with that name.
+    /// what there is would cut edges that are lawful. Once everything was there, a member that is awaited again counts as it
+    /// was last seen, after a moment: nothing is allocated to its tenants, and everybody else's edges are compiled.
+    /// `seen` tells what is known of the member with that name.
     #[must_use]
     pub fn gather(&mut self, hub: &Cache, seen: impl Fn(&str) -> Seen) -> Option<PolicySource> {
         let regions = regions(hub);
@@ -60,18 +89,19 @@ impl Gatherer {
             })
             .collect();
         // Nobody connects the member of a region that is let go of: it would be awaited for ever.
-        let awaited = |(name, seen): (&RegionName, &Seen)| seen.awaited && !is_let_go(hub, name);
-        if placed.iter().any(awaited) {
+        let awaited = placed
+            .iter()
+            .filter(|(name, seen)| seen.awaited && !is_let_go(hub, name));
+        if self.waits_for(awaited.map(|(name, _)| name).collect()) {
             return None;
         }
         let known: Vec<&Cache> = placed.values().filter_map(Seen::known).collect();
         let told = LazyCell::new(|| told(&known));
-        self.trusts.retain(|region, _| placed.contains_key(region));
+        self.stacks.retain(|region, _| placed.contains_key(region));
         let regions = regions
             .into_iter()
             .map(|(name, spec)| {
-                let held = placed.get(&name).and_then(|seen| seen.held.as_ref());
-                let own = held.and_then(|held| self.own_trust(&name, held));
+                let own = self.own_trust(&name, placed.get(&name));
                 let facts = facts(&name, &spec, own.or_else(|| told.get(&name).cloned()));
                 (name, facts)
             })
@@ -84,19 +114,35 @@ impl Gatherer {
         })
     }
 
-    fn own_trust(&mut self, region: &RegionName, held: &Cache) -> Option<RegionTrust> {
-        let key = ObjectKey::cluster(REGION_STACK, region.as_str());
-        let kept = self.trusts.entry(region.clone()).or_default();
-        let stack = held.identity(&key).map(|identity| (key, identity));
-        kept.look(held, stack, own_trust);
-        kept.values().next().cloned().flatten()
+    fn waits_for(&mut self, awaited: BTreeSet<&RegionName>) -> bool {
+        self.awaited.retain(|region, _| awaited.contains(region));
+        for region in &awaited {
+            self.awaited.entry((*region).clone()).or_insert_with(Instant::now);
+        }
+        self.complete |= awaited.is_empty();
+        let lately = self.awaited.values().all(|since| since.elapsed() < PATIENCE);
+        !awaited.is_empty() && (lately || !self.complete)
+    }
+
+    fn own_trust(&mut self, region: &RegionName, seen: Option<&Seen>) -> Option<RegionTrust> {
+        let kept = self.stacks.entry(region.clone()).or_default();
+        if !self.awaited.contains_key(region) {
+            let held = seen.and_then(|seen| seen.held.as_ref())?;
+            let key = ObjectKey::cluster(REGION_STACK, region.as_str());
+            let stack = held.identity(&key).map(|identity| (key, identity));
+            kept.look(held, stack, Stack::of);
+        }
+        kept.values().next().and_then(|stack| stack.trust.clone())
     }
 
     /// Tenants with the epoch of their home: the highest that any member or the tenant's own status has seen. A tenant that
-    /// was never placed gets the first epoch only while its home can be asked whether it holds a higher one, and once its
-    /// finalizer is there: one that is placed must not go without every member's leave.
+    /// is not placed gets an epoch above those of all who have left, and only while its home can be asked whether it holds a
+    /// higher one, and once its finalizer is there: one that is placed must not go without every member's leave.
     fn tenants(&mut self, hub: &Cache, placed: &BTreeMap<RegionName, Seen>) -> BTreeMap<TenantId, TenantFacts> {
-        let (epochs, departing) = (placed_epochs(&mut self.epochs, placed), Departing::of(hub));
+        let epochs = placed_epochs(&mut self.epochs, placed, &self.awaited);
+        let departing = Departing::of(hub);
+        let floors = self.stacks.values().flat_map(Kept::values).map(|stack| stack.floor);
+        let first = floors.max().unwrap_or_default().max(1);
         let observed = hub.identities_of(TENANT_DATA_RESIDENCY);
         self.residencies.look(hub, observed, Residency::of);
         let facts = self.residencies.values().filter_map(|residency| {
@@ -106,7 +152,7 @@ impl Gatherer {
             let epoch = match residency.epoch.max(placements) {
                 Some(epoch) => epoch.max(1),
                 // Nobody moves in where everybody is to move out.
-                None if residency.held && home_is_known && !is_deleted(hub, &spec.home.region) => 1,
+                None if residency.held && home_is_known && !is_deleted(hub, &spec.home.region) => first,
                 None => return None,
             };
             let epoch = Epoch::from(epoch);
@@ -116,14 +162,16 @@ impl Gatherer {
     }
 }
 
-/// The highest epoch that any member's placements hold, by tenant. Gathered once for all tenants: a look through every
-/// member for each of them grows with the square of the fleet.
+/// The highest epoch that any member's placements hold, or held when it was last seen, by tenant. Gathered once for all
+/// tenants: a look through every member for each of them grows with the square of the fleet.
 fn placed_epochs<'a>(
     of_regions: &'a mut BTreeMap<RegionName, Kept<Option<u64>>>,
     placed: &BTreeMap<RegionName, Seen>,
+    awaited: &BTreeMap<RegionName, Instant>,
 ) -> BTreeMap<&'a str, u64> {
-    of_regions.retain(|region, _| placed.get(region).is_some_and(|seen| seen.known().is_some()));
-    for (region, seen) in placed {
+    let is_known = |region: &RegionName| placed.get(region).is_some_and(|seen| seen.known().is_some());
+    of_regions.retain(|region, _| awaited.contains_key(region) || is_known(region));
+    for (region, seen) in placed.iter().filter(|(region, _)| !awaited.contains_key(*region)) {
         if let Some(held) = seen.known() {
             let kept = of_regions.entry(region.clone()).or_default();
             let observed = held.identities_of(TENANT_PLACEMENT);

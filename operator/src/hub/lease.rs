@@ -3,7 +3,7 @@
 //! It is renewed only while the newest compiled policy has been written into the member and the member says that it
 //! applies it; so a revocation that a member has not applied yet ends all of its transfers within the lease's duration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::changed::Concerned;
 use super::members::Members;
+use super::source;
 use crate::apply::Purpose;
 use crate::manifest::{LEASE, ObjectKey};
+use crate::watch::Cache;
 
 /// Name of the Lease in the operator's namespace of a member. The member's chart creates it.
 pub const NAME: &str = "meridian-policy";
@@ -48,6 +50,8 @@ pub struct Ledger(Arc<Mutex<Entries>>);
 #[derive(Default)]
 struct Entries {
     settled: BTreeMap<String, Settled>,
+    /// Regions whose edges are all closed, and that are being taken out of their member.
+    leaving: BTreeSet<String>,
     /// The newest policy that concerned everybody.
     everybody: u64,
     /// By region: the newest policy that concerned it.
@@ -80,25 +84,11 @@ impl Ledger {
         }
     }
 
-    /// A leader begins to lead these regions, each in its member: what they apply is known of none of them, so nothing is
-    /// renewed for a cluster before a pass over each of its regions has ended well.
-    pub fn begin(&self, regions: impl IntoIterator<Item = (String, String)>) {
-        let unknown = |(region, member): (String, String)| {
-            let settled = Settled {
-                member,
-                serial: 0,
-                written: 0,
-                applied: 0,
-                complete: false,
-            };
-            (region, settled)
-        };
-        self.lock().settled.extend(regions.into_iter().map(unknown));
-    }
-
     /// A pass over a region ended.
     pub fn record(&self, region: &str, settled: Settled) {
-        self.lock().settled.insert(region.to_owned(), settled);
+        let mut entries = self.lock();
+        entries.leaving.remove(region);
+        entries.settled.insert(region.to_owned(), settled);
     }
 
     /// A region's pass failed: nothing is renewed for its cluster, whatever becomes of others in it.
@@ -108,23 +98,41 @@ impl Ledger {
         }
     }
 
-    /// A region is gone: nothing is renewed for it.
+    /// A region is gone, or nothing is known of it: nothing is renewed for it, nor for others in its cluster while it is
+    /// there.
     pub fn forget(&self, region: &str) {
-        self.lock().settled.remove(region);
+        let mut entries = self.lock();
+        entries.leaving.remove(region);
+        entries.settled.remove(region);
     }
 
-    fn renewable(&self) -> Vec<Settled> {
+    /// A region that has nothing to revoke any more is being taken out of its member: others in its cluster do not wait.
+    pub fn leave(&self, region: &str) {
+        let mut entries = self.lock();
+        entries.settled.remove(region);
+        entries.leaving.insert(region.to_owned());
+    }
+
+    /// `lying_in`: the regions that have this cluster. A cluster may hold several and has one lease: every one of them must
+    /// be settled, and one of which nothing is known is not.
+    fn renewable(&self, lying_in: impl Fn(&str) -> BTreeSet<String>) -> Vec<Settled> {
         let ledger = self.lock();
-        // A cluster may hold several regions and has one lease: every one of them must be settled.
-        let mut by_member: BTreeMap<&str, Option<&Settled>> = BTreeMap::new();
-        for (region, settled) in &ledger.settled {
-            let ok = may_renew(settled, ledger.wanted(region));
-            let entry = by_member.entry(&settled.member).or_insert(Some(settled));
-            if !ok {
-                *entry = None;
-            }
+        let mut by_member: BTreeMap<&str, &Settled> = BTreeMap::new();
+        for settled in ledger.settled.values() {
+            by_member.entry(&settled.member).or_insert(settled);
         }
-        by_member.into_values().flatten().cloned().collect()
+        let is_settled = |region: &String| {
+            let settled = ledger.settled.get(region);
+            let may_renew = settled.is_some_and(|settled| may_renew(settled, ledger.wanted(region)));
+            may_renew || ledger.leaving.contains(region)
+        };
+        by_member.retain(|member, _| {
+            let recorded = ledger.settled.iter().filter(|(_, settled)| settled.member == *member);
+            let mut regions = lying_in(member);
+            regions.extend(recorded.map(|(region, _)| region.clone()));
+            regions.iter().all(is_settled)
+        });
+        by_member.into_values().cloned().collect()
     }
 }
 
@@ -140,6 +148,7 @@ pub fn may_renew(settled: &Settled, wanted_serial: u64) -> bool {
 /// # Errors
 /// None of its own: a lease that cannot be renewed is logged, and ends.
 pub async fn renew(
+    hub: Cache,
     members: Members,
     ledger: Ledger,
     namespace: String,
@@ -154,7 +163,8 @@ pub async fn renew(
             () = shutdown.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
-        let renewals = ledger.renewable().into_iter().map(|settled| {
+        let renewable = ledger.renewable(|member| source::homes_of(&hub, member));
+        let renewals = renewable.into_iter().map(|settled| {
             let (members, namespace, identity) = (members.clone(), namespace.clone(), identity.clone());
             async move { renew_one(&members, &namespace, &identity, &settled).await }
         });
@@ -195,7 +205,6 @@ fn renewal(namespace: &str, identity: &str, revision: u64, now: Timestamp) -> Va
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     fn settled(member: &str, serial: u64, written: u64, applied: u64) -> Settled {
         Settled {
@@ -205,6 +214,11 @@ mod tests {
             applied,
             complete: true,
         }
+    }
+
+    /// Of clusters in which nothing lies but what is recorded.
+    fn renewable(ledger: &Ledger) -> Vec<Settled> {
+        ledger.renewable(|_| BTreeSet::new())
     }
 
     #[test]
@@ -233,7 +247,7 @@ mod tests {
         ledger.record("de", settled("eu", 1, 1, 1));
         ledger.record("fr", settled("eu", 1, 2, 1));
         ledger.record("us", settled("us", 1, 1, 1));
-        let members: Vec<_> = ledger.renewable().into_iter().map(|settled| settled.member).collect();
+        let members: Vec<_> = renewable(&ledger).into_iter().map(|settled| settled.member).collect();
         assert_eq!(members, ["us"]);
     }
 
@@ -243,21 +257,38 @@ mod tests {
         ledger.record("de", settled("eu", 1, 1, 1));
         ledger.record("fr", settled("eu", 1, 1, 1));
         ledger.fail("fr");
-        assert!(ledger.renewable().is_empty());
+        assert!(renewable(&ledger).is_empty());
         ledger.forget("fr");
-        assert_eq!(ledger.renewable().len(), 1);
+        assert_eq!(renewable(&ledger).len(), 1);
+    }
+
+    #[test]
+    fn a_region_of_which_nothing_is_known_holds_back_the_lease_of_its_whole_cluster_until_it_leaves() {
+        let ledger = Ledger::default();
+        ledger.record("de", settled("eu", 1, 1, 1));
+        let both = |_: &str| BTreeSet::from(["de".to_owned(), "fr".to_owned()]);
+        assert!(ledger.renewable(both).is_empty());
+        ledger.record("fr", settled("eu", 1, 1, 1));
+        assert_eq!(ledger.renewable(both).len(), 1);
+        ledger.forget("fr");
+        assert!(ledger.renewable(both).is_empty());
+        ledger.leave("fr");
+        assert_eq!(ledger.renewable(both).len(), 1);
     }
 
     #[test]
     fn a_new_leader_renews_nothing_before_it_has_looked_at_every_region_of_a_cluster() {
         let ledger = Ledger::default();
-        ledger.begin([("de", "eu"), ("fr", "eu"), ("us", "us")].map(|(region, member)| (region.into(), member.into())));
+        let lying_in = |member: &str| {
+            let regions: &[&str] = if member == "eu" { &["de", "fr"] } else { &["us"] };
+            regions.iter().map(|region| (*region).to_owned()).collect()
+        };
         ledger.record("de", settled("eu", 1, 1, 1));
         ledger.fail("fr");
         ledger.record("us", settled("us", 1, 1, 1));
-        assert_eq!(ledger.renewable(), [settled("us", 1, 1, 1)]);
+        assert_eq!(ledger.renewable(lying_in), [settled("us", 1, 1, 1)]);
         ledger.record("fr", settled("eu", 1, 1, 1));
-        assert_eq!(ledger.renewable().len(), 2);
+        assert_eq!(ledger.renewable(lying_in).len(), 2);
     }
 
     #[test]
@@ -266,7 +297,7 @@ mod tests {
         for region in ["eu", "us"] {
             ledger.record(region, settled(region, 1, 1, 1));
         }
-        let renewed = || -> Vec<String> { ledger.renewable().into_iter().map(|settled| settled.member).collect() };
+        let renewed = || -> Vec<String> { renewable(&ledger).into_iter().map(|settled| settled.member).collect() };
         let regions = BTreeSet::from(["eu".parse().unwrap()]);
         let tenants = BTreeSet::new();
         ledger.expect(2, &Concerned::Only { regions, tenants });

@@ -13,6 +13,7 @@
 //! | [`closing`] | the edges that this closes, and who has acknowledged it |
 //! | [`reports`] | what there is to tell of all these, as Events |
 //! | [`instruments`] | whether what edges rest on is in force, and how soon it ends |
+//! | [`incident`] | PrivacyIncidents: opened for what regions' verifiers find, and their legal clocks |
 //! | [`pool`] | IngestPool → its copy in the member, and status back |
 //! | [`lease`] | the lease that lets a member transfer |
 //! | [`trust`] | rotation of a region's CA: who has been told |
@@ -28,6 +29,7 @@ pub mod closing;
 pub mod compiled;
 pub mod departure;
 pub mod gathered;
+pub mod incident;
 pub mod instruments;
 pub mod lease;
 pub mod members;
@@ -46,18 +48,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Client;
-use meridian_policy::PolicySource;
+use meridian_policy::{PolicySource, TenantId};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
 use crate::apply::{Applier, ApplyError};
 use crate::conditions::{self, Observation};
-use crate::election::{Election, Leadership, Timing};
+use crate::election::{self, Election, Leadership, Timing};
 use crate::events::Events;
 use crate::manifest::{
-    FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, ObjectKey, PARTY, POLICY_APPROVAL, REGION_STACK, SECRET,
-    TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
+    FITNESS_REGION, INGEST_POOL, JURISDICTION, Kind, ObjectKey, PARTY, POLICY_APPROVAL, PRIVACY_INCIDENT, REGION_STACK,
+    SECRET, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
 };
 use crate::metrics::Metrics;
 use crate::reconcile::{self, Bounds, Queue};
@@ -80,6 +82,11 @@ pub(crate) const RESOURCES: &[Kind] = &[JURISDICTION, PARTY, FITNESS_REGION, TEN
 
 /// The Lease that elects the leader among the hub's replicas.
 const ELECTION: &str = "meridian-hub";
+
+/// Regions that are laid down at the same time: a pass mostly waits for its member's answers.
+const REGIONS_AT_ONCE: usize = 8;
+/// How much later than to its regions a new policy is told in the status of its tenants: what enforces goes first.
+const STATUS_AFTER: Duration = Duration::from_millis(300);
 
 /// How the hub role is started.
 #[derive(Clone, Debug)]
@@ -174,6 +181,9 @@ struct Queues {
     regions: Queue<String>,
     tenants: Queue<String>,
     pools: Queue<String>,
+    /// By region: what its verifier has found.
+    findings: Queue<String>,
+    incidents: Queue<String>,
     rotating: Rotating,
 }
 
@@ -183,6 +193,8 @@ impl Queues {
             (FITNESS_REGION, &self.regions),
             (TENANT_DATA_RESIDENCY, &self.tenants),
             (INGEST_POOL, &self.pools),
+            (FITNESS_REGION, &self.findings),
+            (PRIVACY_INCIDENT, &self.incidents),
         ] {
             for key in cache.keys_of(kind) {
                 queue.now(key.name);
@@ -196,7 +208,8 @@ impl Queues {
             Concerned::Everybody => self.everything(cache),
             Concerned::Only { regions, tenants } => {
                 regions.iter().for_each(|region| self.regions.now(region.to_string()));
-                tenants.iter().for_each(|tenant| self.tenants.now(tenant.to_string()));
+                let later = |tenant: &TenantId| self.tenants.after(tenant.to_string(), STATUS_AFTER);
+                tenants.iter().for_each(later);
             }
         }
     }
@@ -214,12 +227,21 @@ impl Queues {
             FITNESS_REGION => {
                 pass(&self.regions);
                 self.deleted(cache, TENANT_DATA_RESIDENCY, &self.tenants);
+                self.deleted(cache, INGEST_POOL, &self.pools);
+                self.ends_are_told(cache, key);
             }
             TENANT_DATA_RESIDENCY => {
                 pass(&self.tenants);
                 self.deleted(cache, FITNESS_REGION, &self.regions);
+                self.ends_are_told(cache, key);
             }
             INGEST_POOL => pass(&self.pools),
+            PRIVACY_INCIDENT => pass(&self.incidents),
+            // Its terms may be others now.
+            JURISDICTION => cache
+                .keys_of(PRIVACY_INCIDENT)
+                .into_iter()
+                .for_each(|key| self.incidents.now(key.name)),
             // A kubeconfig may have come, changed or gone.
             SECRET => cache
                 .keys_of(FITNESS_REGION)
@@ -238,6 +260,7 @@ impl Queues {
             MemberChange::Object { known: true, .. } => {}
             MemberChange::Object { key, .. } if key.kind == REGION_STACK => {
                 self.regions.now(key.name.clone());
+                self.findings.now(key.name.clone());
                 self.rotating
                     .names()
                     .into_iter()
@@ -267,7 +290,20 @@ impl Queues {
                 self.pools.now(key.name);
             }
         }
-        concerned.into_iter().for_each(|region| self.regions.now(region));
+        for region in concerned {
+            self.findings.now(region.clone());
+            self.regions.now(region);
+        }
+    }
+
+    /// Both ends of an edge that a deletion closes are told to acknowledge it.
+    fn ends_are_told(&self, cache: &Cache, key: &ObjectKey) {
+        let deleted = cache.identity(key).filter(|identity| identity.deleting);
+        let closing = deleted.and_then(|_| closing::recorded(&cache.get(key)?.data));
+        for edge in closing.into_iter().flatten() {
+            self.regions.now(edge.from.to_string());
+            self.regions.now(edge.to.to_string());
+        }
     }
 
     /// What is being deleted waits for others to go.
@@ -326,6 +362,8 @@ pub async fn run_among(
         regions: Queue::new("region"),
         tenants: Queue::new("residency"),
         pools: Queue::new("pool"),
+        findings: Queue::new("findings"),
+        incidents: Queue::new("incident"),
         rotating: Rotating::default(),
     };
 
@@ -369,19 +407,35 @@ pub async fn run_among(
     );
     tasks.spawn(
         "admin",
-        admin::serve(args.admin_listen, readiness.clone(), metrics.clone(), shutdown.clone()),
+        admin::serve(
+            args.admin_listen,
+            readiness.clone(),
+            metrics.clone(),
+            axum::Router::new(),
+            shutdown.clone(),
+        ),
     );
     watch_resources(&mut tasks, &hub, &queues, &client);
     tasks.spawn(
         "webhook",
         webhook::serve(hub.clone(), args.webhook_listen, shutdown.clone()),
     );
-    tasks.spawn("members", members::run_tasks(member_tasks, shutdown.clone()));
+    // What writes stops once the last write has been answered: one that is dropped may be done when another replica leads.
+    let stop = CancellationToken::new();
+    tasks.spawn("members", members::run_tasks(member_tasks, stop.clone()));
+    tasks.spawn(
+        "writes",
+        election::end_writes(hub.leadership.clone(), shutdown.clone(), stop.clone()),
+    );
     let release = election.releaser();
     let (leading, works, asked) = (hub.clone(), shutdown.clone(), client);
     tasks.spawn("leader", async move {
         if works
-            .run_until_cancelled(leading.cache.synced(RESOURCES))
+            .run_until_cancelled(async {
+                leading.cache.synced(RESOURCES).await;
+                // Of members whose kubeconfigs it has not seen yet it would say that they have none.
+                leading.cache.synced(&[SECRET]).await;
+            })
             .await
             .is_none()
         {
@@ -396,13 +450,15 @@ pub async fn run_among(
             hub: identity.map_err(|error| start_error(&error))?,
             namespace: args.namespace.clone(),
         });
-        let mut led = Tasks::new(works.clone());
-        led.spawn("election", election.hold(works.clone()));
-        lead(&mut led, leading, queues, metrics, args, works);
-        let ended = led.run().await;
-        // The last writer has stopped. Reviews that are being answered need not hold up the next leader.
+        let stop = stop.child_token();
+        let mut led = Tasks::new(stop.clone());
+        led.spawn("election", election.hold(stop.clone()));
+        lead(&mut led, leading, queues, metrics, args, stop);
+        led.run().await?;
+        // The last writer has stopped. Reviews that are being answered need not hold up the next leader. What failed may have
+        // left a write under way: then the lease runs out instead.
         release().await;
-        ended
+        Ok(())
     });
     tasks.run().await
 }
@@ -430,10 +486,19 @@ fn watch_resources(tasks: &mut Tasks, hub: &Arc<Hub>, queues: &Queues, client: &
             follows.await;
         });
     }
+    // The policy does not depend on them, and a chart of before has no definition of them.
+    let (told, cache) = (queues.clone(), hub.cache.clone());
+    let incident_changed: OnChange = Arc::new(move |key, change| told.resource_changed(key, change.is_known(), &cache));
+    let incidents = Selection::all(PRIVACY_INCIDENT).optional();
+    tasks.spawn_until_shutdown(
+        "watch",
+        follow(client.clone(), incidents, hub.cache.clone(), incident_changed),
+    );
     let secrets = Selection {
         kind: SECRET,
         namespace: Some(hub.namespace.clone()),
         labels: String::new(),
+        optional: false,
     };
     tasks.spawn_until_shutdown("watch", follow(client.clone(), secrets, hub.cache.clone(), on_change));
 }
@@ -500,6 +565,7 @@ fn lead(
     tasks.spawn(
         "lease",
         lease::renew(
+            hub.cache.clone(),
             hub.members.clone(),
             hub.ledger.clone(),
             args.namespace,
@@ -511,17 +577,29 @@ fn lead(
         timeout: Duration::from_secs(30),
         ..Bounds::default()
     };
-    let placed = source::regions(&hub.cache).into_iter();
-    hub.ledger
-        .begin(placed.filter_map(|(region, spec)| Some((region.to_string(), spec.primary()?.name.clone()))));
+    let of_many = Bounds {
+        concurrency: REGIONS_AT_ONCE,
+        ..bounds
+    };
     queues.everything(&hub.cache);
-    let (of_regions, of_tenants, of_pools) = (hub.clone(), hub.clone(), hub);
+    let (of_regions, of_tenants, of_pools) = (hub.clone(), hub.clone(), hub.clone());
+    let (of_findings, of_incidents, to_look_at) = (hub.clone(), hub, queues.incidents.clone());
     let region = move |name| region::reconcile(of_regions.clone(), name);
     let residency = move |name| residency::reconcile(of_tenants.clone(), name);
     let pool = move |name| pool::reconcile(of_pools.clone(), name);
+    let findings = move |name| incident::look(of_findings.clone(), to_look_at.clone(), name);
+    let incident = move |name| incident::reconcile(of_incidents.clone(), name);
+    tasks.spawn(
+        "findings",
+        reconcile::run(queues.findings, bounds, metrics.clone(), shutdown.clone(), findings),
+    );
+    tasks.spawn(
+        "incident",
+        reconcile::run(queues.incidents, bounds, metrics.clone(), shutdown.clone(), incident),
+    );
     tasks.spawn(
         "region",
-        reconcile::run(queues.regions, bounds, metrics.clone(), shutdown.clone(), region),
+        reconcile::run(queues.regions, of_many, metrics.clone(), shutdown.clone(), region),
     );
     tasks.spawn(
         "residency",

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::apply::ApplyError;
 use crate::events::{Events, Reason};
-use crate::manifest::{ObjectKey, TENANT_DATA_RESIDENCY};
+use crate::manifest::{ObjectKey, PRIVACY_INCIDENT, TENANT_DATA_RESIDENCY};
 
 /// The condition that says whether a region's member answers.
 const REACHABLE: &str = "ClustersReachable";
@@ -48,6 +48,7 @@ impl News {
                     Some("PolicyRefused") => Reason::PolicyRefused,
                     Some("OtherHub") => Reason::OtherHub,
                     Some("TenantsUnknown") => Reason::TenantsUnknown,
+                    Some("RegionStalled") => Reason::NotReady,
                     _ => Reason::Invalid,
                 };
                 (reason, stalled)
@@ -57,13 +58,39 @@ impl News {
         Some(Self { reason, note })
     }
 
+    /// Of what the status of a PrivacyIncident says: a deadline that was missed before one that is near.
+    #[must_use]
+    pub fn of_incident(status: &Value) -> Option<Self> {
+        let deadlines = condition(status, "DeadlinesKept")?;
+        let (reason, note) = match (holding(status, "Ready"), deadlines["reason"].as_str()) {
+            (Some(ready), _) => (Reason::IncidentClosed, &ready["message"]),
+            (None, Some("DeadlineMissed")) => (Reason::IncidentDeadlineMissed, &deadlines["message"]),
+            (None, Some("DeadlineNear")) => (Reason::IncidentDeadlineNear, &deadlines["message"]),
+            _ => (Reason::IncidentOpened, &Value::Null),
+        };
+        let note = note
+            .as_str()
+            .unwrap_or("legal clocks run: see status.clocks")
+            .to_owned();
+        Some(Self { reason, note })
+    }
+
+    fn of(key: &ObjectKey, status: &Value) -> Option<Self> {
+        match key.kind {
+            PRIVACY_INCIDENT => Self::of_incident(status),
+            _ => Self::of_status(status),
+        }
+    }
+
     /// Of a write that failed; none where another replica is the one to tell.
     #[must_use]
     pub fn of_error(error: &ApplyError) -> Option<Self> {
         let reason = match error {
             ApplyError::NotLeader { .. } => return None,
             ApplyError::Foreign { .. } => Reason::ForeignObject,
-            ApplyError::Api { .. } | ApplyError::Timeout { .. } => Reason::ReconcileFailed,
+            ApplyError::Api { .. } | ApplyError::Timeout { .. } | ApplyError::Overtaken { .. } => {
+                Reason::ReconcileFailed
+            }
         };
         let note = error.to_string();
         Some(Self { reason, note })
@@ -120,7 +147,7 @@ impl Reports {
         };
         let now = line(news);
         let last = self.lock().last.insert(key.clone(), now.clone());
-        let last = last.or_else(|| News::of_status(before).as_ref().map(line));
+        let last = last.or_else(|| News::of(key, before).as_ref().map(line));
         // Ten thousand tenants that are as planned from their first day are no news.
         let is_first_day = last.is_none() && news.reason == Reason::Ready && key.kind == TENANT_DATA_RESIDENCY;
         last.as_ref() != Some(&now) && !is_first_day

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use meridian_crds::ClosingEdge;
@@ -31,6 +32,8 @@ use crate::trace;
 const NOT_APPROVED: &str = "not-approved";
 /// Edges and violations told in status; `explain` gives the rest.
 const TOLD: usize = 50;
+/// How soon it is looked again whether an older policy is still in use.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// One pass over a tenant.
 ///
@@ -99,6 +102,8 @@ async fn leave(hub: &Hub, key: &ObjectKey, object: &Value) -> Result<Pass, Apply
             message: "the members have not been listed yet, so that its edges are not known".to_owned(),
         }),
     };
+    // No watch tells when the last pass that works with an older policy has ended.
+    let older = hub.newest.in_use().len() > 1;
     let (phase, waiting) = match looked {
         Departure::Closing(waiting) => (CLOSING, waiting),
         Departure::Leaving(waiting) => (LEAVING, waiting),
@@ -124,10 +129,11 @@ async fn leave(hub: &Hub, key: &ObjectKey, object: &Value) -> Result<Pass, Apply
     }
     let observed = others(&object["status"]);
     let written = hub.applier.apply_status(key, &observed, status).await?;
-    Ok(Pass::of(match written {
+    let pass = Pass::of(match written {
         Applied::Unchanged => Outcome::Waiting,
         Applied::Created | Applied::Changed => Outcome::Progressed,
-    }))
+    });
+    Ok(if older { pass.again(LOOK_AGAIN) } else { pass })
 }
 
 /// The edges from and to the tenant that are to be closed: nothing while they cannot be known.
@@ -145,7 +151,7 @@ fn to_close(hub: &Hub, tenant: &str, object: &Value) -> Option<Vec<ClosingEdge>>
         // Of an edge whose importer nobody remembers, every tenant at that end waits for the purge.
         ends.tenant == tenant || ends.importer.map_or(ends.to == home, |importer| importer == tenant)
     };
-    Some(closing::seen(recorded, &hub.stacks(), ours))
+    Some(closing::seen(recorded, &hub.stacks(), ours, Timestamp::now()))
 }
 
 fn look(hub: &Hub, tenant: &str, object: &Value, left: bool, closing: &[ClosingEdge]) -> Departure {
@@ -171,15 +177,13 @@ fn look(hub: &Hub, tenant: &str, object: &Value, left: bool, closing: &[ClosingE
         })
         .collect();
     match departure::of_tenant(left, home, &named, &views) {
-        // The policy at hand may be older than the phase: with it a region's pass could place the tenant again.
-        Departure::Done if hub.newest.get().is_none_or(|compiled| has(&compiled.policy, tenant)) => {
-            Departure::Leaving(Waiting {
-                reason: "AtHome",
-                message: "its edges are closed; it is leaving the policy".to_owned(),
-            })
-        }
+        // A policy at hand may be older than the phase: with it a region's pass could place the tenant again.
+        Departure::Done if hub.newest.may_say(|policy| has(policy, tenant)) => Departure::Leaving(Waiting {
+            reason: "AtHome",
+            message: "its edges are closed; it is leaving the policy".to_owned(),
+        }),
         // And may name edges that no member has yet.
-        Departure::Leaving(_) if !left && hub.newest.get().is_none_or(|newest| names(&newest.policy, tenant)) => {
+        Departure::Leaving(_) if !left && hub.newest.may_say(|policy| names(policy, tenant)) => {
             Departure::Closing(Waiting {
                 reason: "EdgesOpen",
                 message: "its edges are being taken out of the policy".to_owned(),

@@ -118,6 +118,17 @@ pub(super) fn regions_in(hub: &Cache, cluster: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// Names of the regions that live in this cluster, whether or not they can be read; not of those that are let go of.
+pub(super) fn homes_of(hub: &Cache, cluster: &str) -> BTreeSet<String> {
+    let lives_there = |region: &DynamicObject| {
+        let mut clusters = region.data["spec"]["clusters"].as_array().into_iter().flatten();
+        clusters.any(|known| known["name"] == cluster && known["role"] == "Primary")
+    };
+    let regions = hub.of_kind(FITNESS_REGION).into_iter();
+    let there = regions.filter(|(_, region)| lives_there(region) && !let_go(region));
+    there.map(|(key, _)| key.name).collect()
+}
+
 /// What the policy needs of a region, from its unparsed spec.
 ///
 /// # Errors
@@ -269,7 +280,11 @@ pub(super) fn is_deleted(hub: &Cache, region: &RegionName) -> bool {
 /// It is being deleted, and this hub has nothing to wait for any more; only somebody else's finalizer keeps it.
 pub(super) fn is_let_go(hub: &Cache, region: &RegionName) -> bool {
     let found = hub.get(&ObjectKey::cluster(FITNESS_REGION, region.as_str()));
-    found.is_some_and(|region| region.metadata.deletion_timestamp.is_some() && !is_held(&region))
+    found.is_some_and(|region| let_go(&region))
+}
+
+fn let_go(region: &DynamicObject) -> bool {
+    region.metadata.deletion_timestamp.is_some() && !is_held(region)
 }
 
 /// Whether this hub keeps it from going.

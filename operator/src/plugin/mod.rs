@@ -9,6 +9,7 @@
 //! | [`observe`] | what is there |
 //! | [`status`] | is everything as it should be |
 //! | [`explain`] | why an edge is allowed or refused |
+//! | [`incidents`] | what was found, and the legal clocks of it |
 //! | [`plan`] | what files would change, cluster by cluster |
 //! | [`approve`] | another person's word for a change that waits |
 //! | [`what_if`] | what would close or open if a ground of the policy fell away |
@@ -16,6 +17,7 @@
 
 pub mod approve;
 pub mod explain;
+pub mod incidents;
 pub mod observe;
 pub mod plan;
 pub mod reach;
@@ -162,7 +164,7 @@ fn listed(names: &[String]) -> String {
 /// # Errors
 /// When the hub cannot be read. A member that cannot be read is part of the answer.
 pub async fn status(reach: &Reach, wanted: Wanted, output: Output) -> Result<Answer, PluginError> {
-    let hub = observe::hub(reach).await?;
+    let hub = observe::hub_and_incidents(reach).await?;
     let members = if wanted.hub_only {
         None
     } else {
@@ -170,6 +172,17 @@ pub async fn status(reach: &Reach, wanted: Wanted, output: Output) -> Result<Ans
     };
     let report = status::report(&hub.cache, members.as_ref(), wanted, Timestamp::now());
     let code = if report.well { 0 } else { REFUSED };
+    answer(&report, output, code)
+}
+
+/// `kubectl meridian incidents`: 0 when none is open, 1 otherwise. `all`: closed ones are listed too.
+///
+/// # Errors
+/// When the hub cannot be read.
+pub async fn incidents(reach: &Reach, all: bool, output: Output) -> Result<Answer, PluginError> {
+    let hub = observe::hub_and_incidents(reach).await?;
+    let report = incidents::report(&hub.cache, all, Timestamp::now());
+    let code = if report.is_well() { 0 } else { REFUSED };
     answer(&report, output, code)
 }
 

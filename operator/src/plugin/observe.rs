@@ -13,7 +13,7 @@ use crate::apply::observed;
 use crate::hub::members::OBSERVED;
 use crate::hub::region::{RegionError, decoded};
 use crate::hub::{RESOURCES, lease, source};
-use crate::manifest::{Kind, LEASE, REGION_STACK, SECRET};
+use crate::manifest::{Kind, LEASE, PRIVACY_INCIDENT, REGION_STACK, SECRET};
 use crate::member::connect;
 use crate::watch::{Cache, list};
 
@@ -51,12 +51,26 @@ pub struct State {
 /// # Errors
 /// When it cannot be reached or read, or is no hub.
 pub async fn hub(reach: &Reach) -> Result<Hub, PluginError> {
+    read(reach, &[]).await
+}
+
+/// Reads the hub, and the incidents that it holds.
+///
+/// # Errors
+/// When it cannot be reached or read, or is no hub.
+pub async fn hub_and_incidents(reach: &Reach) -> Result<Hub, PluginError> {
+    read(reach, &[PRIVACY_INCIDENT]).await
+}
+
+async fn read(reach: &Reach, besides: &[Kind]) -> Result<Hub, PluginError> {
     let (client, context) = reach.hub().await?;
     let cache = Cache::default();
     let mut missing = Vec::new();
-    for kind in RESOURCES {
+    for kind in RESOURCES.iter().chain(besides) {
         match list(&client, *kind, &cache).await {
             Ok(()) => {}
+            // A chart of before has no definition of it.
+            Err(kube::Error::Api(status)) if status.code == 404 && *kind == PRIVACY_INCIDENT => {}
             Err(kube::Error::Api(status)) if status.code == 404 => missing.push(kind.kind.to_owned()),
             Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
                 return Err(PluginError::Forbidden {

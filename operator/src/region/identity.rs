@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Files of the certificate, as kit reads them.
@@ -30,6 +30,7 @@ pub struct IdentityError {
 pub struct Identity {
     dir: Arc<PathBuf>,
     region: Arc<watch::Sender<Option<RegionName>>>,
+    loaded: Arc<OnceCell<Tls>>,
 }
 
 impl Identity {
@@ -51,6 +52,7 @@ impl Identity {
         Ok(Self {
             dir: Arc::new(dir),
             region: Arc::new(watch::Sender::new(None)),
+            loaded: Arc::default(),
         })
     }
 
@@ -91,11 +93,16 @@ impl Identity {
         Ok(())
     }
 
-    /// Waits for the first certificate and loads it.
+    /// Waits for the first certificate and loads it; who asks later gets the same, which follows the files once the feed is
+    /// served.
     ///
     /// # Errors
     /// When it cannot be used.
     pub async fn tls(&self) -> Result<Tls, meridian_kit::tls::TlsError> {
+        self.loaded.get_or_try_init(|| self.load()).await.cloned()
+    }
+
+    async fn load(&self) -> Result<Tls, meridian_kit::tls::TlsError> {
         let mut installed = self.region.subscribe();
         // The sender lives in self: waiting ends only with the value.
         let region = installed

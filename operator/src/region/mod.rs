@@ -4,25 +4,29 @@
 //! |---|---|
 //! | [`stack`] | RegionStack → everything that a region runs |
 //! | [`ingest`] | IngestPool → writers, as many as the backlog needs |
+//! | [`metrics_api`] | what a HorizontalPodAutoscaler asks about the writers |
 //! | [`policy`] | which policy is in force, whether it is fresh, and the feed that tells services |
 //! | [`identity`] | the operator's own certificate, and the region's token keys |
+//! | [`kafka`] | how the operator comes to Kafka, and the access control lists that it keeps there |
 //!
 //! It goes on without the hub: it knows only custom resources in its own cluster. Only the leader writes; every replica
 //! serves the feed, from what is written down.
 
 pub mod identity;
 pub mod ingest;
+pub mod kafka;
+pub mod metrics_api;
 pub mod policy;
 pub mod stack;
 
 use crate::admin::{self, Readiness};
 use crate::apply::Applier;
-use crate::election::{Election, Timing};
+use crate::election::{Election, Timing, end_writes};
 use crate::events::Events;
 use crate::manifest::{
-    CONFIG_MAP, DEPLOYMENT, DISRUPTION_BUDGET, INGEST_POOL, JOB, Kind, LIMIT_RANGE, NAMESPACE, NETWORK_POLICY,
-    ObjectKey, REGION_LABEL, REGION_STACK, RESOURCE_QUOTA, SECRET, SERVICE, SERVICE_ACCOUNT, STATEFUL_SET,
-    TENANT_PLACEMENT,
+    AUTOSCALER, CONFIG_MAP, DEPLOYMENT, DISRUPTION_BUDGET, INGEST_POOL, JOB, Kind, LIMIT_RANGE, NAMESPACE,
+    NETWORK_POLICY, ObjectKey, REGION_LABEL, REGION_STACK, RESOURCE_QUOTA, SCALED_OBJECT, SECRET, SERVICE,
+    SERVICE_ACCOUNT, STATEFUL_SET, TENANT_PLACEMENT,
 };
 use crate::metrics::Metrics;
 use crate::reconcile::{self, Bounds, Queue};
@@ -30,6 +34,7 @@ use crate::tasks::{RunError, Tasks, cancel_on_signal};
 use crate::watch::{Cache, OnChange, Selection, follow};
 use identity::{Identity, TokenKeys};
 use ingest::Pools;
+use kafka::Reach;
 use kube::api::DynamicObject;
 use kube::{Client, ResourceExt};
 use meridian_kit::tls::{Accept, Tls};
@@ -38,6 +43,7 @@ use policy::acks::Acks;
 use policy::backlog::Backlogs;
 use policy::feed::{self, Feed};
 use policy::verified::Verifications;
+use stack::data_plane::Operators;
 use stack::kept::Kept;
 use stack::validate::{Images, NodePorts};
 use stack::{Served, Stacks, secrets};
@@ -58,10 +64,15 @@ pub struct RegionArgs {
     pub region: Option<RegionName>,
     /// Images to run.
     pub images: Images,
+    /// Whose help there is with data planes.
+    pub operators: Operators,
     /// How the region is reached from outside the cluster.
     pub node_ports: NodePorts,
-    /// Where the policy feed listens; a role without it serves nobody, and asks nobody for the token keys.
+    /// Where the policy feed listens; a role without it serves nobody, asks nobody for the token keys, and keeps no rights in
+    /// Kafka.
     pub feed_listen: Option<SocketAddr>,
+    /// Where HorizontalPodAutoscalers ask, through the API server; without it, nothing is told them.
+    pub metrics_api_listen: Option<SocketAddr>,
     /// Where health and metrics are served.
     pub admin_listen: SocketAddr,
     /// A folder of this process's own for its certificate; on a memory volume.
@@ -83,8 +94,11 @@ pub const WRITTEN: &[Kind] = &[
     STATEFUL_SET,
     JOB,
     DISRUPTION_BUDGET,
+    AUTOSCALER,
     NETWORK_POLICY,
 ];
+/// Kinds that it writes where they are there.
+pub const OPTIONAL: &[Kind] = &[SCALED_OBJECT];
 /// Kinds that it is asked by, and watches all of.
 pub const ASKED: &[Kind] = &[REGION_STACK, TENANT_PLACEMENT, INGEST_POOL];
 
@@ -117,6 +131,12 @@ impl Queues {
             NAMESPACE => self
                 .stacks
                 .after(key.name.trim_start_matches("meridian-").to_owned(), SETTLE),
+            // What a driver says of itself, every few seconds, is no business of the stack.
+            AUTOSCALER | SCALED_OBJECT => {
+                if let Some(pool) = key.name.strip_prefix("ingest-") {
+                    self.pools.after(pool.to_owned(), SETTLE);
+                }
+            }
             kind => {
                 if let Some(pool) = key.name.strip_prefix("ingest-").filter(|_| kind == DEPLOYMENT) {
                     self.pools.after(pool.to_owned(), SETTLE);
@@ -167,6 +187,7 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
     };
     let (cache, feed, token_keys) = (Cache::default(), Feed::default(), TokenKeys::default());
     let served = Served::fixed(args.region.clone());
+    let drivers = ingest::served::Pools::new(cache.clone(), served.clone());
     let identity = Identity::below(&args.scratch).map_err(|error| start_error(&error))?;
     let applier = Applier::new(client.clone(), cache.clone(), election.leadership(), metrics.clone());
 
@@ -177,7 +198,13 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
     );
     tasks.spawn(
         "admin",
-        admin::serve(args.admin_listen, readiness.clone(), metrics.clone(), shutdown.clone()),
+        admin::serve(
+            args.admin_listen,
+            readiness.clone(),
+            metrics.clone(),
+            ingest::served::router(drivers.clone()),
+            shutdown.clone(),
+        ),
     );
     watch_everything(
         &mut tasks,
@@ -190,8 +217,13 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
             identity: identity.clone(),
             served: served.clone(),
         },
+        args.operators,
     );
     tasks.spawn("readiness", caches_known(cache.clone(), readiness, shutdown.clone()));
+    tasks.spawn_until_shutdown(
+        "other operators",
+        other_operators(cache.clone(), args.operators, queues.stacks.clone()),
+    );
     let lease = policy::lease::follow(
         applier.clone(),
         args.namespace.clone(),
@@ -216,7 +248,14 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
         };
         tasks.spawn(
             "policy feed",
-            serve_feed(serving, identity, listen, metrics.clone(), shutdown.clone()),
+            serve_feed(serving, identity.clone(), listen, metrics.clone(), shutdown.clone()),
+        );
+    }
+    if let Some(listen) = args.metrics_api_listen {
+        let (applier, namespace) = (applier.clone(), args.namespace.clone());
+        tasks.spawn(
+            "metrics api",
+            metrics_api::serve(applier, identity.clone(), drivers, namespace, listen, shutdown.clone()),
         );
     }
 
@@ -232,13 +271,17 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
         reported: Arc::default(),
         kept: Kept::default(),
     };
-    let pools = Pools::new(applier, events, args.images, args.brokers);
+    let reach = Reach::new(identity.clone(), args.brokers);
+    let keeps_access = args.feed_listen.is_some();
+    let pools = Pools::new(applier, events.clone(), args.images, reach);
+    // What writes stops once the last write has been answered: one that is dropped may be done when another replica leads.
+    let stop = CancellationToken::new();
+    tasks.spawn(
+        "writes",
+        end_writes(election.leadership(), shutdown.clone(), stop.clone()),
+    );
     tasks.spawn("controllers", async move {
-        let known = async {
-            cache.synced(WRITTEN).await;
-            cache.synced(ASKED).await;
-        };
-        if shutdown.run_until_cancelled(known).await.is_none() || !election.acquire(&shutdown).await {
+        if shutdown.run_until_cancelled(listed(&cache)).await.is_none() || !election.acquire(&shutdown).await {
             return Ok(());
         }
         for (key, _) in ASKED.iter().flat_map(|kind| cache.of_kind(*kind)) {
@@ -249,18 +292,24 @@ pub async fn run_with(client: Client, args: RegionArgs, shutdown: CancellationTo
             timeout: Duration::from_secs(120),
             ..Bounds::default()
         };
-        let stop = shutdown.clone();
         let stack = reconcile::run(queues.stacks, bounds, metrics.clone(), stop.clone(), |name| {
             stacks.clone().reconcile(name)
         });
         let pool = reconcile::run(queues.pools, bounds, metrics, stop, |name| {
             pools.clone().reconcile(name)
         });
-        // All three end together: the lease is given up only after the last write.
+        let access = async {
+            if keeps_access {
+                kafka::keep_access(identity, cache.clone(), events).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        // All end together: the lease is given up only after the last write.
         let ended = tokio::select! {
             biased;
             ended = stack => ended.map_err(|e| e.to_string()),
             ended = pool => ended.map_err(|e| e.to_string()),
+            () = access => Ok(()),
             lost = election.hold(CancellationToken::new()) => lost.map_err(|e| e.to_string()),
         };
         // Services that still listen to the feed need not hold up the next leader.
@@ -311,7 +360,7 @@ impl Mirror {
 }
 
 /// The region of the only RegionStack; `None` when there are none or several.
-fn only_region(cache: &Cache) -> Option<RegionName> {
+pub(crate) fn only_region(cache: &Cache) -> Option<RegionName> {
     let stacks = cache.of_kind(REGION_STACK);
     let [(key, _)] = stacks.as_slice() else { return None };
     key.name.parse().ok()
@@ -324,10 +373,14 @@ fn watch_everything(
     queues: &Queues,
     readiness: &Readiness,
     mirror: &Mirror,
+    operators: Operators,
 ) {
     let selections = WRITTEN
         .iter()
-        .map(|kind| Selection::managed(*kind))
+        .copied()
+        .chain(operators.kinds())
+        .map(Selection::managed)
+        .chain(OPTIONAL.iter().map(|kind| Selection::managed(*kind).optional()))
         .chain(ASKED.iter().map(|kind| Selection::all(*kind)));
     for selection in selections {
         let (queues, mirror, seen) = (queues.clone(), mirror.clone(), cache.clone());
@@ -354,16 +407,32 @@ fn watch_everything(
     }
 }
 
+async fn listed(cache: &Cache) {
+    cache.synced(WRITTEN).await;
+    cache.synced(ASKED).await;
+}
+
 async fn caches_known(cache: Cache, readiness: Readiness, shutdown: CancellationToken) -> Result<(), String> {
-    let known = async {
-        cache.synced(WRITTEN).await;
-        cache.synced(ASKED).await;
-    };
-    if shutdown.run_until_cancelled(known).await.is_some() {
+    if shutdown.run_until_cancelled(listed(&cache)).await.is_some() {
         readiness.open("caches");
         shutdown.cancelled().await;
     }
     Ok(())
+}
+
+/// Asks for a pass once a kind of another operator's is served: nobody waits for it, and who needs it is held until then.
+async fn other_operators(cache: Cache, operators: Operators, stacks: Queue<String>) {
+    let served = operators.kinds().into_iter().map(|kind| {
+        let (cache, stacks) = (cache.clone(), stacks.clone());
+        async move {
+            cache.synced(&[kind]).await;
+            for (key, _) in cache.of_kind(REGION_STACK) {
+                stacks.after(key.name, SETTLE);
+            }
+        }
+    });
+    futures::future::join_all(served).await;
+    std::future::pending().await
 }
 
 /// Asks for a pass whenever the policy lease comes or goes, so that status says it.

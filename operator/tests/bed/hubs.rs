@@ -182,6 +182,10 @@ impl Hub {
         self.api(kind).patch(name, &params, &Patch::Merge(patch)).await.unwrap();
     }
 
+    pub async fn delete(&self, kind: Kind, name: &str) {
+        self.api(kind).delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
     fn api(&self, kind: Kind) -> Api<DynamicObject> {
         Api::all_with(self.client.clone(), &kind.resource())
     }

@@ -44,6 +44,7 @@ pub const KINDS: &[Kind] = &[
     manifest::STATEFUL_SET,
     manifest::JOB,
     manifest::DISRUPTION_BUDGET,
+    manifest::AUTOSCALER,
     manifest::NETWORK_POLICY,
 ];
 const ASKED: &[Kind] = &[
@@ -261,7 +262,20 @@ impl Bed {
         self.quiet().await;
     }
 
+    /// Controllers have seen everything as it is now, and write nothing any more.
     async fn quiet(&self) {
+        until("every budget counts every pod", || async {
+            // Nobody waits for the verifier: its pod may come after the region is Ready.
+            self.all_pods_are_fine().await;
+            let budgets = self.api(&self.key(manifest::DISRUPTION_BUDGET, ""));
+            let budgets = budgets.list(&ListParams::default()).await.unwrap();
+            budgets.iter().all(|budget| {
+                let status = &budget.data["status"];
+                let seen = status["observedGeneration"].as_i64() == budget.metadata.generation;
+                seen && status["expectedPods"].as_i64() > Some(0) && status["currentHealthy"] == status["expectedPods"]
+            })
+        })
+        .await;
         let (began, mut before) = (Instant::now(), self.versions().await);
         loop {
             tokio::time::sleep(Duration::from_millis(300)).await;

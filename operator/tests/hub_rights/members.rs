@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use meridian_operator::manifest::{FITNESS_REGION, REGION_STACK};
+use meridian_operator::manifest::{FITNESS_REGION, REGION_STACK, TENANT_DATA_RESIDENCY};
 use serde_json::{Value, json};
 
 use crate::bed::until;
@@ -208,5 +208,53 @@ async fn a_member_that_accepts_and_never_answers_degrades_its_own_region_and_no_
         "MEASURED black hole: the other region laid down in {first:.1?}, said {said:.1?} later; noticed in {noticed:.1?}, \
          a change of the other region arrives in {meanwhile:.1?}, back in {back:.1?}"
     );
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_answers_and_cannot_be_listed_keeps_no_cut_from_another() {
+    let world = World::new().await;
+    world.apply(FITNESS_REGION, "local/30-regions.yaml").await;
+    world.apply(TENANT_DATA_RESIDENCY, "local/40-tenants.yaml").await;
+    let edges = |region: &'static str, way: &'static str, count: usize| {
+        let stacks = world.held(REGION_STACK);
+        async move {
+            until(&format!("{region} {way} {count} edges"), || async {
+                let stack = stacks.get_opt(region).await.unwrap();
+                let policy = stack
+                    .map(|stack| stack.data["spec"]["policy"].clone())
+                    .unwrap_or_default();
+                policy[way].as_array().is_some_and(|edges| edges.len() == count)
+            })
+            .await;
+        }
+    };
+    edges("eu", "exports", 1).await;
+    edges("us", "imports", 1).await;
+
+    // As before the chart is installed there, or while its roles are being replaced.
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "powerless", "namespace": SYSTEM}});
+    rendered::apply(&world.clusters.member, &account).await;
+    let powerless = kubeconfig_with(MEMBER, &token(&world.clusters.member, "powerless", None).await);
+    world.give("us", &powerless).await;
+    until("it is not listed", || async {
+        let ready = world.condition("us", "Ready").await;
+        ready.is_some_and(|ready| ready["status"] != "True")
+    })
+    .await;
+    let began = Instant::now();
+    let tenants = world.asked(TENANT_DATA_RESIDENCY);
+    let nothing = Patch::Merge(json!({"spec": {"classes": []}}));
+    let params = PatchParams::default();
+    tenants.patch("stride-eu", &params, &nothing).await.unwrap();
+    edges("eu", "exports", 0).await;
+    let cut = began.elapsed();
+    // After 30 s nobody waits for such a member in any case.
+    assert!(cut < Duration::from_secs(20), "{cut:?}");
+    println!("MEASURED cut beside a member that cannot be listed: {cut:.1?}");
+
+    world.give("us", &world.member_kubeconfig().await).await;
+    edges("us", "imports", 0).await;
     world.end().await;
 }

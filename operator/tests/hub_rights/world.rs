@@ -153,6 +153,9 @@ fn free_address() -> SocketAddr {
 /// Clusters with a hub role that runs as the chart's account, and regions that obey it.
 pub struct World {
     pub clusters: Clusters,
+    /// Where its webhook listens.
+    #[allow(dead_code, reason = "not every test has the API server ask it")]
+    pub webhook: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
     regions: JoinHandle<()>,
@@ -163,10 +166,11 @@ impl World {
     pub async fn new() -> Self {
         let clusters = Clusters::new().await;
         let stop = CancellationToken::new();
+        let webhook = free_address();
         let args = HubArgs {
             namespace: SYSTEM.to_owned(),
             identity: "hub-0".to_owned(),
-            webhook_listen: free_address(),
+            webhook_listen: webhook,
             admin_listen: free_address(),
             approval: Requirement::NotRequired,
         };
@@ -175,6 +179,7 @@ impl World {
         let regions = tokio::spawn(regions(clusters.member.clone()));
         let world = Self {
             clusters,
+            webhook,
             stop,
             running,
             regions,
@@ -283,20 +288,28 @@ impl World {
     }
 }
 
-/// In the place of the regions' own operators: namespaces, and revisions applied.
+/// In the place of the regions' own operators: namespaces, revisions applied, and cuts acknowledged.
 async fn regions(member: Client) {
     let stacks: Api<DynamicObject> = Api::all_with(member.clone(), &REGION_STACK.resource());
     loop {
         for stack in stacks.list(&ListParams::default()).await.unwrap() {
-            let revision = &stack.data["spec"]["revision"];
+            let spec = &stack.data["spec"];
+            let revision = &spec["revision"];
             if *revision == stack.data["status"]["appliedRevision"] {
                 continue;
             }
+            let closing = spec["policy"]["closing"].as_array().into_iter().flatten();
+            let acks: Vec<Value> = closing
+                .map(|edge| {
+                    let role = if edge["from"] == spec["region"] { "exporter" } else { "importer" };
+                    json!({"edge": edge["id"], "role": role, "revision": revision, "purged": 0, "sinks": ["replicator"]})
+                })
+                .collect();
             let region = stack.name_any();
             let namespace =
                 json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": format!("meridian-{region}")}});
             rendered::apply(&member, &namespace).await;
-            let status = json!({"status": {"namespaceReady": true, "appliedRevision": revision}});
+            let status = json!({"status": {"namespaceReady": true, "appliedRevision": revision, "acks": acks}});
             // It may be gone meanwhile.
             let _ = stacks
                 .patch_status(&region, &PatchParams::default(), &Patch::Merge(&status))

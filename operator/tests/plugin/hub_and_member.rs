@@ -308,6 +308,11 @@ impl Bed {
 
     /// What a region's operator would say: it applies what is written. False while a region has no stack to speak of.
     pub async fn the_regions_answer(&self) -> bool {
+        self.answer(false).await
+    }
+
+    /// `purged`: they also acknowledge every edge that they are asked about.
+    async fn answer(&self, purged: bool) -> bool {
         let mut both = true;
         for side in ["a", "b"] {
             let Some(stack) = self.stack(side).await else {
@@ -318,8 +323,17 @@ impl Bed {
             let namespace =
                 json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": format!("meridian-{region}")}});
             self.put(&self.member, NAMESPACE, None, namespace).await;
-            let status = json!({"status": {"appliedRevision": stack.data["spec"]["revision"], "namespaceReady": true,
+            let revision = &stack.data["spec"]["revision"];
+            let mut status = json!({"status": {"appliedRevision": revision, "namespaceReady": true,
                 "caBundle": format!("ca of {region}"), "jwks": {"keys": []}}});
+            if purged {
+                let closing = stack.data["spec"]["policy"]["closing"].as_array().into_iter().flatten();
+                let acks = closing.map(|edge| {
+                    let role = if edge["from"] == *region { "exporter" } else { "importer" };
+                    json!({"edge": edge["id"], "role": role, "revision": revision, "purged": 0, "sinks": ["replicator"]})
+                });
+                status["status"]["acks"] = acks.collect();
+            }
             let stacks = api(&self.member, REGION_STACK, None);
             match stacks
                 .patch_status(&region, &PatchParams::default(), &Patch::Merge(&status))
@@ -374,7 +388,7 @@ impl Bed {
             let resources = api(&self.hub, kind, None);
             resources.delete(name, &DeleteParams::default()).await.unwrap();
             until("the resource is gone", || async {
-                self.the_regions_answer().await;
+                self.answer(true).await;
                 resources.get_opt(name).await.unwrap().is_none()
             })
             .await;

@@ -85,11 +85,7 @@ fn member(prepare: fn(&Member), operation: fn(&Member), at: At) -> Result<usize,
 }
 
 fn settle(world: &World) {
-    for name in ["eu", "us"] {
-        world.apply(FITNESS_REGION, region(name));
-    }
-    world.apply(TENANT_DATA_RESIDENCY, tenant("stride", "us", false));
-    world.apply(TENANT_DATA_RESIDENCY, tenant("stride", "eu", true));
+    world.bring_up();
 }
 
 #[test]
@@ -149,4 +145,13 @@ fn a_region_role_that_is_killed_at_any_step_of_laying_down_a_stack_lays_it_down(
 fn a_region_role_that_is_killed_at_any_step_of_a_rollout_ends_it() {
     let roll_out = |member: &Member| member.ask(Some("meridian:2"));
     at_each_step("a rollout", |at| member(|member| member.ask(None), roll_out, at));
+}
+
+#[test]
+fn a_hub_that_is_killed_at_any_step_of_opening_incidents_opens_each_once() {
+    let find = |world: &World| {
+        world.find("us", &["stride-eu", "pace-eu"]);
+        world.find("eu", &["stride-us"]);
+    };
+    at_each_step("opening incidents", |at| hub(settle, find, at));
 }

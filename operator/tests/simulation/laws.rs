@@ -16,6 +16,7 @@ use crate::world::{WEBHOOK_SECRET, WEBHOOKS, announced, authorities};
 
 const STACKS: &str = "meridian.sh/regionstacks";
 const PLACEMENTS: &str = "meridian.sh/tenantplacements";
+const INCIDENTS: &str = "meridian.sh/privacyincidents";
 const TENANTS: &str = "meridian.sh/tenantdataresidencies";
 const LEASES: &str = "coordination.k8s.io/leases";
 const POLICY_LEASE: &str = "meridian-policy";
@@ -188,6 +189,9 @@ impl Seen {
         if key.resource == STACKS && by.role.starts_with("hub") {
             self.who_is_there_stays(event);
         }
+        if key.resource == INCIDENTS && by.role.starts_with("hub") {
+            self.an_incident_stays_as_it_was(event);
+        }
         match &event.after {
             Some(after) => {
                 let applied = |object: &Value| object["status"]["appliedRevision"].as_u64();
@@ -240,6 +244,18 @@ impl Seen {
             && (server == "hub" || cluster(region) != server)
         {
             self.breaks(format!("{} of region {region} is written on {server}", event.key));
+        }
+    }
+
+    /// The hub opens incidents; it changes none and deletes none.
+    fn an_incident_stays_as_it_was(&mut self, event: &Event) {
+        let Some(before) = &event.before else { return };
+        let same = event
+            .after
+            .as_ref()
+            .is_some_and(|after| after["spec"] == before["spec"]);
+        if !same {
+            self.breaks(format!("the hub has changed what is in {}", event.key));
         }
     }
 

@@ -112,7 +112,27 @@ fn open(cuts: &mut Cuts, region: &str, stack: &Value) {
     }
 }
 
+/// Also what came and went unseen, and anew what did so since, where the hub asks about it.
+fn asked(cuts: &mut Cuts, region: &str, stack: &Value) {
+    for edge in stack["spec"]["policy"]["closing"].as_array().into_iter().flatten() {
+        let role = if edge["from"] == region { "exporter" } else { "importer" };
+        let key = (
+            region.to_owned(),
+            edge["id"].as_str().unwrap_or_default().to_owned(),
+            role,
+        );
+        let ack = cuts.entry(key).or_default();
+        if ack
+            .as_ref()
+            .is_some_and(|ack| ack["revision"].as_u64() <= edge["revision"].as_u64())
+        {
+            *ack = None;
+        }
+    }
+}
+
 fn acknowledged(cuts: &mut Cuts, region: &str, stack: &Value) -> Vec<Value> {
+    asked(cuts, region, stack);
     let open: BTreeSet<_> = edges(stack).collect();
     let mut acks = Vec::new();
     for ((of, edge, role), ack) in cuts {

@@ -1,5 +1,6 @@
 //! A member cluster in which the region role lays a stack down, and who writes there besides: a hub, a kubelet, people.
 
+use meridian_operator::region::stack::data_plane::Operators;
 use meridian_operator::region::stack::validate::{Images, NodePorts};
 use meridian_operator::region::{RegionArgs, run_with};
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::request::Ask;
 use crate::api::store::{Event, Key};
-use crate::api::{Observer, Server};
+use crate::api::{Observer, Server, fields};
 use crate::faults::Faults;
 use crate::process::{self, Process};
 use crate::world::{SYSTEM, anywhere};
@@ -50,7 +51,8 @@ impl Observer for Rules {
     fn changed(&self, _: &Server, by: &Process, ask: &Ask, event: &Event) {
         let mut seen = self.0.lock().unwrap();
         if by.role.starts_with("region") && event.key.resource != "coordination.k8s.io/leases" {
-            seen.writes.push(format!("{:?} {}", ask.verb, event.key));
+            let what = fields::difference(event.before.as_deref(), event.after.as_deref());
+            seen.writes.push(format!("{:?} {}: {what}", ask.verb, event.key));
             seen.by_the_role(event);
         }
         seen.whoever(event);
@@ -197,8 +199,10 @@ impl Member {
                     postgres: "postgres:17".into(),
                     kafka: "kafka:4.1".into(),
                 },
+                operators: Operators::default(),
                 node_ports: NodePorts::Fixed,
                 feed_listen: None,
+                metrics_api_listen: None,
                 admin_listen: anywhere(),
                 scratch: member.scratch.clone(),
                 brokers: None,

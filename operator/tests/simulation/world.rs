@@ -6,11 +6,11 @@ use futures::FutureExt as _;
 use meridian_operator::hub::approval::Requirement;
 use meridian_operator::hub::members::Connector;
 use meridian_operator::hub::{HubArgs, run_among};
-use meridian_operator::manifest::{JURISDICTION, Kind, PARTY};
+use meridian_operator::manifest::{FITNESS_REGION, JURISDICTION, Kind, PARTY, TENANT_DATA_RESIDENCY};
 use meridian_policy::PolicyRevision;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -32,6 +32,7 @@ pub const REGIONS: &str = "meridian.sh/fitnessregions";
 pub const TENANTS: &str = "meridian.sh/tenantdataresidencies";
 pub const WEBHOOKS: &str = "admissionregistration.k8s.io/validatingwebhookconfigurations";
 pub const WEBHOOK_SECRET: &str = "meridian-webhook-tls";
+const INCIDENTS: &str = "meridian.sh/privacyincidents";
 const STACKS: &str = "meridian.sh/regionstacks";
 const PLACEMENTS: &str = "meridian.sh/tenantplacements";
 
@@ -61,6 +62,8 @@ pub struct World {
     pub people: Process,
     /// The CA that a rotation was asked to replace.
     replaced: Mutex<Option<String>>,
+    /// Names of the incidents that there must be.
+    incidents: Mutex<BTreeSet<String>>,
     lives: Arc<Mutex<BTreeMap<&'static str, Process>>>,
     stop: CancellationToken,
     tasks: Mutex<JoinSet<()>>,
@@ -79,6 +82,7 @@ impl World {
             manifests: Mutex::default(),
             people: Process::new("people"),
             replaced: Mutex::default(),
+            incidents: Mutex::default(),
             lives: Arc::default(),
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
@@ -399,6 +403,53 @@ impl World {
         }
     }
 
+    /// Two regions, an organization in both, and an edge between.
+    pub fn bring_up(&self) {
+        for name in ["eu", "us"] {
+            self.apply(FITNESS_REGION, region(name));
+        }
+        self.apply(TENANT_DATA_RESIDENCY, tenant("stride", "us", false));
+        self.apply(TENANT_DATA_RESIDENCY, tenant("stride", "eu", true));
+    }
+
+    /// A region's verifier finds rows of these tenants: so long ago that every clock that ends has ended.
+    pub fn find(&self, region: &str, tenants: &[&str]) {
+        let found: Vec<Value> = tenants
+            .iter()
+            .map(|tenant| {
+                json!({"check": "foreign-rows", "place": "social.share", "of": tenant, "classes": ["workout-summary"], "count": 2,
+                    "since": "2026-01-02T03:04:05.678Z"})
+            })
+            .collect();
+        let told = json!({"revision": 1, "at": "2026-01-02T03:05:00Z", "tables": 1, "rows": 2, "violations": found.len(), "found": found});
+        let ask = Ask::merge_status(STACKS, region, json!({"status": {"verified": told}}));
+        self.members[cluster(region)].perform(&self.people, &ask).unwrap();
+        let mut incidents = self.incidents.lock().unwrap();
+        incidents.extend(
+            tenants
+                .iter()
+                .map(|tenant| format!("{region}.{tenant}.20260102t030405z")),
+        );
+    }
+
+    /// An incident that is not there, or is not looked at, or one too many.
+    fn incidents_differ(&self) -> Option<String> {
+        let all = self.hub.store().all(INCIDENTS);
+        let looked_at: BTreeSet<String> = all
+            .iter()
+            .filter(|(_, incident)| incident["status"]["phase"].is_string())
+            .map(|(key, _)| key.name.clone())
+            .collect();
+        let wanted = self.incidents.lock().unwrap().clone();
+        let same = looked_at == wanted && all.len() == wanted.len();
+        (!same).then(|| {
+            format!(
+                "of {wanted:?} there are looked at {looked_at:?}, of {} in all",
+                all.len()
+            )
+        })
+    }
+
     /// What is not as planned; nothing when all is.
     pub fn differs(&self) -> Option<String> {
         let all = |server: &str, resource: &str| {
@@ -511,6 +562,11 @@ impl World {
                     key.name, object["status"]
                 ));
             }
+        }
+        if self.hub_runs()
+            && let Some(differs) = self.incidents_differ()
+        {
+            return Some(differs);
         }
         if self.hub_runs()
             && let Some(differs) = self.webhook_differs()

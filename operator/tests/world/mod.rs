@@ -64,8 +64,7 @@ static TURN: Turn<()> = Turn::const_new(());
 pub struct World {
     pub hub: Client,
     pub member: Client,
-    slow: Arc<Mutex<BTreeSet<String>>>,
-    mute: Arc<Mutex<BTreeSet<String>>>,
+    manners: Manners,
     admin: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
@@ -88,23 +87,13 @@ impl World {
         for client in [&hub, &member] {
             namespace(client, SYSTEM).await;
         }
-        let (admin, stop) = (free_address(), CancellationToken::new());
-        let args = HubArgs {
-            namespace: SYSTEM.to_owned(),
-            identity: "hub-0".to_owned(),
-            webhook_listen: free_address(),
-            admin_listen: admin,
-            approval: Requirement::NotRequired,
-        };
-        let running = tokio::spawn(run_with(role, args, stop.clone()));
-        let slow = Arc::new(Mutex::new(BTreeSet::new()));
-        let mute = Arc::new(Mutex::new(BTreeSet::new()));
-        let regions = tokio::spawn(regions(member.clone(), slow.clone(), mute.clone()));
+        let (admin, stop, running) = start(&role);
+        let manners = Manners::default();
+        let regions = tokio::spawn(regions(member.clone(), manners.clone()));
         let world = Self {
             hub,
             member,
-            slow,
-            mute,
+            manners,
             admin,
             stop,
             running,
@@ -244,16 +233,21 @@ impl World {
     }
 
     pub fn be_slow(&self, region: &str) {
-        self.slow.lock().unwrap().insert(region.to_owned());
+        self.manners.slow.lock().unwrap().insert(region.to_owned());
     }
 
     /// Purges take their time there.
     pub fn be_mute(&self, region: &str) {
-        self.mute.lock().unwrap().insert(region.to_owned());
+        self.manners.mute.lock().unwrap().insert(region.to_owned());
     }
 
     pub fn speak(&self, region: &str) {
-        self.mute.lock().unwrap().remove(region);
+        self.manners.mute.lock().unwrap().remove(region);
+    }
+
+    /// Its operator is of a version that tells its replicator nothing of edges that are to be acknowledged.
+    pub fn be_unaware(&self, region: &str) {
+        self.manners.unaware.lock().unwrap().insert(region.to_owned());
     }
 
     pub async fn is_still_home(&self, tenant: &str) {
@@ -264,7 +258,7 @@ impl World {
     }
 
     pub fn catch_up(&self, region: &str) {
-        self.slow.lock().unwrap().remove(region);
+        self.manners.slow.lock().unwrap().remove(region);
     }
 
     pub async fn metrics(&self) -> String {
@@ -290,6 +284,13 @@ impl World {
         self.stop.cancel();
         self.running.await.unwrap().unwrap();
         self.regions.abort();
+    }
+
+    /// Ends the hub where it stands, and starts another process of it.
+    pub async fn restart(&mut self) {
+        self.stop.cancel();
+        (&mut self.running).await.unwrap().unwrap();
+        (self.admin, self.stop, self.running) = start(&self.hub);
     }
 
     /// A kubeconfig of the member with which nothing answers.
@@ -331,8 +332,35 @@ pub async fn namespace(client: &Client, name: &str) {
     let _ = api.create(&PostParams::default(), &namespace).await;
 }
 
+fn start(hub: &Client) -> (SocketAddr, CancellationToken, JoinHandle<Result<(), RunError>>) {
+    let (admin, stop) = (free_address(), CancellationToken::new());
+    let args = HubArgs {
+        namespace: SYSTEM.to_owned(),
+        identity: "hub-0".to_owned(),
+        webhook_listen: free_address(),
+        admin_listen: admin,
+        approval: Requirement::NotRequired,
+    };
+    let running = tokio::spawn(run_with(hub.clone(), args, stop.clone()));
+    (admin, stop, running)
+}
+
+/// Which regions behave otherwise than the rest.
+#[derive(Clone, Default)]
+struct Manners {
+    slow: Arc<Mutex<BTreeSet<String>>>,
+    mute: Arc<Mutex<BTreeSet<String>>>,
+    unaware: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Manners {
+    fn is(such: &Mutex<BTreeSet<String>>, region: &str) -> bool {
+        such.lock().unwrap().contains(region)
+    }
+}
+
 /// In the place of the regions' own operators and replicators.
-async fn regions(member: Client, slow: Arc<Mutex<BTreeSet<String>>>, mute: Arc<Mutex<BTreeSet<String>>>) {
+async fn regions(member: Client, manners: Manners) {
     let stacks: Api<DynamicObject> = Api::all_with(member.clone(), &REGION_STACK.resource());
     let mut cuts = Cuts::default();
     loop {
@@ -343,13 +371,14 @@ async fn regions(member: Client, slow: Arc<Mutex<BTreeSet<String>>>, mute: Arc<M
         {
             policy_form::open(&mut stack.data["spec"]["policy"]).unwrap();
             let name = stack.name_any();
-            if slow.lock().unwrap().contains(&name) {
+            if Manners::is(&manners.slow, &name) {
                 continue;
             }
-            let silent: BTreeSet<String> = slow.lock().unwrap().union(&mute.lock().unwrap()).cloned().collect();
+            let slow = manners.slow.lock().unwrap().clone();
+            let silent: BTreeSet<String> = slow.union(&manners.mute.lock().unwrap()).cloned().collect();
             let wanted = json!({
                 "namespaceReady": true, "appliedRevision": stack.data["spec"]["revision"], "policyForms": ["packed"],
-                "acks": cuts.acknowledged(&name, &stack.data["spec"], &silent),
+                "acks": cuts.acknowledged(&name, &stack.data["spec"], &silent, Manners::is(&manners.unaware, &name)),
             });
             let unchanged = |field: &str| stack.data["status"][field] == wanted[field];
             if ["appliedRevision", "acks"].into_iter().all(unchanged) {
@@ -376,7 +405,7 @@ struct Cuts(BTreeMap<(String, String, &'static str), (String, Option<Value>)>);
 
 impl Cuts {
     /// A silent importer acknowledges nothing, and its exporter only that no delivery starts any more.
-    fn acknowledged(&mut self, region: &str, spec: &Value, silent: &BTreeSet<String>) -> Value {
+    fn acknowledged(&mut self, region: &str, spec: &Value, silent: &BTreeSet<String>, unaware: bool) -> Value {
         let mut open = BTreeSet::new();
         for (role, way, end) in [("exporter", "exports", "to"), ("importer", "imports", "from")] {
             for edge in spec["policy"][way].as_array().unwrap() {
@@ -384,6 +413,23 @@ impl Cuts {
                 let key = (region.to_owned(), id.to_owned(), role);
                 self.0.insert(key.clone(), (other.to_owned(), None));
                 open.insert(key);
+            }
+        }
+        let closing = spec["policy"]["closing"].as_array().into_iter().flatten();
+        for edge in closing.filter(|_| !unaware) {
+            let (role, end) = match edge["from"] == region {
+                true => ("exporter", "to"),
+                false => ("importer", "from"),
+            };
+            let key = (region.to_owned(), edge["id"].as_str().unwrap().to_owned(), role);
+            let other = edge[end].as_str().unwrap().to_owned();
+            let (_, ack) = self.0.entry(key).or_insert((other, None));
+            // Also what came and went unseen, and anew what did so since.
+            if ack
+                .as_ref()
+                .is_some_and(|ack| ack["revision"].as_u64() <= edge["revision"].as_u64())
+            {
+                *ack = None;
             }
         }
         let mut acks = Vec::new();

@@ -78,6 +78,7 @@ pub fn jurisdiction(framework: LegalFramework, countries: &[&str]) -> Jurisdicti
         },
         retention: BTreeMap::new(),
         mechanisms: vec![],
+        breach_notices: vec![],
     }
 }
 

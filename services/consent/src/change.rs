@@ -11,7 +11,7 @@ use meridian_kit::auth::Athlete;
 use meridian_kit::db::{Scope, TenantTx};
 use meridian_kit::event::{Draft, Event};
 use meridian_kit::evidence::{self, Entry, Kind};
-use meridian_kit::idempotency::{self, IdempotencyKey, Outcome as Claim};
+use meridian_kit::idempotency::{self, IdempotencyKey, Outcome as Claim, Slot};
 use meridian_kit::outbox;
 use meridian_kit::problem::Problem;
 use meridian_kit::subject_keys::{Create, KeyScope, SubjectKey};
@@ -62,6 +62,13 @@ pub struct Change<'a> {
     pub body: &'a [u8],
 }
 
+/// A change that was begun: nobody else changes anything of the subject, or opens a permit, until its transaction ends.
+pub(crate) struct Begun {
+    pub(crate) key: SubjectKey,
+    pub(crate) tx: TenantTx,
+    pub(crate) slot: Slot,
+}
+
 /// Where a receipt is sealed.
 pub(crate) fn receipt_context(id: Uuid) -> String {
     format!("consent.receipt:{id}")
@@ -86,7 +93,7 @@ impl Consent {
         // Also for a repetition and for what was withdrawn before: an earlier request may still be waiting.
         if change.action == Action::Withdraw {
             let begun = Instant::now();
-            self.until_nothing_can_start(&athlete.scope(), athlete.subject, change.matter.purpose(), begun)
+            self.until_nothing_can_start(&athlete.scope(), athlete.subject, Some(change.matter.purpose()), begun)
                 .await?;
             self.metrics.withdrawal_wait.observe(begun.elapsed().as_secs_f64());
         }
@@ -94,20 +101,10 @@ impl Consent {
     }
 
     async fn store_change(&self, athlete: &Athlete, change: Change<'_>) -> Result<Response, Problem> {
-        let key = self
-            .keyring
-            .key(&athlete.tenant, &athlete.subject, &KeyScope::Personal, Create::Yes)
-            .await?;
-        let mut tx = TenantTx::begin(&self.pool, &athlete.scope()).await?;
-        let claim = idempotency::begin(&mut tx, &athlete.subject.to_string(), change.key, change.body, &key).await?;
-        let slot = match claim {
-            Claim::Fresh(slot) => slot,
-            Claim::Repeated(response) => {
-                tx.rollback().await?;
-                return Ok(response);
-            }
+        let Begun { key, mut tx, slot } = match self.begin(athlete, change.key, change.body).await? {
+            Ok(begun) => begun,
+            Err(repeated) => return Ok(repeated),
         };
-        store::lock_gate(&mut tx, athlete.subject).await?;
         let before = store::current(&mut tx, athlete.subject, change.matter).await?;
         let (status, receipt) = match (apply(before.map(|current| current.standing), change.action), before) {
             (Outcome::Unchanged(_), Some(current)) => {
@@ -130,6 +127,34 @@ impl Consent {
         tx.commit().await?;
         self.metrics.changed(receipt.state);
         Ok(response)
+    }
+
+    /// Begins a change at the subject's gate, or gives the answer to the request that this one repeats.
+    pub(crate) async fn begin(
+        &self,
+        athlete: &Athlete,
+        key: &IdempotencyKey,
+        body: &[u8],
+    ) -> Result<Result<Begun, Response>, Problem> {
+        let subject_key = self
+            .keyring
+            .key(&athlete.tenant, &athlete.subject, &KeyScope::Personal, Create::Yes)
+            .await?;
+        let mut tx = TenantTx::begin(&self.pool, &athlete.scope()).await?;
+        let claim = idempotency::begin(&mut tx, &athlete.subject.to_string(), key, body, &subject_key).await?;
+        let slot = match claim {
+            Claim::Fresh(slot) => slot,
+            Claim::Repeated(response) => {
+                tx.rollback().await?;
+                return Ok(Err(response));
+            }
+        };
+        store::lock_gate(&mut tx, athlete.subject).await?;
+        Ok(Ok(Begun {
+            key: subject_key,
+            tx,
+            slot,
+        }))
     }
 
     async fn record(
@@ -192,20 +217,20 @@ impl Consent {
         Ok(receipt)
     }
 
-    /// Returns when no delivery to the subject for this purpose can start any more. `since` is no earlier than the commit
-    /// of the withdrawal, so that each permit that could be open was opened before it.
-    async fn until_nothing_can_start(
+    /// Returns when no delivery to the subject for this purpose, or for any, can start any more. `since` is no earlier than the
+    /// commit of what forbids it, so that each permit that could be open was opened before it.
+    pub(crate) async fn until_nothing_can_start(
         &self,
         scope: &Scope,
         subject: SubjectId,
-        purpose: Purpose,
+        purpose: Option<Purpose>,
         since: Instant,
     ) -> Result<(), Problem> {
         let mut pause = FIRST_LOOK;
         loop {
             let open = self.has_open_permit(scope, subject, purpose).await.map_err(|error| {
-                tracing::warn!(%error, "a withdrawal is stored and could not be confirmed");
-                let message = "the withdrawal is stored; repeat the request to have it confirmed";
+                tracing::warn!(%error, "a withdrawal, an objection or a restriction is stored and could not be confirmed");
+                let message = "the change is stored; repeat the request to have it confirmed";
                 Problem::unavailable("withdrawal-unconfirmed", message)
             })?;
             if !must_wait(open, since.elapsed()) {
@@ -220,7 +245,7 @@ impl Consent {
         &self,
         scope: &Scope,
         subject: SubjectId,
-        purpose: Purpose,
+        purpose: Option<Purpose>,
     ) -> Result<bool, meridian_kit::db::Error> {
         let mut tx = TenantTx::begin(&self.pool, scope).await?;
         let open = store::has_open(&mut tx, subject, purpose).await?;

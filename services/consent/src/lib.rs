@@ -1,11 +1,12 @@
 //! Who agreed to what: purposes for classes of data, granted and withdrawn by the subject, with a receipt for each change;
-//! and the permits without which nothing that rests on consent is delivered.
+//! what they object to or restrict, whatever they agreed to; and the permits without which nothing is delivered.
 //!
-//! A request walks through [`http`] → [`change`] or [`permits`] → [`domain`] → [`store`].
+//! A request walks through [`http`] → [`change`], [`limits`] or [`permits`] → [`domain`] → [`store`].
 
 pub mod change;
 pub mod domain;
 pub mod http;
+pub mod limits;
 pub mod metrics;
 pub mod permits;
 pub mod store;
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 pub const MIGRATIONS: &[Migration] = &[
     Migration::new(100, "consents", include_str!("../migrations/0100_consents.sql")),
     Migration::new(101, "permits", include_str!("../migrations/0101_permits.sql")),
+    Migration::new(102, "limits", include_str!("../migrations/0102_limits.sql")),
 ];
 
 /// The service: what its handlers share. Cheap to clone.

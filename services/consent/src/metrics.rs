@@ -32,7 +32,7 @@ impl Metrics {
         Self {
             changes: registry.register(
                 "meridian_consent_changes",
-                "Consents granted and withdrawn",
+                "Consents granted and withdrawn, objections and restrictions set and lifted",
                 Family::default(),
             ),
             permits_opened: registry.counter("meridian_consent_permits_opened", "Permits to deliver that were opened"),
@@ -45,6 +45,11 @@ impl Metrics {
                 "How long withdrawals waited for open permits",
             ),
         }
+    }
+
+    /// Counts an objection or a restriction that was set or lifted.
+    pub fn limit_changed(&self, state: &'static str) {
+        self.changes.get_or_create(&StateLabel { state }).inc();
     }
 
     /// Counts a change.

@@ -90,6 +90,104 @@ async fn only_the_services_that_deliver_may_ask_and_only_who_opened_may_close() 
     );
 }
 
+/// Asks for permits for one delivery to each athlete, and returns the answers.
+async fn ask_for_all(api: &Client, athletes: &[&Athlete]) -> (u16, serde_json::Value) {
+    let deliveries: Vec<_> = athletes
+        .iter()
+        .map(|athlete| json!({"subject": athlete.subject, "delivery_id": "campaign-1"}))
+        .collect();
+    let body = json!({
+        "tenant": "stride-eu", "purpose": MARKETING.0, "class": MARKETING.1, "deliverer": "promotions-0",
+        "deliveries": deliveries,
+    });
+    let answer = api.post("/internal/permits/open").json(&body).send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+async fn close_all(api: &Client, permits: &[&serde_json::Value]) -> u16 {
+    let body = json!({"tenant": "stride-eu", "permits": permits});
+    let answer = api.post("/internal/permits/close").json(&body).send().await.unwrap();
+    answer.status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_delivery_of_a_batch_gets_its_own_answer_in_its_place() {
+    let region = region().await;
+    let api = region.client("promotions", "consent");
+    let (granted, silent, withdrawn) = (
+        region.athlete("stride-eu"),
+        region.athlete("stride-eu"),
+        region.athlete("stride-eu"),
+    );
+    change(&region, &granted, "grant", MARKETING).await;
+    change(&region, &withdrawn, "grant", MARKETING).await;
+    change(&region, &withdrawn, "withdraw", MARKETING).await;
+    let (status, answer) = ask_for_all(&api, &[&withdrawn, &granted, &silent, &granted]).await;
+    assert_eq!(status, 200);
+    assert!(Duration::from_millis(answer["valid_for_ms"].as_u64().unwrap()) < LIFE);
+    let permits = answer["permits"].as_array().unwrap();
+    assert_eq!(permits[0], json!({"rule": "consent-withdrawn"}));
+    assert_eq!(permits[2], json!({"rule": "consent-missing"}));
+    assert_ne!(permits[1]["permit_id"], permits[3]["permit_id"]);
+    assert!(permits[3]["permit_id"].is_string());
+    let (status, _) = ask_for_all(&api, &[]).await;
+    assert_eq!(status, 400, "nothing was asked");
+    let (status, _) = ask_for_all(&api, &vec![&granted; 513]).await;
+    assert_eq!(status, 400, "too much was asked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_closed_by_who_opened_it_and_by_nobody_else() {
+    let region = region().await;
+    let athlete = region.athlete("stride-eu");
+    let (api, other) = (
+        region.client("promotions", "consent"),
+        region.client("replicator", "consent"),
+    );
+    change(&region, &athlete, "grant", MARKETING).await;
+    let (_, answer) = ask_for_all(&api, &[&athlete, &athlete]).await;
+    let permits: Vec<_> = answer["permits"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|permit| &permit["permit_id"])
+        .collect();
+    assert_eq!(close_all(&other, &permits).await, 204);
+    let withdrawal = change(&region, &athlete, "withdraw", MARKETING);
+    let waits = tokio::time::timeout(Duration::from_millis(500), withdrawal).await;
+    assert!(waits.is_err(), "they are open still");
+    assert_eq!(close_all(&api, &permits).await, 204);
+    assert_eq!(close_all(&api, &permits).await, 204, "closing again changes nothing");
+    let begun = Instant::now();
+    change(&region, &athlete, "withdraw", MARKETING).await;
+    assert!(
+        begun.elapsed() < LIFE / 2,
+        "nothing is waited for: {:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn batches_that_name_the_same_subjects_in_any_order_do_not_wait_for_each_other_for_ever() {
+    let region = Arc::new(region().await);
+    let api = region.client("promotions", "consent");
+    let athletes: Vec<Athlete> = (0..20).map(|_| region.athlete("stride-eu")).collect();
+    for athlete in &athletes {
+        change(&region, athlete, "grant", MARKETING).await;
+    }
+    let batches = (0..24).map(|number| {
+        let (api, mut athletes) = (api.clone(), athletes.clone());
+        if number % 2 == 0 {
+            athletes.reverse();
+        }
+        athletes.rotate_left(number % 20);
+        async move { ask_for_all(&api, &athletes.iter().collect::<Vec<_>>()).await }
+    });
+    for (status, answer) in futures::future::join_all(batches).await {
+        assert_eq!(status, 200, "{answer}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_of_elsewhere_gets_no_permit() {
     let region = region().await;

@@ -1,10 +1,13 @@
 //! Signing in, tokens and the keys behind them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
+#[path = "common/alike.rs"]
+mod alike;
 mod common;
 
 use std::collections::BTreeSet;
 
+use alike::told_apart;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{PASSWORD, Setting, answer, registration};
@@ -85,25 +88,13 @@ async fn a_failed_sign_in_takes_as_long_without_an_account_as_with_one() {
         (Some("stride-us"), "ada@example.org"),
         (None, "ada@example.org"),
     ];
-    // The quickest of many is what the work itself takes, whatever else the machine does meanwhile: with more samples
-    // noise goes away, and a difference of ours stays.
-    let mut quickest = [std::time::Duration::MAX; 4];
-    for sample in 1..=150 {
-        for turn in 0..cases.len() {
-            // Each round begins with another case: what every other sign-in costs, such as memory that the one before gave
-            // back, is then in all of them.
-            let case = (turn + sample) % cases.len();
-            let (tenant, email) = cases[case];
-            let begun = std::time::Instant::now();
-            setting.sign_in(tenant, email, "wrong horse battery").await;
-            quickest[case] = quickest[case].min(begun.elapsed());
-        }
-        let (least, most) = (quickest.iter().min().unwrap(), quickest.iter().max().unwrap());
-        if sample >= 15 && most.as_secs_f64() < least.as_secs_f64() * 1.15 {
-            return;
-        }
+    let apart = told_apart::<4>(async |case| {
+        let (tenant, email) = cases[case];
+        setting.sign_in(tenant, email, "wrong horse battery").await;
+    });
+    if let Some(quickest) = apart.await {
+        panic!("sign-ins tell by their time whether there is an account: {quickest:?}");
     }
-    panic!("sign-ins tell by their time whether there is an account: {quickest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use meridian_policy::RegionName;
 
+use crate::kafka::Broker;
+
 /// A text that must not be printed.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Secret(String);
@@ -36,6 +38,16 @@ impl Drop for Secret {
     }
 }
 
+/// Where Kafka is, and how it is spoken to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Brokers {
+    /// `MERIDIAN_KAFKA_URL`, `mtls://host:port[,host:port…]`: under this process's certificate. Default
+    /// `mtls://kafka:9094`.
+    Mutual(Vec<Broker>),
+    /// `MERIDIAN_KAFKA`: in clear and as nobody, bootstrap addresses of a test's broker.
+    Plain(String),
+}
+
 /// A service's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -49,8 +61,8 @@ pub struct Config {
     pub tls_dir: PathBuf,
     /// `MERIDIAN_DATABASE_URL`: for services that have a database.
     pub database_url: Option<Secret>,
-    /// `MERIDIAN_KAFKA`: bootstrap addresses. Default `kafka:9092`.
-    pub kafka: String,
+    /// `MERIDIAN_KAFKA_URL`, or `MERIDIAN_KAFKA` in tests.
+    pub kafka: Brokers,
     /// `MERIDIAN_TOPIC_PREFIX`: put before every topic and group; only tests that share one broker set it.
     pub topic_prefix: String,
     /// `MERIDIAN_POLICY_URL`: the region operator's policy feed.
@@ -98,8 +110,9 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 /// Variables that end in `_URL` and do not name a peer.
-const NOT_PEERS: [&str; 4] = [
+const NOT_PEERS: [&str; 5] = [
     "MERIDIAN_DATABASE_URL",
+    "MERIDIAN_KAFKA_URL",
     "MERIDIAN_POLICY_URL",
     "MERIDIAN_PUBLIC_URL",
     "MERIDIAN_SUPERUSER_URL",
@@ -136,6 +149,29 @@ impl Reader<'_> {
             );
             default
         })
+    }
+
+    fn brokers(&mut self) -> Brokers {
+        let plain = self.text("MERIDIAN_KAFKA");
+        let Some(url) = self.text("MERIDIAN_KAFKA_URL") else {
+            let own = Broker {
+                host: crate::kafka::BROKER.to_owned(),
+                port: 9094,
+            };
+            return plain.map_or_else(|| Brokers::Mutual(vec![own]), Brokers::Plain);
+        };
+        if plain.is_some() {
+            self.wrong("MERIDIAN_KAFKA", "is set beside MERIDIAN_KAFKA_URL; set one of them");
+        }
+        let listed = url.strip_prefix("mtls://").unwrap_or_default().split(',');
+        let brokers: Result<Vec<Broker>, _> = listed.map(str::parse).collect();
+        Brokers::Mutual(brokers.unwrap_or_else(|_| {
+            self.wrong(
+                "MERIDIAN_KAFKA_URL",
+                "is not a list of brokers; write it like mtls://kafka:9094",
+            );
+            Vec::new()
+        }))
     }
 
     fn url(&mut self, variable: &str, default: String) -> String {
@@ -198,6 +234,7 @@ impl Config {
                 "is not a PostgreSQL URL; write it like postgres://user:password@postgres/name",
             );
         }
+        let kafka = reader.brokers();
         let topic_prefix = reader.text("MERIDIAN_TOPIC_PREFIX").unwrap_or_default();
         if !topic_prefix
             .bytes()
@@ -230,7 +267,7 @@ impl Config {
             admin_listen,
             tls_dir: path(&reader, "MERIDIAN_TLS_DIR").unwrap_or_else(|| PathBuf::from("/var/run/meridian/tls")),
             database_url: database_url.map(Secret::new),
-            kafka: reader.text("MERIDIAN_KAFKA").unwrap_or_else(|| "kafka:9092".to_owned()),
+            kafka,
             topic_prefix,
             policy_url,
             policy_file: path(&reader, "MERIDIAN_POLICY_FILE")
@@ -290,6 +327,22 @@ mod tests {
         assert_eq!(config.region.to_string(), "eu");
         assert_eq!(config.peer_url("consent"), "https://consent:8443");
         assert_eq!(config.listen.port(), 8443);
+    }
+
+    #[test]
+    fn kafka_is_spoken_to_under_the_certificate_unless_a_test_says_otherwise() {
+        let kafka = |more: &[(&str, &str)]| {
+            let all = [&[("MERIDIAN_REGION", "eu")], more].concat();
+            Config::parse(&variables(&all)).map(|config| config.kafka)
+        };
+        let brokers = |all: &[&str]| Brokers::Mutual(all.iter().map(|one| one.parse().expect("a broker")).collect());
+        assert_eq!(kafka(&[]), Ok(brokers(&["kafka:9094"])));
+        let several = kafka(&[("MERIDIAN_KAFKA_URL", "mtls://a:9094,b:9095")]);
+        assert_eq!(several, Ok(brokers(&["a:9094", "b:9095"])));
+        let plain = kafka(&[("MERIDIAN_KAFKA", "127.0.0.1:9092")]);
+        assert_eq!(plain, Ok(Brokers::Plain("127.0.0.1:9092".to_owned())));
+        assert!(kafka(&[("MERIDIAN_KAFKA_URL", "kafka:9094")]).is_err());
+        assert!(kafka(&[("MERIDIAN_KAFKA_URL", "mtls://a:1"), ("MERIDIAN_KAFKA", "a:2")]).is_err());
     }
 
     #[test]

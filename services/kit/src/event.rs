@@ -1,21 +1,25 @@
 //! The envelope of events: CloudEvents 1.0, structured JSON, with the attributes that residency needs. The payload is
 //! sealed as a whole under the data subject's key, so a topic holds nothing that outlives an erasure.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use meridian_policy::{DataClass, EdgeId, Epoch, RegionName, TenantId};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::ids::SubjectId;
-use crate::subject_keys::{Create, Error as KeyError, KeyScope, Keyring, SubjectKey};
+use crate::subject_keys::{Create, Error as KeyError, KeyScope, Keyring, Sealed, SubjectKey};
 
 /// The media type of a sealed payload.
 pub const SEALED_JSON: &str = "application/vnd.meridian.sealed+json";
 /// The largest event on the wire.
 pub const EVENT_LIMIT_BYTES: usize = 512 * 1024;
+/// About what an event has beside its payload.
+const ENVELOPE_BYTES: usize = 1024;
 
 /// Who writes events: `/regions/<region>/<service>`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -131,10 +135,24 @@ fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Err
 }
 
 fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    STANDARD
-        .decode(text)
-        .map_err(|_| serde::de::Error::custom("data_base64 is not base64"))
+    deserializer.deserialize_str(Base64)
+}
+
+/// Reads base64 where it lies: the payload is most of an event, and a copy of its text is nothing that anybody needs.
+struct Base64;
+
+impl Visitor<'_> for Base64 {
+    type Value = Vec<u8>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("base64")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<u8>, E> {
+        STANDARD
+            .decode(text)
+            .map_err(|_| E::custom("data_base64 is not base64"))
+    }
 }
 
 /// Bytes that are not an event of ours.
@@ -227,11 +245,26 @@ impl Event {
         &self.sealed
     }
 
+    /// Whether the payload has the form of something sealed.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        Sealed::is_form_of(&self.sealed)
+    }
+
     /// The bytes for the wire.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.length());
         // Strings, numbers and UUIDs always serialize.
-        serde_json::to_vec(self).unwrap_or_default()
+        let _ = serde_json::to_writer(&mut bytes, self);
+        bytes
+    }
+
+    /// About how many bytes it has on the wire, rather more than fewer.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        // In base64, four characters for three bytes.
+        self.sealed.len() * 4 / 3 + ENVELOPE_BYTES
     }
 
     /// Reads the bytes from the wire.
@@ -291,6 +324,7 @@ mod tests {
             (&"workout-summary".into(), &1.into(), &"personal".into())
         );
         assert!(!json.to_string().contains("4217"), "{json}");
+        assert!(event.is_sealed());
         for name in json.as_object().expect("an object").keys() {
             let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || name == "data_base64";
             assert!(name.bytes().all(allowed), "{name} is no CloudEvents attribute");
@@ -309,6 +343,17 @@ mod tests {
             read.open_with::<serde_json::Value>(&key),
             Err(KeyError::Unsealable)
         ));
+    }
+
+    #[test]
+    fn a_payload_in_clear_is_told_from_a_sealed_one() {
+        let (event, _) = event();
+        let mut json = serde_json::to_value(&event).expect("JSON");
+        json["data_base64"] = STANDARD
+            .encode("{\"distance_meters\": 4217.5, \"title\": \"Morning run\"}")
+            .into();
+        let clear = Event::from_bytes(json.to_string().as_bytes()).expect("an event");
+        assert!(!clear.is_sealed());
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod evidence;
 pub mod headers;
 pub mod idempotency;
 mod ids;
+pub mod inbox;
 pub mod kafka;
 pub mod log;
 pub mod metrics;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::time::Duration;
 
-use futures::future::join_all;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use sqlx::postgres::PgListener;
@@ -15,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::db::{self, TenantTx};
 use crate::event::{EVENT_LIMIT_BYTES, Event};
-use crate::kafka::{Kafka, Producer};
+use crate::kafka::{Kafka, Outgoing, Producer};
 use crate::start::{Start, StartError};
 
 /// Events in flight to the broker at once.
@@ -42,17 +41,25 @@ pub async fn append(tx: &mut TenantTx, topic: &str, event: &Event) -> Result<(),
 /// # Errors
 /// When the row is refused or the event is too large.
 pub async fn append_keyed(tx: &mut TenantTx, topic: &str, key: &str, event: &Event) -> Result<(), db::Error> {
-    let bytes = event.to_bytes();
-    if bytes.len() > EVENT_LIMIT_BYTES {
-        return Err(db::Error::Statement(format!(
-            "an event of {} bytes is too large",
-            bytes.len()
-        )));
+    append_all_keyed(tx, topic, key, &[event]).await
+}
+
+/// As [`append_keyed`] for events of one key, in their order, with one statement.
+///
+/// # Errors
+/// When a row is refused or an event is too large.
+pub async fn append_all_keyed(tx: &mut TenantTx, topic: &str, key: &str, events: &[&Event]) -> Result<(), db::Error> {
+    let ids: Vec<uuid::Uuid> = events.iter().map(|event| event.id).collect();
+    let bytes: Vec<Vec<u8>> = events.iter().map(|event| event.to_bytes()).collect();
+    if let Some(large) = bytes.iter().map(Vec::len).find(|length| *length > EVENT_LIMIT_BYTES) {
+        return Err(db::Error::Statement(format!("an event of {large} bytes is too large")));
     }
-    sqlx::query("select meridian_append($1, $2, $3, $4)")
+    let query =
+        "select meridian_append($1, $2, id, event) from unnest($3::uuid[], $4::bytea[]) as appended (id, event)";
+    sqlx::query(query)
         .bind(topic)
         .bind(key)
-        .bind(event.id)
+        .bind(ids)
         .bind(bytes)
         .execute(tx.conn())
         .await?;
@@ -64,6 +71,16 @@ struct Row {
     topic: String,
     key: String,
     event: Vec<u8>,
+}
+
+impl Row {
+    fn record(&self) -> Outgoing<'_> {
+        Outgoing {
+            topic: &self.topic,
+            key: &self.key,
+            payload: &self.event,
+        }
+    }
 }
 
 /// Why a round ended early. The relay says so and begins again.
@@ -213,13 +230,10 @@ impl Relay {
         producer: &Producer,
         rows: Vec<Row>,
     ) -> Result<(), RelayError> {
-        // Enqueued in order without waiting: the idempotent producer keeps the order of each partition, also when it
-        // repeats. Waiting for each would cost a round trip per event.
-        let mut deliveries = Vec::with_capacity(rows.len());
-        for row in &rows {
-            deliveries.push(producer.enqueue(&row.topic, &row.key, &row.event).await?);
-        }
-        let outcomes = join_all(deliveries).await;
+        // In order and without waiting for each: the idempotent producer keeps the order of each partition, also when it
+        // repeats.
+        let records: Vec<Outgoing<'_>> = rows.iter().map(Row::record).collect();
+        let outcomes = producer.send_all(&records).await?;
         let (acknowledged, failure) = acknowledged_prefixes(&rows, outcomes);
         if !acknowledged.is_empty() {
             sqlx::query("delete from outbox where id = any($1)")

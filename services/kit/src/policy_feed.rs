@@ -14,6 +14,7 @@ use meridian_evidence::Checkpoint;
 use meridian_policy::vocabulary::DataClass;
 use meridian_policy::{EdgeId, PolicyRevision, RegionName, RegionPolicy};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +51,23 @@ pub enum FeedLine {
         /// Always true.
         lease_lost: bool,
     },
+}
+
+impl FeedLine {
+    /// A line as it was sent, perhaps by a newer version.
+    ///
+    /// # Errors
+    /// It is not understood.
+    pub fn parse(line: &[u8]) -> Result<Self, serde_json::Error> {
+        let mut told: Value = serde_json::from_slice(line)?;
+        match told.get_mut("policy") {
+            Some(policy) => {
+                let policy = Box::new(RegionPolicy::read(policy.take())?);
+                Ok(Self::Policy { policy })
+            }
+            None => Self::deserialize(told),
+        }
+    }
 }
 
 /// A renewal of the lease.
@@ -108,6 +126,9 @@ pub struct Verification {
     pub tables: u64,
     /// How many rows it counted.
     pub rows: u64,
+    /// How many records of topics it looked at; a verifier of a release before looks at none.
+    #[serde(default)]
+    pub records: u64,
     /// How many violations there are.
     pub violations: u64,
     /// The first of them.
@@ -119,7 +140,7 @@ pub struct Verification {
 pub struct Found {
     /// What was looked for.
     pub check: String,
-    /// Where: a table, a role, a setting.
+    /// Where: a table, a topic, a role, a setting.
     pub place: String,
     /// Of whom or by what: a tenant, an edge, a role. Opaque.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -226,7 +247,8 @@ impl PolicyFeed {
             problem,
         };
         let bytes = std::fs::read(path).map_err(|error| boot(error.to_string()))?;
-        let policy: RegionPolicy = serde_json::from_slice(&bytes).map_err(|error| boot(error.to_string()))?;
+        let policy = serde_json::from_slice(&bytes).and_then(RegionPolicy::read);
+        let policy = policy.map_err(|error| boot(error.to_string()))?;
         if policy.region != *region {
             return Err(boot(format!(
                 "it is the policy of {}, and this is {region}",
@@ -318,7 +340,11 @@ impl PolicyFeed {
             changed
         });
         if changed {
-            tracing::info!(revision = self.current().revision.0, "the policy changed");
+            let policy = self.current();
+            tracing::info!(revision = policy.revision.0, "the policy changed");
+            for edge in &policy.held {
+                tracing::warn!(edge = %edge.id, error = %edge.because, "an edge is held: nothing passes along it until this service is upgraded");
+            }
         }
     }
 
@@ -374,7 +400,7 @@ impl PolicyFeed {
                 if line.trim_ascii().is_empty() {
                     continue;
                 }
-                match serde_json::from_slice(&line) {
+                match FeedLine::parse(&line) {
                     Ok(line) => {
                         heard_something = true;
                         self.receive(line, heard);

@@ -355,6 +355,10 @@ fn is_json(media_type: &str) -> bool {
 /// # Errors
 /// A 400 whose detail names the field.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // To know where a reader is costs more than reading; that is asked for only when something is wrong.
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value: Result<T, _> = serde_path_to_error::deserialize(&mut reader);
     let value = value.map_err(|error| {

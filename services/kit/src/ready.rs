@@ -63,14 +63,19 @@ impl Readiness {
         // A policy is always known (the process does not start without one). A hub or operator that cannot be reached
         // stops transfers, not the work of this region, so it is shown and does not count.
         self.register("policy", move || {
-            let (revision, connected) = (feed.current().revision, feed.connected());
+            let (policy, connected) = (feed.current(), feed.connected());
+            let revision = policy.revision;
             let lease = if feed.lease_valid() {
                 "the lease is valid"
             } else {
                 "no valid lease: nothing may leave the region"
             };
             let stream = if connected { "connected" } else { "not connected" };
-            std::future::ready(Ok(format!("revision {revision}, {stream}, {lease}")))
+            let held = match policy.held.len() {
+                0 => String::new(),
+                held => format!(", {held} edges held: what is told of them is not understood"),
+            };
+            std::future::ready(Ok(format!("revision {revision}, {stream}, {lease}{held}")))
         });
     }
 

@@ -336,5 +336,5 @@ async fn healthcheck(State(start): State<Start>) -> Response {
 
 async fn metrics(State(start): State<Start>) -> Response {
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, OPENMETRICS)], start.metrics().encode()).into_response()
+    ([(CONTENT_TYPE, OPENMETRICS)], start.measured()).into_response()
 }

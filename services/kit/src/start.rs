@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use meridian_policy::RegionName;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::auth::{IdentityKeys, KeySource, Verifier};
 use crate::client::{ClientError, ServiceClient};
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Brokers, Config, ConfigErrors};
 use crate::db::{self, Pool};
 use crate::event::EventSource;
 use crate::kafka::Kafka;
@@ -106,6 +107,7 @@ struct Shared {
     feed: PolicyFeed,
     verifier: Verifier,
     metrics: Metrics,
+    held_edges: Gauge,
     readiness: Readiness,
     stop: CancellationToken,
     database: OnceLock<Pool>,
@@ -146,6 +148,10 @@ impl Start {
         let identity = ServiceClient::peer(&tls, &config.peer_url("identity"), expected)?;
         let verifier = Verifier::new(feed.clone(), Arc::new(IdentityKeys::new(identity)));
         let metrics = Metrics::new(service);
+        let held_edges = metrics.gauge(
+            "meridian_policy_held_edges",
+            "Edges along which nothing passes because what is told of them is not understood.",
+        );
         let readiness = Readiness::default();
         readiness.policy(feed.clone());
         let shared = Shared {
@@ -155,6 +161,7 @@ impl Start {
             feed,
             verifier,
             metrics,
+            held_edges,
             readiness,
             stop: CancellationToken::new(),
             database: OnceLock::new(),
@@ -213,6 +220,14 @@ impl Start {
         self.shared.verifier.set_source(source);
     }
 
+    /// The exposition text of all metrics, as of now.
+    #[must_use]
+    pub fn measured(&self) -> String {
+        let held = self.shared.feed.current().held.len();
+        self.shared.held_edges.set(i64::try_from(held).unwrap_or(i64::MAX));
+        self.shared.metrics.encode()
+    }
+
     /// The metrics registry.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
@@ -269,11 +284,11 @@ impl Start {
     /// Producers and consumers.
     #[must_use]
     pub fn kafka(&self) -> Kafka {
-        Kafka::new(
-            &self.shared.config.kafka,
-            &self.shared.config.topic_prefix,
-            self.service(),
-        )
+        let prefix = &self.shared.config.topic_prefix;
+        match &self.shared.config.kafka {
+            Brokers::Mutual(brokers) => Kafka::mutual(self.tls(), brokers, prefix, self.service()),
+            Brokers::Plain(brokers) => Kafka::plain(brokers, prefix, self.service()),
+        }
     }
 
     /// Who this service's events come from.

@@ -1,6 +1,7 @@
 //! What a service's database holds to, whatever the service does: tenants apart, epochs fenced, roles without power.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use meridian_kit::config::Secret;
 use meridian_kit::db::{self, Error, Migration, Scope, TenantTx, raise_fence};
 use meridian_kit::testing::Database;
 use meridian_policy::Epoch;
@@ -339,4 +340,135 @@ async fn every_table_is_guarded() {
     let database = Database::create("kit", &[]).await;
     // The fence itself says who may write, to everybody; the list of steps is the owner's.
     assert_eq!(database.unguarded_tables().await, ["_sqlx_migrations", "tenant_fence"]);
+}
+
+/// As a managed PostgreSQL gives it out: it may make roles and databases, and is no superuser.
+async fn maker(superuser: &db::Pool, url: &str, of: &str) -> (String, String) {
+    let name = format!("maker_{of}");
+    let statement = format!("create role {name} login createdb createrole password 'made-for-a-test'");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+        .execute(superuser)
+        .await
+        .unwrap();
+    let mut url = reqwest::Url::parse(url).unwrap();
+    url.set_username(&name).unwrap();
+    url.set_password(Some("made-for-a-test")).unwrap();
+    url.set_path("/postgres");
+    (name, url.to_string())
+}
+
+/// A service's roles and database as a maker made them, and away again.
+struct Unmighty {
+    superuser: db::Pool,
+    maker: String,
+    url: String,
+    credentials: db::Credentials,
+}
+
+fn role(name: &str) -> db::RoleCredentials {
+    db::RoleCredentials {
+        username: name.to_owned(),
+        password: Secret::new("made-for-a-test".to_owned()),
+    }
+}
+
+impl Unmighty {
+    async fn make(what: &str) -> (Database, Self) {
+        let (database, _pool) = with_fences(&[]).await;
+        let superuser = database.superuser_pool();
+        let service = format!("{what}_{}", std::process::id());
+        let (maker, url) = maker(&superuser, &database.superuser_url(), &service).await;
+        let made = Self {
+            superuser,
+            maker,
+            url,
+            credentials: db::Credentials {
+                owner: role(&format!("{service}_owner")),
+                app: role(&service),
+                service,
+            },
+        };
+        made.migrate().await.unwrap();
+        (database, made)
+    }
+
+    async fn migrate(&self) -> Result<(), Error> {
+        db::migrate_cluster(&self.url, std::slice::from_ref(&self.credentials)).await
+    }
+
+    async fn by_hand(&self, statement: String) {
+        let statement = sqlx::AssertSqlSafe(statement);
+        sqlx::raw_sql(statement).execute(&self.superuser).await.unwrap();
+    }
+
+    fn pool(&self, role: &str) -> db::Pool {
+        let mut url = reqwest::Url::parse(&self.url).unwrap();
+        url.set_username(role).unwrap();
+        url.set_path(&self.credentials.service);
+        db::connect(url.as_str(), "test").unwrap()
+    }
+
+    async fn drop(self, others: &[&str]) {
+        let service = &self.credentials.service;
+        self.by_hand(format!("drop database {service} with (force)")).await;
+        let owner = &self.credentials.owner.username;
+        let roles = [service, owner, &self.maker].map(String::as_str);
+        for role in roles.into_iter().chain(others.iter().copied()) {
+            self.by_hand(format!("drop role {role}")).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn roles_and_databases_are_made_by_a_role_that_is_no_superuser_and_again_without_harm() {
+    let (_database, made) = Unmighty::make("unmighty").await;
+    made.migrate().await.unwrap();
+    let (owner, app) = (
+        made.pool(&made.credentials.owner.username),
+        made.pool(&made.credentials.service),
+    );
+    sqlx::raw_sql("create table made (id int)")
+        .execute(&owner)
+        .await
+        .unwrap();
+    sqlx::raw_sql("insert into made values (1)")
+        .execute(&app)
+        .await
+        .unwrap();
+    assert!(sqlx::raw_sql("create table mine (id int)").execute(&app).await.is_err());
+    owner.close().await;
+    app.close().await;
+    made.drop(&[]).await;
+}
+
+#[tokio::test]
+async fn a_role_that_is_mightier_than_it_may_be_is_an_error_where_nobody_can_take_that_away() {
+    let (_database, made) = Unmighty::make("toomighty").await;
+    made.by_hand(format!("alter role {} bypassrls", made.credentials.service))
+        .await;
+    let refused = made.migrate().await.unwrap_err();
+    assert!(refused.to_string().contains("row-level security"), "{refused}");
+    made.drop(&[]).await;
+}
+
+#[tokio::test]
+async fn a_verifier_that_somebody_else_has_to_make_is_asked_for_and_then_left_as_it_is() {
+    let (_database, made) = Unmighty::make("watched").await;
+    let verifier = format!("verifier_{}", std::process::id());
+    let all = [made.credentials.clone()];
+    let refused = db::migrate_verifier(&made.url, &role(&verifier), &all)
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("bypassrls"), "{refused}");
+
+    made.by_hand(format!(
+        "create role {verifier} login bypassrls password 'made-for-a-test' \
+         in role pg_read_all_data, pg_read_all_settings, pg_read_all_stats"
+    ))
+    .await;
+    db::migrate_verifier(&made.url, &role(&verifier), &all).await.unwrap();
+    let pool = made.pool(&verifier);
+    sqlx::raw_sql("select 1").execute(&pool).await.unwrap();
+    pool.close().await;
+    made.drop(&[&verifier]).await;
 }

@@ -62,6 +62,25 @@ async fn events_of_a_subject_arrive_in_the_order_of_their_commits() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_are_appended_at_once_arrive_in_their_order() {
+    let region = Region::new("eu", &["stride-eu"]).await;
+    let database = region.database("training", NOTES).await;
+    region.run("training", relay_only).await;
+    let scope = fenced(&database.pool()).await;
+    let subject = key(SubjectId::random());
+    let events: Vec<Event> = (1..=150).map(|sequence| note_event(&subject, sequence)).collect();
+    for batch in events.chunks(50) {
+        let mut tx = TenantTx::begin(&database.pool(), &scope).await.unwrap();
+        let batch: Vec<&Event> = batch.iter().collect();
+        meridian_kit::outbox::append_all_keyed(&mut tx, "notes.events", "one-key", &batch)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+    }
+    assert_eq!(region.events("notes.events", 150).await, events);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_was_rolled_back_is_never_sent() {
     let region = Region::new("eu", &["stride-eu"]).await;
     let database = region.database("training", NOTES).await;

@@ -19,6 +19,11 @@ const TEXT_LABELS: &[(&str, &str, &str)] = &[
     ("replicator", "rule", "a rule of the policy, or what was missing"),
     ("operator", "member", "a member cluster, forgotten when it goes"),
     ("operator", "rule", "a rule of the policy"),
+    (
+        "operator",
+        "region",
+        "a region with an incident, forgotten when that goes",
+    ),
 ];
 
 /// Where headers are named.

@@ -32,9 +32,34 @@ pub(crate) struct Cluster {
     /// Where PostgreSQL is, and as whom.
     #[arg(long, env = "MERIDIAN_SUPERUSER_URL", hide_env_values = true)]
     superuser_url: String,
+    /// As whom, where the URL does not say it.
+    #[arg(long, env = "MERIDIAN_SUPERUSER_USERNAME", hide_env_values = true)]
+    superuser_username: Option<String>,
+    /// And by which password.
+    #[arg(long, env = "MERIDIAN_SUPERUSER_PASSWORD", hide_env_values = true)]
+    superuser_password: Option<String>,
     /// A folder with `<service>-owner`, `<service>` and `verifier`, each with `username` and `password`.
     #[arg(long, env = "MERIDIAN_DB_CREDENTIALS_DIR")]
     credentials_dir: PathBuf,
+}
+
+impl Cluster {
+    /// The URL with who connects; whatever their name and password are made of.
+    fn url(&self) -> Result<String, Error> {
+        let mut url = reqwest::Url::parse(&self.superuser_url).map_err(|_| Error::Url)?;
+        if let Some(username) = &self.superuser_username {
+            url.set_username(&encoded(username)).map_err(|()| Error::Url)?;
+        }
+        if let Some(password) = &self.superuser_password {
+            url.set_password(Some(&encoded(password))).map_err(|()| Error::Url)?;
+        }
+        Ok(url.into())
+    }
+}
+
+/// What else a URL's name or password must not hold is encoded when it is set.
+fn encoded(text: &str) -> String {
+    text.replace('%', "%25")
 }
 
 /// The owner's settings.
@@ -49,10 +74,11 @@ pub(crate) async fn run(target: Target) -> Result<(), Error> {
     let (owner, migrations): (Owner, &[Migration]) = match target {
         Target::Cluster(cluster) => {
             let all = db::credentials_in(&cluster.credentials_dir)?;
-            db::migrate_cluster(&cluster.superuser_url, &all).await?;
+            let url = cluster.url()?;
+            db::migrate_cluster(&url, &all).await?;
             // An operator of before the verifier mounts no credentials for it.
             if let Some(verifier) = db::verifier_in(&cluster.credentials_dir)? {
-                db::migrate_verifier(&cluster.superuser_url, &verifier, &all).await?;
+                db::migrate_verifier(&url, &verifier, &all).await?;
             }
             return Ok(());
         }
@@ -65,4 +91,23 @@ pub(crate) async fn run(target: Target) -> Result<(), Error> {
         Target::Replicator(owner) => (owner, meridian_replicator::MIGRATIONS),
     };
     db::migrate(&owner.database_url, migrations).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_taken_whatever_it_is_made_of() {
+        let cluster = Cluster {
+            superuser_url: "postgres://db.eu.example:6432/postgres?sslmode=verify-full".to_owned(),
+            superuser_username: Some("their admin".to_owned()),
+            superuser_password: Some("p@ss/w:rd?%".to_owned()),
+            credentials_dir: PathBuf::new(),
+        };
+        assert_eq!(
+            cluster.url().unwrap_or_default(),
+            "postgres://their%20admin:p%40ss%2Fw%3Ard%3F%25@db.eu.example:6432/postgres?sslmode=verify-full"
+        );
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use meridian_operator::hub::approval::Requirement;
+use meridian_operator::region::stack::data_plane::Operators;
 use meridian_operator::region::stack::validate::{Images, NodePorts};
 use meridian_operator::{HubArgs, RegionArgs, admin, run_hub, run_region};
 use meridian_policy::RegionName;
@@ -95,9 +96,18 @@ pub(crate) struct Region {
     /// The image of Kafka.
     #[arg(long, env = "MERIDIAN_KAFKA_IMAGE")]
     kafka_image: String,
+    /// CloudNativePG is in this cluster, and may be asked for PostgreSQL.
+    #[arg(long, env = "MERIDIAN_CLOUD_NATIVE_PG")]
+    cloud_native_pg: bool,
+    /// Strimzi is in this cluster, and may be asked for Kafka.
+    #[arg(long, env = "MERIDIAN_STRIMZI")]
+    strimzi: bool,
     /// Where services hear the policy.
     #[arg(long, env = "MERIDIAN_FEED_LISTEN", default_value = "0.0.0.0:8444")]
     feed_listen: SocketAddr,
+    /// Where the API server asks for external metrics; without it, no HorizontalPodAutoscaler is told anything.
+    #[arg(long, env = "MERIDIAN_METRICS_API_LISTEN")]
+    metrics_api_listen: Option<SocketAddr>,
     /// A folder on a memory volume for this process's certificate.
     #[arg(long, env = "MERIDIAN_SCRATCH", default_value = "/tmp")]
     scratch: PathBuf,
@@ -142,7 +152,10 @@ pub(crate) async fn run(role: Role) -> Result<(), String> {
                 image,
                 postgres_image,
                 kafka_image,
+                cloud_native_pg,
+                strimzi,
                 feed_listen,
+                metrics_api_listen,
                 scratch,
                 brokers,
             } = region;
@@ -161,8 +174,13 @@ pub(crate) async fn run(role: Role) -> Result<(), String> {
                 identity,
                 region,
                 images,
+                operators: Operators {
+                    cloud_native_pg,
+                    strimzi,
+                },
                 node_ports: NodePorts::Fixed,
                 feed_listen: Some(feed_listen),
+                metrics_api_listen,
                 admin_listen,
                 scratch,
                 brokers,

@@ -35,6 +35,9 @@ pub(crate) struct Plugin {
 pub(crate) enum Verb {
     /// Is everything Ready, every policy fresh, nothing violated? Exits with 1 when something is not.
     Status(Status),
+    /// What was found where it must not be, and whom the laws concerned want to be told by when. Exits with 1 when an
+    /// incident is open.
+    Incidents(Incidents),
     /// May data of this class go from here to there? Every check, or the first that refuses. Exits with 1 when refused.
     Explain(Explain),
     /// What would change if these files were applied, cluster by cluster, and what makes it lawful. Writes nothing. Exits
@@ -69,6 +72,15 @@ pub(crate) struct Status {
     /// Do not look at the members: what the hub says is enough.
     #[arg(long)]
     hub_only: bool,
+    #[command(flatten)]
+    hub: Hub,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Incidents {
+    /// List those that are closed, too.
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
     hub: Hub,
 }
@@ -212,6 +224,10 @@ async fn answer(verb: Verb) -> Result<Answer, PluginError> {
                 hub_only,
             };
             plugin::status(&reach, wanted, output).await
+        }
+        Verb::Incidents(Incidents { all, hub }) => {
+            let (reach, output) = hub.reach();
+            plugin::incidents(&reach, all, output).await
         }
         Verb::Explain(Explain {
             tenant,

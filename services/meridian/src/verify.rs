@@ -1,4 +1,4 @@
-//! `meridian verify`: looks at a region's databases once and says what should not be there.
+//! `meridian verify`: looks at a region's databases and topics once and says what should not be there.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use clap::Args;
 use jiff::Timestamp;
 use meridian_kit::config::Config;
 use meridian_kit::{Listeners, Start};
+use meridian_operator::region::stack::plan::access;
 use meridian_operator::region::stack::plan::components::with_database;
 use meridian_policy::RegionPolicy;
-use meridian_verifier::{Database, Report, verify};
-use serde::Deserialize as _;
+use meridian_verifier::{Database, Planned, Region, Report, Server, verify};
 
 /// Something was found.
 const VIOLATIONS: u8 = 1;
@@ -28,6 +28,38 @@ pub(crate) struct Verify {
     /// The region's policy as JSON, as its ConfigMap `meridian-policy` holds it; `-` for standard input.
     #[arg(long, requires = "database_url")]
     policy: Option<PathBuf>,
+    /// Who runs PostgreSQL and Kafka.
+    #[command(flatten)]
+    run_by: RunBy,
+}
+
+/// Who runs PostgreSQL and Kafka, as the region's stack says it.
+#[derive(Args, Debug)]
+pub(crate) struct RunBy {
+    /// The mode of the region's PostgreSQL: `Embedded`, `CloudNativePG` or `External`.
+    #[arg(long, env = "MERIDIAN_POSTGRES_MODE", default_value = "Embedded")]
+    postgres_mode: meridian_verifier::RunBy,
+    /// The role that makes roles and databases, where that is no superuser.
+    #[arg(long, env = "MERIDIAN_POSTGRES_ADMINISTRATOR")]
+    postgres_administrator: Option<String>,
+    /// Whether Kafka is looked at too, under this process's certificate.
+    #[arg(long, env = "MERIDIAN_VERIFY_KAFKA")]
+    kafka: bool,
+}
+
+impl RunBy {
+    /// What the verifier needs to know of the region.
+    pub(crate) fn region(&self) -> Region {
+        let server = Server {
+            run_by: self.postgres_mode,
+            administrator: self.postgres_administrator.clone(),
+        };
+        Region {
+            server,
+            databases: databases(),
+            kafka: self.kafka.then(planned),
+        }
+    }
 }
 
 /// Prints the report as JSON, each finding in words to standard error, and gives the exit code.
@@ -50,15 +82,25 @@ async fn look(asked: &Verify) -> Result<Report, String> {
         // Nothing is logged: the report alone goes to standard output.
         let config = Config::from_env().map_err(|error| error.to_string())?;
         let start = Start::with_config("verifier", config, Listeners::default()).map_err(|error| error.to_string())?;
-        return meridian_verifier::once(&start, &databases()).await;
+        return meridian_verifier::once(&start, asked.run_by.region()).await;
     };
-    let report = verify(url, &databases(), &policy(file)?, Timestamp::now()).await;
+    let Region { server, databases, .. } = asked.run_by.region();
+    let report = verify(url, &server, &databases, &policy(file)?, Timestamp::now()).await;
     report.map_err(|error| error.to_string())
 }
 
 /// Those of a region's services.
-pub(crate) fn databases() -> Vec<Database> {
+fn databases() -> Vec<Database> {
     with_database().map(|component| Database::of(component.name)).collect()
+}
+
+/// What a region's operator lays down in Kafka, and what its services make there.
+fn planned() -> Planned {
+    Planned {
+        topics: access::topics(),
+        groups: access::groups(),
+        acls: access::acls(),
+    }
 }
 
 fn policy(file: &Path) -> Result<RegionPolicy, String> {
@@ -71,12 +113,7 @@ fn policy(file: &Path) -> Result<RegionPolicy, String> {
     read.map_err(|error| format!("the policy in {} cannot be read: {error}", file.display()))?;
     let told: serde_json::Value = serde_json::from_str(&text)
         .map_err(|error| format!("the policy in {} is not JSON: {error}", file.display()))?;
-    let policy = RegionPolicy::deserialize(&told)
-        .map_err(|error| format!("{} holds no region's policy: {error}", file.display()))?;
-    match policy.unread(&told) {
-        None => Ok(policy),
-        Some(unread) => Err(unread.to_string()),
-    }
+    RegionPolicy::read(told).map_err(|error| format!("{} holds no region's policy: {error}", file.display()))
 }
 
 fn tell(report: &Report) -> Result<(), String> {

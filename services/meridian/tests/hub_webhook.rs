@@ -147,6 +147,11 @@ async fn a_damaged_secret_is_named_with_what_to_do_and_what_is_served_goes_on() 
     })
     .await;
     world.applies().await;
+    let counted = "policy_refusals_total{rule=\"unknown-jurisdiction\"}";
+    assert!(
+        leader.metrics().await.contains(counted),
+        "a refusal is counted by its rule"
+    );
 
     let another = world.start_unready("hub-1");
     until(

@@ -13,7 +13,7 @@ pub mod store;
 use std::sync::Arc;
 
 use meridian_kit::db::Migration;
-use meridian_kit::kafka::{Consumer, Topic};
+use meridian_kit::kafka::{Consumer, Topic, dead_letter};
 use meridian_kit::outbox::Relay;
 use meridian_kit::service::{Parts, serve};
 use meridian_kit::{Start, StartError};
@@ -68,7 +68,7 @@ pub async fn run(start: Start) -> Result<(), StartError> {
         Ok::<_, std::convert::Infallible>(())
     };
     let parts = Parts::new(http::router(Promotions { pool, wake }))
-        .topics(vec![Topic::events(TOPIC)])
+        .topics(vec![Topic::events(TOPIC), Topic::events(&dead_letter("promotions"))])
         .background("the intake", consumer.run(intake))
         .background("the deliveries", delivering)
         .background("the relay", relay.run());

@@ -1,6 +1,7 @@
 //! The replicator: carries across a border what the policy and the subject's consent allow at that moment, and takes it
 //! back when they no longer do.
 
+mod asked;
 pub mod domain;
 pub mod exporter;
 pub mod http;
@@ -13,7 +14,7 @@ pub mod wire;
 
 use meridian_kit::db::Migration;
 use meridian_kit::evidence::Sealer;
-use meridian_kit::kafka::{Consumer, Topic};
+use meridian_kit::kafka::{Consumer, Topic, dead_letter};
 use meridian_kit::outbox::Relay;
 use meridian_kit::service::{self, Parts};
 use meridian_kit::{Start, StartError};
@@ -55,10 +56,10 @@ pub async fn run(start: Start) -> Result<(), StartError> {
     };
     let parts = Parts::new(http::router(app))
         .accept_peer_regions()
-        .topics(vec![Topic::events(TOPIC)])
+        .topics(vec![Topic::events(TOPIC), Topic::events(&dead_letter(REPLICATOR))])
         .background("the relay", relay.run())
         .background("the evidence", sealer.run())
-        .background("the queue", consumer.run(Queue(exporter.clone())))
+        .background("the queue", consumer.run_batches(Queue(exporter.clone())))
         .background("the deliveries", exporter.clone().deliver())
         .background("the key leases", exporter.clone().keep_leases())
         .background("the backlog", exporter.clone().tell_backlog())

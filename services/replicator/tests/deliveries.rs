@@ -61,7 +61,7 @@ impl Exporter {
         let source = EventSource::new("eu".parse().expect("a region"), "social");
         let event = Event::sealed(&source, draft, &key, &json!({"sport_type": "cycling"})).expect("an event");
         let mut tx = self.begin().await;
-        exports::queue(&mut tx, &self.edge, &event).await.expect("queued");
+        exports::queue(&mut tx, &[(&self.edge, &event)]).await.expect("queued");
         let queued = "update delivery set queued_at = now() - make_interval(mins => $2), waits_for = $3, \
                       next_attempt = case when $3 is null then now() else now() + interval '1 hour' end \
                       where source_event = $1";

@@ -186,8 +186,18 @@ async fn a_repeated_push_is_stored_once() {
     let batch = [Forged::default().event(), Forged::default().event()];
     assert_eq!(push(&rogue, &batch).await, Ok(json!({"stored": 2, "repeated": 0})));
     assert_eq!(push(&rogue, &batch).await, Ok(json!({"stored": 0, "repeated": 2})));
-    assert_eq!(world.us.count("imported_event").await, 2);
-    assert_eq!(world.us.sink.arrived(2).await.len(), 2);
+    let other = Forged::default().event();
+    let twice = [batch[0].clone(), other.clone(), other.clone()];
+    assert_eq!(push(&rogue, &twice).await, Ok(json!({"stored": 1, "repeated": 2})));
+    let last = Forged::default().event();
+    assert_eq!(
+        push(&rogue, std::slice::from_ref(&last)).await,
+        Ok(json!({"stored": 1, "repeated": 0}))
+    );
+    assert_eq!(world.us.count("imported_event").await, 4);
+    let told = world.us.region.events("imports.events", 4).await;
+    let told: Vec<Uuid> = told.iter().map(|event| event.id).collect();
+    assert_eq!(told, [&batch[0], &batch[1], &other, &last].map(|event| event.id));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -49,7 +49,7 @@ pub async fn run_with(start: Start, settings: Settings) -> Result<(), StartError
     let app = App::new(&start, &settings)?;
     let sweep = retention::sweep(start.database()?, start.keyring()?, start.feed().clone(), start.stop());
     let parts = Parts::new(http::router(app))
-        .topics(topics(&settings))
+        .topics(vec![samples(&settings)])
         .background("the retention", sweep);
     service::serve(start, parts).await
 }
@@ -59,22 +59,23 @@ pub async fn run_with(start: Start, settings: Settings) -> Result<(), StartError
 /// # Errors
 /// When it cannot start, or a part of it ended.
 pub async fn run_writer(start: Start) -> Result<(), StartError> {
-    let settings = Settings::from_env()?;
-    let parts = Parts::without_server().topics(topics(&settings));
+    let parts = Parts::without_server().topics(vec![dead_letters()]);
     let parts = writer::parts(&start, parts)?;
     service::serve(start, parts).await
 }
 
 /// Samples wait for a week at most: the writers' longest absence.
-fn topics(settings: &Settings) -> Vec<Topic> {
-    let samples = Topic {
+fn samples(settings: &Settings) -> Topic {
+    Topic {
         name: TOPIC.to_owned(),
         partitions: settings.partitions,
         cleanup: Cleanup::DeleteAfterDays(7),
-    };
-    let dead = Topic {
+    }
+}
+
+fn dead_letters() -> Topic {
+    Topic {
         partitions: 1,
         ..Topic::events(&dead_letter(WRITERS))
-    };
-    vec![samples, dead]
+    }
 }

@@ -4,6 +4,7 @@
 
 mod shared;
 
+use meridian_kit::config::Brokers;
 use meridian_kit::testing::{Database, catalogue};
 use meridian_telemetry::domain::quota::Quota;
 use meridian_telemetry::domain::sample::Sample;
@@ -228,7 +229,7 @@ async fn without_kafka_nothing_is_acknowledged() {
     scene.region.stop("telemetry").await;
     let url = meridian_kit::config::Secret::new(scene.database.url());
     let start = scene.region.start_with("telemetry", |config| {
-        "127.0.0.1:1".clone_into(&mut config.kafka);
+        config.kafka = Brokers::Plain("127.0.0.1:1".to_owned());
         config.database_url = Some(url);
     });
     scene

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-use crate::{Check, Database, Report};
+use crate::{Check, Database, Report, Server};
 
 /// Settings, and the value under which no statement, parameter or row reaches a log or another machine.
 const SETTINGS: &[(&str, &str)] = &[
@@ -19,6 +19,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("debug_print_plan", "off"),
     ("debug_print_parse", "off"),
     ("debug_print_rewritten", "off"),
+    ("log_destination", "stderr"),
+    ("logging_collector", "off"),
     ("archive_mode", "off"),
     ("primary_conninfo", ""),
     ("synchronous_standby_names", ""),
@@ -29,6 +31,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("fsync", "on"),
     ("full_page_writes", "on"),
     ("password_encryption", "scram-sha-256"),
+    ("ssl", "on"),
 ];
 
 /// The verifier's own role, and what it may: what another one may not.
@@ -47,14 +50,27 @@ pub async fn sees_every_row(connection: &mut PgConnection) -> sqlx::Result<bool>
 }
 
 /// What is one for the whole server.
-pub async fn look(connection: &mut PgConnection, databases: &[Database], report: &mut Report) -> sqlx::Result<()> {
-    settings(connection, report).await?;
-    roles(connection, databases, report).await?;
-    unknown_databases(connection, databases, report).await?;
-    let slots = "select slot_name::text from pg_replication_slots where slot_type = 'logical'";
+pub async fn look(
+    connection: &mut PgConnection,
+    server: &Server,
+    databases: &[Database],
+    report: &mut Report,
+) -> sqlx::Result<()> {
+    settings(connection, server, report).await?;
+    roles(connection, server, databases, report).await?;
+    unknown_databases(connection, server, databases, report).await?;
+    followers(connection, server, report).await?;
+    let slots = if server.keeps_to_itself() {
+        "select slot_name::text from pg_replication_slots"
+    } else {
+        "select slot_name::text from pg_replication_slots where slot_type = 'logical'"
+    };
     each(connection, slots, "replication slot", report).await?;
-    let senders = "select coalesce(nullif(application_name, ''), 'unnamed') from pg_stat_replication";
-    each(connection, senders, "replication connection", report).await?;
+    if server.keeps_to_itself() {
+        // Rows on another volume than the region's own.
+        let elsewhere = "select spcname::text from pg_tablespace where spcname not in ('pg_default', 'pg_global')";
+        each(connection, elsewhere, "tablespace", report).await?;
+    }
     let prepared = "select gid from pg_prepared_xacts";
     each(connection, prepared, "prepared transaction", report).await
 }
@@ -86,7 +102,7 @@ pub async fn look_inside(connection: &mut PgConnection, database: &Database, rep
     each(connection, extensions, &of("extension"), report).await
 }
 
-async fn settings(connection: &mut PgConnection, report: &mut Report) -> sqlx::Result<()> {
+async fn settings(connection: &mut PgConnection, server: &Server, report: &mut Report) -> sqlx::Result<()> {
     let names: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
     let query =
         "select current_setting(name, true) from unnest($1::text[]) with ordinality of(name, place) order by place";
@@ -96,7 +112,7 @@ async fn settings(connection: &mut PgConnection, report: &mut Report) -> sqlx::R
         .await?;
     for ((name, allowed), value) in SETTINGS.iter().zip(values) {
         // One that this version of the server does not have lets nothing out.
-        if value.is_some_and(|value| value != *allowed) {
+        if value.is_some_and(|value| value != *allowed) && !server.sets(name) {
             report.find(Check::Setting, (*name).to_owned(), None, BTreeSet::new(), 1);
         }
     }
@@ -107,7 +123,7 @@ async fn settings(connection: &mut PgConnection, report: &mut Report) -> sqlx::R
                  unnest(s.setconfig) setting";
     let own: Vec<(String, String)> = sqlx::query_as(query).fetch_all(connection).await?;
     for (of, name) in own {
-        if SETTINGS.iter().any(|(known, _)| *known == name) {
+        if SETTINGS.iter().any(|(known, _)| *known == name) && !server.sets(&name) {
             report.find(Check::Setting, name, Some(of), BTreeSet::new(), 1);
         }
     }
@@ -115,7 +131,12 @@ async fn settings(connection: &mut PgConnection, report: &mut Report) -> sqlx::R
 }
 
 /// Roles that may log in, beside the superuser that the server was made with and the one that looks.
-async fn roles(connection: &mut PgConnection, databases: &[Database], report: &mut Report) -> sqlx::Result<()> {
+async fn roles(
+    connection: &mut PgConnection,
+    server: &Server,
+    databases: &[Database],
+    report: &mut Report,
+) -> sqlx::Result<()> {
     let known: Vec<&str> = databases
         .iter()
         .flat_map(|database| [&*database.role, &*database.owner])
@@ -134,6 +155,7 @@ async fn roles(connection: &mut PgConnection, databases: &[Database], report: &m
         if role == VERIFIER {
             rights.retain(|right| !OF_THE_VERIFIER.contains(&right.as_str()));
         }
+        rights.retain(|right| !server.lets(&role, right, &known));
         if rights.is_empty() {
             continue;
         }
@@ -145,14 +167,28 @@ async fn roles(connection: &mut PgConnection, databases: &[Database], report: &m
 
 async fn unknown_databases(
     connection: &mut PgConnection,
+    server: &Server,
     databases: &[Database],
     report: &mut Report,
 ) -> sqlx::Result<()> {
     let known: Vec<&str> = databases.iter().map(|database| &*database.name).collect();
     let query = "select datname::text from pg_database where not datistemplate and datname <> 'postgres' and datname <> all ($1)";
     let unknown: Vec<String> = sqlx::query_scalar(query).bind(&known).fetch_all(connection).await?;
-    for name in unknown {
+    for name in unknown.into_iter().filter(|name| !server.made(name)) {
         report.find(Check::UnknownDatabase, name, None, BTreeSet::new(), 1);
+    }
+    Ok(())
+}
+
+/// Who follows the server by streaming.
+async fn followers(connection: &mut PgConnection, server: &Server, report: &mut Report) -> sqlx::Result<()> {
+    let query = "select coalesce(usename::text, ''), coalesce(nullif(application_name, ''), 'unnamed') from pg_stat_replication";
+    let following: Vec<(String, String)> = sqlx::query_as(query).fetch_all(connection).await?;
+    for (role, application) in following {
+        if !server.is_followed_by(&role, &application) {
+            let place = "replication connection".to_owned();
+            report.find(Check::WayOut, place, Some(application), BTreeSet::new(), 1);
+        }
     }
     Ok(())
 }

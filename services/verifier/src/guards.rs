@@ -21,7 +21,10 @@ pub async fn look(
 ) -> sqlx::Result<()> {
     unguarded(connection, database, tables, report).await?;
     admitting(connection, database, report).await?;
-    open_to_others(connection, database, report).await
+    open_to_others(connection, database, report).await?;
+    open_columns(connection, database, report).await?;
+    open_to_come(connection, database, report).await?;
+    by_somebody_elses_rights(connection, database, report).await
 }
 
 /// Tables of personal data, and their partitions, without forced row-level security. (With it and without
@@ -85,21 +88,14 @@ async fn open_to_others(connection: &mut PgConnection, database: &Database, repo
                  from pg_class c join pg_namespace n on n.oid = c.relnamespace, aclexplode(c.relacl) g \
                  where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' \
                  and (g.grantee = 0 or pg_get_userbyid(g.grantee) not in ($1, $2)) group by 1, 2";
-    let granted: Vec<(String, String, i64)> = sqlx::query_as(query)
-        .bind(&database.role)
-        .bind(&database.owner)
-        .fetch_all(&mut *connection)
-        .await?;
-    for (table, grantee, privileges) in granted {
-        let place = format!("{}.{table}", database.service);
-        report.find(
-            Check::OpenToOthers,
-            place,
-            Some(grantee),
-            BTreeSet::new(),
-            privileges.unsigned_abs(),
-        );
-    }
+    granted(
+        &mut *connection,
+        query,
+        database,
+        &format!("{}.", database.service),
+        report,
+    )
+    .await?;
     let query = "select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
                  where c.relkind = 'v' and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' \
                  and not coalesce(c.reloptions @> array['security_invoker=true'], false) \
@@ -116,6 +112,81 @@ async fn open_to_others(connection: &mut PgConnection, database: &Database, repo
             Some("its owner's rights".to_owned()),
             BTreeSet::new(),
             1,
+        );
+    }
+    Ok(())
+}
+
+/// Privileges on single columns, which do not show on their table.
+async fn open_columns(connection: &mut PgConnection, database: &Database, report: &mut Report) -> sqlx::Result<()> {
+    let query = "select c.oid::regclass::text || '.' || a.attname, \
+                 case g.grantee when 0 then 'public' else pg_get_userbyid(g.grantee)::text end, count(*) \
+                 from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace, \
+                 aclexplode(a.attacl) g \
+                 where not a.attisdropped and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' \
+                 and (g.grantee = 0 or pg_get_userbyid(g.grantee) not in ($1, $2)) group by 1, 2";
+    granted(connection, query, database, &format!("{}.", database.service), report).await
+}
+
+/// What others will be given of what is made later, and who may make it.
+async fn open_to_come(connection: &mut PgConnection, database: &Database, report: &mut Report) -> sqlx::Result<()> {
+    let query = "select 'default privileges', \
+                 case g.grantee when 0 then 'public' else pg_get_userbyid(g.grantee)::text end, count(*) \
+                 from pg_default_acl d, aclexplode(d.defaclacl) g \
+                 where d.defaclobjtype in ('r', 'S', 'n') and g.grantee <> d.defaclrole \
+                 and (g.grantee = 0 or pg_get_userbyid(g.grantee) not in ($1, $2)) group by 1, 2";
+    let of = format!("{}: ", database.service);
+    granted(connection, query, database, &of, report).await?;
+    let query = "select 'schema ' || n.nspname, \
+                 case g.grantee when 0 then 'public' else pg_get_userbyid(g.grantee)::text end, count(*) \
+                 from pg_namespace n, aclexplode(n.nspacl) g \
+                 where n.nspname <> 'information_schema' and n.nspname !~ '^pg_' and g.privilege_type = 'CREATE' \
+                 and g.grantee <> n.nspowner and (g.grantee = 0 or pg_get_userbyid(g.grantee) not in ($2, 'pg_database_owner')) \
+                 and $1 is not null group by 1, 2";
+    granted(connection, query, database, &of, report).await
+}
+
+/// Functions that run with the rights of somebody else than the owner, whom row-level security may not hold back.
+async fn by_somebody_elses_rights(
+    connection: &mut PgConnection,
+    database: &Database,
+    report: &mut Report,
+) -> sqlx::Result<()> {
+    let query = "select p.proname::text, pg_get_userbyid(p.proowner)::text, 1::bigint \
+                 from pg_proc p join pg_namespace n on n.oid = p.pronamespace \
+                 where p.prosecdef and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' \
+                 and pg_get_userbyid(p.proowner) <> $2 and $1 is not null";
+    granted(
+        connection,
+        query,
+        database,
+        &format!("{}: function ", database.service),
+        report,
+    )
+    .await
+}
+
+/// A finding for each place, grantee and count that the query gives, of the service's role ($1) and its owner ($2).
+async fn granted(
+    connection: &mut PgConnection,
+    query: &'static str,
+    database: &Database,
+    of: &str,
+    report: &mut Report,
+) -> sqlx::Result<()> {
+    let found: Vec<(String, String, i64)> = sqlx::query_as(query)
+        .bind(&database.role)
+        .bind(&database.owner)
+        .fetch_all(connection)
+        .await?;
+    for (place, grantee, count) in found {
+        let place = format!("{of}{place}");
+        report.find(
+            Check::OpenToOthers,
+            place,
+            Some(grantee),
+            BTreeSet::new(),
+            count.unsigned_abs(),
         );
     }
     Ok(())

@@ -1,23 +1,31 @@
-//! The verifier: what is in a region's databases, against the compiled policy.
+//! The verifier: what is in a region's databases and topics, against the compiled policy.
 //!
-//! It reads `pg_catalog` and counts rows; it reads no personal value. A database that it cannot read, or may not, is an
-//! error and never a clean report.
+//! It reads `pg_catalog` and counts rows, and what records of topics say in clear; it reads no personal value. A database or a
+//! topic that it cannot read, or may not, is an error and never a clean report.
 
 mod engine;
 mod guards;
+mod kafka;
 mod passes;
+mod records;
 mod report;
 mod rows;
+mod server;
+mod tally;
 
 use std::str::FromStr as _;
 
 use jiff::Timestamp;
+use meridian_kit::kafka::AccessError;
 use meridian_policy::RegionPolicy;
+use rdkafka::error::KafkaError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
+pub use kafka::{Events, Planned};
 pub use passes::{once, run};
 pub use report::{Check, Finding, Looked, Report};
+pub use server::{RunBy, Server, UnknownMode};
 
 /// A service's database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +53,17 @@ impl Database {
     }
 }
 
+/// What a region has that is looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Region {
+    /// Who runs PostgreSQL.
+    pub server: Server,
+    /// Its databases.
+    pub databases: Vec<Database>,
+    /// What was planned for its Kafka. None: only databases are looked at.
+    pub kafka: Option<Planned>,
+}
+
 /// Why the verifier could not look everywhere.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
@@ -63,6 +82,21 @@ pub enum VerifyError {
         #[source]
         source: sqlx::Error,
     },
+    /// The broker refused, or is not there.
+    #[error("{place} cannot be looked at: {source}")]
+    KafkaUnseen {
+        /// What of it.
+        place: String,
+        /// What happened.
+        #[source]
+        source: KafkaError,
+    },
+    /// Who may do what in Kafka cannot be seen.
+    #[error(transparent)]
+    Rights(#[from] AccessError),
+    /// This process is about to end.
+    #[error("a look was broken off: {0}")]
+    Ended(tokio::task::JoinError),
 }
 
 /// Looks at every database of the region.
@@ -73,32 +107,38 @@ pub enum VerifyError {
 /// When a database cannot be looked at: nothing is known then, whatever else was found.
 pub async fn verify(
     url: &str,
+    server: &Server,
     databases: &[Database],
     policy: &RegionPolicy,
     now: Timestamp,
 ) -> Result<Report, VerifyError> {
     let options = PgConnectOptions::from_str(url).map_err(|_| VerifyError::Url)?;
-    let options = options.application_name("meridian-verify").disable_statement_logging();
+    // Whoever made the role: it writes nothing.
+    let options = options
+        .application_name("meridian-verify")
+        .options([("default_transaction_read_only", "on")])
+        .disable_statement_logging();
+    let lawful = rows::Lawful::new(policy, now);
     let mut report = Report::new(policy, now);
 
     let unseen = |place: &str| {
         let place = place.to_owned();
         move |source| VerifyError::Unseen { place, source }
     };
-    let mut server = PgConnection::connect_with(&options)
+    let mut connection = PgConnection::connect_with(&options)
         .await
         .map_err(unseen("the server"))?;
-    if !engine::sees_every_row(&mut server)
+    if !engine::sees_every_row(&mut connection)
         .await
         .map_err(unseen("the server"))?
     {
         return Err(VerifyError::Blind);
     }
-    engine::look(&mut server, databases, &mut report)
+    engine::look(&mut connection, server, databases, &mut report)
         .await
         .map_err(unseen("the server"))?;
     // An error on closing says nothing about what was seen.
-    let _ = server.close().await;
+    let _ = connection.close().await;
 
     for database in databases {
         let unseen = unseen(&database.name);
@@ -110,7 +150,7 @@ pub async fn verify(
                 .options([("row_security", "off")]);
             let mut inside = PgConnection::connect_with(&unfiltered).await?;
             let tables = rows::tables(&mut inside).await?;
-            rows::look(&mut inside, database, &tables, policy, now, &mut report).await?;
+            rows::look(&mut inside, database, &tables, &lawful, &mut report).await?;
             guards::look(&mut inside, database, &tables, &mut report).await?;
             engine::look_inside(&mut inside, database, &mut report).await?;
             report.looked.databases += 1;
@@ -119,6 +159,19 @@ pub async fn verify(
         };
         look.await.map_err(unseen)?;
     }
+    report.findings.sort();
+    Ok(report)
+}
+
+/// Looks at the region's Kafka: what is there that nobody planned, and whose records lie in its topics.
+///
+/// # Errors
+/// When something cannot be looked at: nothing is known then, whatever else was found.
+pub async fn verify_events(events: &Events, policy: &RegionPolicy, now: Timestamp) -> Result<Report, VerifyError> {
+    let lawful = rows::Lawful::new(policy, now);
+    let mut report = Report::new(policy, now);
+    let topics = kafka::look(events, &mut report).await?;
+    records::look(events, &topics, policy, &lawful, &mut report).await?;
     report.findings.sort();
     Ok(report)
 }

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use meridian_kit::policy_feed::{Found, Verification};
 use meridian_kit::service::{self, Parts};
 use meridian_kit::{Start, StartError};
+use meridian_policy::RegionPolicy;
 use prometheus_client::metrics::gauge::Gauge;
 
-use crate::{Database, Report, verify};
+use crate::{Events, Region, Report, VerifyError, verify, verify_events};
 
 /// Between the end of a look and the next.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -35,17 +36,17 @@ const TOLD: usize = 32;
 ///
 /// # Errors
 /// When the settings are wrong, or a part of it ended.
-pub async fn run(start: Start, databases: Vec<Database>) -> Result<(), StartError> {
+pub async fn run(start: Start, region: Region) -> Result<(), StartError> {
     let url = start.config().database_url.clone();
     let url = url.ok_or_else(|| StartError::other("MERIDIAN_DATABASE_URL", "is not set, and the verifier needs it"))?;
-    let meters = Meters::new(&start);
+    let (meters, looked_at) = (Meters::new(&start), LookedAt::new(&start, url.expose(), region));
     let looking = {
         let (start, stop) = (start.clone(), start.stop());
         let passes = async move {
             loop {
                 let _ = tokio::time::timeout(NEVER_SETTLES, settled(&start)).await;
                 let began = Instant::now();
-                pass(&start, url.expose(), &databases, &meters).await;
+                pass(&start, &looked_at, &meters).await;
                 tokio::time::sleep((began.elapsed() * SHARE).clamp(PAUSE, LONGEST_PAUSE)).await;
             }
         };
@@ -57,9 +58,36 @@ pub async fn run(start: Start, databases: Vec<Database>) -> Result<(), StartErro
     service::serve(start, Parts::without_server().background("looking", looking)).await
 }
 
-async fn pass(start: &Start, url: &str, databases: &[Database], meters: &Meters) {
+/// What is looked at.
+struct LookedAt {
+    url: String,
+    region: Region,
+    events: Option<Events>,
+}
+
+impl LookedAt {
+    fn new(start: &Start, url: &str, region: Region) -> Self {
+        Self {
+            url: url.to_owned(),
+            events: region.kafka.clone().map(|planned| Events::of(start, planned)),
+            region,
+        }
+    }
+
+    async fn verify(&self, policy: &RegionPolicy) -> Result<Report, VerifyError> {
+        let Region { server, databases, .. } = &self.region;
+        let now = Timestamp::now();
+        let report = verify(&self.url, server, databases, policy, now).await?;
+        Ok(match &self.events {
+            Some(events) => report.and(verify_events(events, policy, now).await?),
+            None => report,
+        })
+    }
+}
+
+async fn pass(start: &Start, looked_at: &LookedAt, meters: &Meters) {
     let feed = start.feed();
-    let report = match verify(url, databases, &feed.current(), Timestamp::now()).await {
+    let report = match looked_at.verify(&feed.current()).await {
         Ok(report) => report,
         Err(error) => {
             tracing::warn!(error = %error, "the region could not be verified");
@@ -86,7 +114,7 @@ async fn pass(start: &Start, url: &str, databases: &[Database], meters: &Meters)
 ///
 /// # Errors
 /// In words, when there is no such policy or it could not look everywhere.
-pub async fn once(start: &Start, databases: &[Database]) -> Result<Report, String> {
+pub async fn once(start: &Start, region: Region) -> Result<Report, String> {
     let url = start.config().database_url.clone();
     let url = url.ok_or("MERIDIAN_DATABASE_URL is not set")?;
     let feed = start.feed();
@@ -104,7 +132,7 @@ pub async fn once(start: &Start, databases: &[Database]) -> Result<Report, Strin
     following.abort();
     heard.map_err(|_| format!("the region operator does not answer within {} s", HEARD.as_secs()))?;
     let policy = feed.current();
-    let report = verify(url.expose(), databases, &policy, Timestamp::now()).await;
+    let report = LookedAt::new(start, url.expose(), region).verify(&policy).await;
     report.map_err(|error| error.to_string())
 }
 
@@ -135,6 +163,7 @@ fn told(report: &Report) -> Verification {
         at: report.at,
         tables: report.looked.tables,
         rows: report.looked.rows,
+        records: report.looked.records,
         violations: u64::try_from(report.findings.len()).unwrap_or(u64::MAX),
         found: found.collect(),
     }
@@ -143,6 +172,7 @@ fn told(report: &Report) -> Verification {
 struct Meters {
     findings: Gauge,
     rows: Gauge,
+    records: Gauge,
     last: Gauge,
 }
 
@@ -152,6 +182,10 @@ impl Meters {
         Self {
             findings: gauge("meridian_verifier_findings", "Violations that the last look found"),
             rows: gauge("meridian_verifier_rows", "Rows that the last look counted"),
+            records: gauge(
+                "meridian_verifier_records",
+                "Records of topics that the last look looked at",
+            ),
             last: gauge(
                 "meridian_verifier_last_look_seconds",
                 "When the last look ended, in Unix time",
@@ -162,7 +196,9 @@ impl Meters {
     fn saw(&self, report: &Report) {
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.findings.set(count(report.findings.len()));
-        self.rows.set(i64::try_from(report.looked.rows).unwrap_or(i64::MAX));
+        let sum = |sum: u64| i64::try_from(sum).unwrap_or(i64::MAX);
+        self.rows.set(sum(report.looked.rows));
+        self.records.set(sum(report.looked.records));
         self.last.set(Timestamp::now().as_second());
     }
 }

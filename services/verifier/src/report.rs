@@ -12,27 +12,33 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Check {
-    /// Rows of a tenant that does not have its home here.
+    /// Rows, or records of a topic, of a tenant that does not have its home here.
     ForeignRows,
-    /// Rows of an epoch that is not in force yet.
+    /// The same of an epoch that is not in force yet.
     FutureEpoch,
     /// Copies from another region that no edge in force brought here.
     CopiesWithoutEdge,
     /// Copies that should have been deleted.
     ExpiredCopies,
+    /// Records of a topic that are no sealed events.
+    Unsealed,
     /// A column that the catalogue gives no class.
     Uncatalogued,
     /// A table of personal data that row-level security does not hold.
     Unguarded,
-    /// A table that somebody else than its service may use.
+    /// A table, a topic or a group that somebody else than its service may use.
     OpenToOthers,
     /// A role that may do more than its service needs.
     MightyRole,
     /// A database that no service of the region has.
     UnknownDatabase,
+    /// A topic that no service of the region owns.
+    UnknownTopic,
+    /// A consumer group that no service of the region reads in.
+    UnknownGroup,
     /// A setting of the engine by which personal data reach logs or other machines.
     Setting,
-    /// Something that carries rows out of the database.
+    /// Something that carries rows or records out of where they are kept.
     WayOut,
 }
 
@@ -45,11 +51,14 @@ impl Check {
             Self::FutureEpoch => "future-epoch",
             Self::CopiesWithoutEdge => "copies-without-edge",
             Self::ExpiredCopies => "expired-copies",
+            Self::Unsealed => "unsealed",
             Self::Uncatalogued => "uncatalogued",
             Self::Unguarded => "unguarded",
             Self::OpenToOthers => "open-to-others",
             Self::MightyRole => "mighty-role",
             Self::UnknownDatabase => "unknown-database",
+            Self::UnknownTopic => "unknown-topic",
+            Self::UnknownGroup => "unknown-group",
             Self::Setting => "setting",
             Self::WayOut => "way-out",
         }
@@ -59,17 +68,20 @@ impl Check {
     #[must_use]
     pub fn sentence(self) -> &'static str {
         match self {
-            Self::ForeignRows => "rows of a tenant that does not have its home here",
-            Self::FutureEpoch => "rows of an epoch that is not in force yet",
+            Self::ForeignRows => "rows or records of a tenant that does not have its home here",
+            Self::FutureEpoch => "rows or records of an epoch that is not in force yet",
             Self::CopiesWithoutEdge => "copies that no edge in force brought here",
             Self::ExpiredCopies => "copies that should have been deleted",
+            Self::Unsealed => "records that are no sealed events",
             Self::Uncatalogued => "a column without a class",
             Self::Unguarded => "a table of personal data without row-level security in force",
-            Self::OpenToOthers => "a table that somebody else than its service may use",
+            Self::OpenToOthers => "something that somebody else than its service may use",
             Self::MightyRole => "a role that may do more than its service needs",
             Self::UnknownDatabase => "a database that no service of the region has",
+            Self::UnknownTopic => "a topic that no service of the region owns, with so many records",
+            Self::UnknownGroup => "a consumer group that no service of the region reads in, with so many members",
             Self::Setting => "a setting by which personal data reach logs or other machines",
-            Self::WayOut => "something that carries rows out of the database",
+            Self::WayOut => "something that carries rows or records out of where they are kept",
         }
     }
 }
@@ -80,7 +92,7 @@ impl Check {
 pub struct Finding {
     /// What was looked for.
     pub check: Check,
-    /// Where: `<service>.<table>`, a role, a setting.
+    /// Where: `<service>.<table>`, `kafka: topic <name>`, a role, a setting.
     pub place: String,
     /// Of whom, or by what: a tenant, an edge, a role. Opaque.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,7 +100,7 @@ pub struct Finding {
     /// The classes of what is there; none for settings.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub classes: BTreeSet<DataClass>,
-    /// How many rows or things.
+    /// How many rows, records or things.
     pub count: u64,
 }
 
@@ -112,6 +124,10 @@ pub struct Looked {
     pub tables: u64,
     /// Rows.
     pub rows: u64,
+    /// Topics that somebody owns.
+    pub topics: u64,
+    /// Records in them.
+    pub records: u64,
 }
 
 /// What was found.
@@ -156,6 +172,26 @@ impl Report {
             classes,
             count,
         });
+    }
+
+    /// This and what another look at the same region found, by the same policy.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        let Looked {
+            databases,
+            tables,
+            rows,
+            topics,
+            records,
+        } = other.looked;
+        self.looked.databases += databases;
+        self.looked.tables += tables;
+        self.looked.rows += rows;
+        self.looked.topics += topics;
+        self.looked.records += records;
+        self.findings.extend(other.findings);
+        self.findings.sort();
+        self
     }
 
     /// Whether nothing was found.

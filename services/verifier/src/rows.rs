@@ -6,13 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
+use futures::TryStreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx as _;
 use meridian_policy::catalogue::{FieldKind, class_of};
 use meridian_policy::vocabulary::DataClass;
-use meridian_policy::{EdgeId, RegionPolicy, TenantId};
+use meridian_policy::{CompiledEdge, EdgeId, RegionPolicy, TenantHome, TenantId};
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use crate::tally::Tally;
 use crate::{Check, Database, Report};
 
 /// How long after its expiry a copy may still wait for its deletion.
@@ -73,12 +75,60 @@ pub async fn tables(connection: &mut PgConnection) -> sqlx::Result<Vec<Table>> {
     Ok(found.into_iter().map(table).collect())
 }
 
+/// What the policy says of whose rows may be here, as it is asked for each of them.
+pub struct Lawful<'a> {
+    /// The epoch in force of each tenant with its home here.
+    epochs: BTreeMap<&'a str, u64>,
+    /// By edge, importing tenant and origin: when what came by it must be gone.
+    imports: BTreeMap<(&'a str, &'a str, &'a str), Timestamp>,
+    held: BTreeSet<&'a str>,
+    now: Timestamp,
+}
+
+impl<'a> Lawful<'a> {
+    /// By a policy, at a moment.
+    pub fn new(policy: &'a RegionPolicy, now: Timestamp) -> Self {
+        let home = |home: &'a TenantHome| (home.tenant.as_str(), home.epoch.get());
+        let import = |edge: &'a CompiledEdge| {
+            let key = (edge.id.as_str(), edge.importer_tenant.as_str(), edge.from.as_str());
+            (key, edge.expires)
+        };
+        Self {
+            epochs: policy.homes.iter().map(home).collect(),
+            imports: policy.imports.iter().map(import).collect(),
+            held: policy.held.iter().map(|held| held.id.as_str()).collect(),
+            now,
+        }
+    }
+
+    /// What is wrong with something of this tenant and epoch that was made here.
+    pub fn made_here(&self, tenant: &str, epoch: u64) -> Option<Check> {
+        match self.epochs.get(tenant) {
+            None => Some(Check::ForeignRows),
+            Some(in_force) if epoch > *in_force => Some(Check::FutureEpoch),
+            Some(_) => None,
+        }
+    }
+
+    /// Whether an edge lets this tenant have copies from there.
+    pub fn lets_come(&self, edge: &str, tenant: &str, origin: &str) -> bool {
+        // Nobody here knows what a held edge lets come, and nothing comes by it: what is there stays.
+        let ends = |expires: &Timestamp| *expires + SWEPT_WITHIN;
+        let import = self.imports.get(&(edge, tenant, origin));
+        self.held.contains(edge) || import.is_some_and(|expires| self.now < ends(expires))
+    }
+
+    /// Copies that were to be gone before this are late.
+    pub fn due(&self) -> Timestamp {
+        self.now - SWEPT_WITHIN
+    }
+}
+
 pub async fn look(
     connection: &mut PgConnection,
     database: &Database,
     tables: &[Table],
-    policy: &RegionPolicy,
-    now: Timestamp,
+    lawful: &Lawful<'_>,
     report: &mut Report,
 ) -> sqlx::Result<()> {
     for table in tables {
@@ -99,98 +149,59 @@ pub async fn look(
         if personal.is_empty() || !table.has(&["tenant"]) {
             continue;
         }
-        if table.holds_copies() {
-            copies(connection, table, &place, &personal, policy, now, report).await?;
+        let tally = if table.holds_copies() {
+            copies(connection, table, lawful).await?
         } else {
-            homes(connection, table, &place, &personal, policy, report).await?;
-        }
+            homes(connection, table, lawful).await?
+        };
+        report.looked.rows += tally.seen();
+        tally.tell(&place, &personal, report);
     }
     Ok(())
 }
 
 /// What is in a column, if it is the name that belongs there: what somebody else may have put into it stays in the region.
-fn named<T: FromStr>(text: &str) -> &str {
+pub fn named<T: FromStr>(text: &str) -> &str {
     text.parse::<T>().map_or("what is no name", |_| text)
 }
 
 /// Rows that were made here.
-async fn homes(
-    connection: &mut PgConnection,
-    table: &Table,
-    place: &str,
-    personal: &BTreeSet<DataClass>,
-    policy: &RegionPolicy,
-    report: &mut Report,
-) -> sqlx::Result<()> {
+async fn homes(connection: &mut PgConnection, table: &Table, lawful: &Lawful<'_>) -> sqlx::Result<Tally> {
     let epoch = if table.has(&["epoch"]) { "epoch" } else { "0::bigint" };
     let query = format!(
         "select tenant::text, {epoch}, count(*) from {} group by 1, 2",
         table.quoted
     );
-    let found: Vec<(String, i64, i64)> = sqlx::query_as(AssertSqlSafe(query)).fetch_all(connection).await?;
-    let epochs: BTreeMap<&str, u64> = policy
-        .homes
-        .iter()
-        .map(|home| (home.tenant.as_str(), home.epoch.get()))
-        .collect();
-    for (tenant, epoch, count) in found {
+    let mut tally = Tally::default();
+    let mut groups = sqlx::query_as::<_, (String, i64, i64)>(AssertSqlSafe(query)).fetch(connection);
+    while let Some((tenant, epoch, count)) = groups.try_next().await? {
         let count = count.unsigned_abs();
-        report.looked.rows += count;
-        let check = match epochs.get(tenant.as_str()) {
-            None => Check::ForeignRows,
-            Some(in_force) if epoch.unsigned_abs() > *in_force => Check::FutureEpoch,
-            Some(_) => continue,
-        };
-        let of = Some(named::<TenantId>(&tenant).to_owned());
-        report.find(check, place.to_owned(), of, personal.clone(), count);
+        tally.saw(count);
+        if let Some(check) = lawful.made_here(&tenant, epoch.unsigned_abs()) {
+            tally.find(check, named::<TenantId>(&tenant), count);
+        }
     }
-    Ok(())
+    Ok(tally)
 }
 
 /// Rows that came by an edge.
-async fn copies(
-    connection: &mut PgConnection,
-    table: &Table,
-    place: &str,
-    personal: &BTreeSet<DataClass>,
-    policy: &RegionPolicy,
-    now: Timestamp,
-    report: &mut Report,
-) -> sqlx::Result<()> {
+async fn copies(connection: &mut PgConnection, table: &Table, lawful: &Lawful<'_>) -> sqlx::Result<Tally> {
     let query = format!(
         "select tenant::text, edge::text, origin::text, count(*), count(*) filter (where expires_at < $1) from {} group by 1, 2, 3",
         table.quoted
     );
-    let due = (now - SWEPT_WITHIN).to_sqlx();
-    let found: Vec<(String, String, String, i64, i64)> = sqlx::query_as(AssertSqlSafe(query))
-        .bind(due)
-        .fetch_all(connection)
-        .await?;
-    for (tenant, edge, origin, count, expired) in found {
-        report.looked.rows += count.unsigned_abs();
-        let in_force = policy.imports.iter().any(|import| {
-            let same = import.id.as_str() == edge && import.importer_tenant.as_str() == tenant;
-            same && import.from.as_str() == origin && now < import.expires + SWEPT_WITHIN
-        });
-        if !in_force {
-            let (edge, tenant) = (named::<EdgeId>(&edge), named::<TenantId>(&tenant));
-            let of = Some(format!("{edge} for {tenant}"));
-            report.find(
-                Check::CopiesWithoutEdge,
-                place.to_owned(),
-                of,
-                personal.clone(),
-                count.unsigned_abs(),
-            );
+    let mut tally = Tally::default();
+    let mut groups = sqlx::query_as::<_, (String, String, String, i64, i64)>(AssertSqlSafe(query))
+        .bind(lawful.due().to_sqlx())
+        .fetch(connection);
+    while let Some((tenant, edge, origin, count, expired)) = groups.try_next().await? {
+        tally.saw(count.unsigned_abs());
+        if !lawful.lets_come(&edge, &tenant, &origin) {
+            let of = format!("{} for {}", named::<EdgeId>(&edge), named::<TenantId>(&tenant));
+            tally.find(Check::CopiesWithoutEdge, &of, count.unsigned_abs());
         } else if expired > 0 {
-            report.find(
-                Check::ExpiredCopies,
-                place.to_owned(),
-                Some(edge),
-                personal.clone(),
-                expired.unsigned_abs(),
-            );
+            tally.find(Check::ExpiredCopies, &edge, expired.unsigned_abs());
         }
     }
-    Ok(())
+    Ok(tally)
 }

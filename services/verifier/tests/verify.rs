@@ -10,7 +10,7 @@
 use meridian_kit::db::Migration;
 use meridian_kit::testing::Database as TestDatabase;
 use meridian_policy::RegionPolicy;
-use meridian_verifier::{Check, Database, Finding, VerifyError, verify};
+use meridian_verifier::{Check, Database, Finding, Server, VerifyError, verify};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
@@ -45,9 +45,16 @@ impl Us {
     /// What is found in this database. The server is shared with other tests, and made for speed: what is said of the whole
     /// of it is theirs.
     async fn found(&self, policy: &RegionPolicy) -> Vec<Finding> {
+        let here = |finding: &Finding| finding.place.starts_with(&format!("{}.", self.database.service));
+        self.all_found(policy).await.into_iter().filter(here).collect()
+    }
+
+    /// What is found, also of the server.
+    async fn all_found(&self, policy: &RegionPolicy) -> Vec<Finding> {
         let now = jiff::Timestamp::now();
         let report = verify(
             &self.real.superuser_url(),
+            &Server::default(),
             std::slice::from_ref(&self.database),
             policy,
             now,
@@ -56,8 +63,7 @@ impl Us {
         let report = report.unwrap();
         assert_eq!(report.looked.databases, 1);
         assert!(report.looked.tables > 0, "{report:?}");
-        let here = |finding: &Finding| finding.place.starts_with(&format!("{}.", self.database.service));
-        report.findings.into_iter().filter(here).collect()
+        report.findings
     }
 
     async fn finds(&self, policy: &RegionPolicy, check: Check, place: &str) -> Finding {
@@ -68,6 +74,12 @@ impl Us {
         assert_eq!((finding.check, finding.place.as_str()), (check, place), "{finding}");
         finding.clone()
     }
+}
+
+fn has(found: &[Finding], check: Check, place: &str, of: &str) -> bool {
+    found
+        .iter()
+        .any(|finding| finding.check == check && finding.place == place && finding.of.as_deref() == Some(of))
 }
 
 fn policy(imports: Value) -> RegionPolicy {
@@ -122,6 +134,9 @@ async fn nothing_is_found_in_the_schemas_that_the_services_make_with_rows_that_b
     us.by_hand(&workout("stride-us", 2)).await;
     us.by_hand(&copy(EDGE, "stride-us", "now() + interval '1 day'")).await;
     assert_eq!(us.found(&policy(json!([edge()]))).await, []);
+    let of_the_database = |finding: &Finding| finding.place.starts_with("social: ");
+    let all = us.all_found(&policy(json!([edge()]))).await;
+    assert!(!all.iter().any(of_the_database), "{all:?}");
     let others = [
         Us::of("identity", meridian_identity::MIGRATIONS).await,
         Us::of("replicator", meridian_replicator::MIGRATIONS).await,
@@ -131,6 +146,18 @@ async fn nothing_is_found_in_the_schemas_that_the_services_make_with_rows_that_b
     for other in others {
         assert_eq!(other.found(&policy(json!([]))).await, []);
     }
+}
+
+#[tokio::test]
+async fn copies_by_a_held_edge_stay_until_their_own_time_is_over() {
+    let us = social().await;
+    us.by_hand(&copy(EDGE, "stride-us", "now() + interval '1 day'")).await;
+    let mut held = policy(json!([]));
+    held.held = serde_json::from_value(json!([{"id": EDGE, "because": "it says adults_only"}])).unwrap();
+    assert_eq!(us.found(&held).await, []);
+    us.by_hand(&copy(EDGE, "stride-us", "now() - interval '2 hours'")).await;
+    let found = us.finds(&held, Check::ExpiredCopies, "social.imported_workout").await;
+    assert_eq!(found.count, 1);
 }
 
 #[tokio::test]
@@ -257,6 +284,69 @@ async fn a_privilege_that_others_were_given_is_found() {
 }
 
 #[tokio::test]
+async fn a_privilege_on_one_column_is_found() {
+    let us = social().await;
+    us.by_hand("grant select (summary) on workout to public").await;
+    let finding = us
+        .finds(&policy(json!([])), Check::OpenToOthers, "social.workout.summary")
+        .await;
+    assert_eq!(finding.of.as_deref(), Some("public"));
+}
+
+#[tokio::test]
+async fn what_others_will_be_given_of_later_tables_is_found() {
+    let us = social().await;
+    let owner = &us.database.owner;
+    us.by_hand(&format!(
+        "alter default privileges for role \"{owner}\" grant select on tables to public; grant create on schema public to public"
+    ))
+    .await;
+    let found = us.all_found(&policy(json!([]))).await;
+    for place in ["social: default privileges", "social: schema public"] {
+        assert!(has(&found, Check::OpenToOthers, place, "public"), "{place}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_function_with_the_rights_of_who_sees_everything_is_found() {
+    let us = social().await;
+    us.by_hand(
+        "create function every_tenant() returns bigint language sql security definer as 'select count(*) from public.workout'",
+    )
+    .await;
+    let found = us.all_found(&policy(json!([]))).await;
+    assert!(
+        has(&found, Check::OpenToOthers, "social: function every_tenant", "postgres"),
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_slot_that_keeps_changes_for_somebody_is_found_on_a_server_of_ours() {
+    let us = social().await;
+    let slot = format!("for_somebody_{}", us.real.name());
+    us.by_hand(&format!("select pg_create_physical_replication_slot('{slot}')"))
+        .await;
+    let found = us.all_found(&policy(json!([]))).await;
+    us.by_hand(&format!("select pg_drop_replication_slot('{slot}')")).await;
+    assert!(has(&found, Check::WayOut, "replication slot", &slot), "{found:?}");
+}
+
+#[tokio::test]
+async fn made_up_names_without_end_are_few_findings() {
+    let us = social().await;
+    us.by_hand(
+        "insert into follow (tenant, epoch, follower, followed) \
+         select 'made-up-' || i, 1, gen_random_uuid(), gen_random_uuid() from generate_series(1, 5000) i",
+    )
+    .await;
+    let found = us.found(&policy(json!([]))).await;
+    assert!(found.len() < 200, "{} findings", found.len());
+    assert!(found.iter().all(|finding| finding.check == Check::ForeignRows));
+    assert_eq!(found.iter().map(|finding| finding.count).sum::<u64>(), 5_000);
+}
+
+#[tokio::test]
 async fn a_way_out_of_the_database_and_a_mighty_role_are_found() {
     let us = social().await;
     us.by_hand("create publication everything for all tables").await;
@@ -269,10 +359,16 @@ async fn a_way_out_of_the_database_and_a_mighty_role_are_found() {
         .await;
     let now = jiff::Timestamp::now();
     let databases = [us.database.clone()];
-    let report = verify(&us.real.superuser_url(), &databases, &policy(json!([])), now)
-        .await
-        .unwrap();
-    let has = |check: Check, place: &str, of: &str| {
+    let report = verify(
+        &us.real.superuser_url(),
+        &Server::default(),
+        &databases,
+        &policy(json!([])),
+        now,
+    )
+    .await
+    .unwrap();
+    let says = |check: Check, place: &str, of: &str| {
         let found = report.findings.iter().any(|finding| {
             finding.check == check
                 && finding.place == place
@@ -280,10 +376,10 @@ async fn a_way_out_of_the_database_and_a_mighty_role_are_found() {
         });
         assert!(found, "{check:?} {place} {of}: {:?}", report.findings);
     };
-    has(Check::WayOut, "social: publication", "everything");
-    has(Check::MightyRole, role, "bypassrls");
-    has(Check::MightyRole, role, owner);
-    has(Check::Setting, "log_statement", role);
+    says(Check::WayOut, "social: publication", "everything");
+    says(Check::MightyRole, role, "bypassrls");
+    says(Check::MightyRole, role, owner);
+    says(Check::Setting, "log_statement", role);
     us.by_hand(&format!("alter role \"{role}\" reset log_statement")).await;
 }
 
@@ -293,9 +389,16 @@ async fn who_does_not_see_every_row_says_so_instead_of_finding_nothing() {
     us.by_hand(&workout("stride-eu", 1)).await;
     let now = jiff::Timestamp::now();
     let databases = [us.database.clone()];
-    let refused = verify(us.real.url(), &databases, &policy(json!([])), now).await;
+    let refused = verify(us.real.url(), &Server::default(), &databases, &policy(json!([])), now).await;
     assert!(matches!(refused, Err(VerifyError::Blind)), "{refused:?}");
     let gone = [Database::of("no-such-service")];
-    let refused = verify(&us.real.superuser_url(), &gone, &policy(json!([])), now).await;
+    let refused = verify(
+        &us.real.superuser_url(),
+        &Server::default(),
+        &gone,
+        &policy(json!([])),
+        now,
+    )
+    .await;
     assert!(matches!(refused, Err(VerifyError::Unseen { .. })), "{refused:?}");
 }

@@ -10,8 +10,10 @@ mod measure;
 #[cfg(feature = "operator")]
 mod operator;
 mod policy;
-#[cfg(feature = "operator")]
+#[cfg(any(feature = "operator", feature = "replicator"))]
 mod process;
+#[cfg(feature = "replicator")]
+mod replicator;
 mod report;
 
 use std::path::PathBuf;
@@ -22,17 +24,25 @@ use clap::Parser;
 
 use crate::report::Report;
 
-/// Runs benchmarks on the API servers that `cargo xtask bench` started.
+/// The one that `meridian` has.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Runs benchmarks on the parts that `cargo xtask bench` started.
 #[derive(Parser)]
 #[command(name = "meridian-bench", version)]
 struct Arguments {
-    /// Which: operator, policy.
+    /// Which: operator, policy, replicator.
     #[arg(required = true)]
     names: Vec<String>,
     /// Only these figures of it.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    #[cfg(feature = "operator")]
+    /// So many races of each kind, however long they take; without it as many as are promised, for some minutes.
+    #[cfg(feature = "replicator")]
+    #[arg(long)]
+    races: Option<usize>,
+    #[cfg(any(feature = "operator", feature = "replicator"))]
     #[command(flatten)]
     programs: Programs,
     #[command(flatten)]
@@ -43,7 +53,7 @@ struct Arguments {
 }
 
 /// The programs that are measured, and those that they are measured against.
-#[cfg(feature = "operator")]
+#[cfg(any(feature = "operator", feature = "replicator"))]
 #[derive(clap::Args)]
 pub struct Programs {
     /// The platform's binary.
@@ -55,6 +65,12 @@ pub struct Programs {
     /// The helm to compare with.
     #[arg(long, default_value = "helm")]
     pub helm: PathBuf,
+    /// The Java that MirrorMaker 2 runs on.
+    #[arg(long, default_value = "java")]
+    pub java: PathBuf,
+    /// The folder of MirrorMaker 2's jars.
+    #[arg(long, default_value = "target/bench-peers/mirror")]
+    pub mirror: PathBuf,
 }
 
 /// The programs that the policy engine is measured against.
@@ -71,7 +87,7 @@ pub struct Peers {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    #[cfg(feature = "operator")]
+    #[cfg(any(feature = "operator", feature = "replicator"))]
     meridian_kit::tls::install_crypto_provider();
     match run(&arguments).await {
         Ok(true) => ExitCode::SUCCESS,
@@ -93,8 +109,12 @@ async fn run(arguments: &Arguments) -> Result<bool> {
             "operator" => operator::run(&arguments.programs, &arguments.only, &mut report).await,
             #[cfg(not(feature = "operator"))]
             "operator" => bail!("this program was built without the feature `operator`"),
+            #[cfg(feature = "replicator")]
+            "replicator" => replicator::run(&arguments.programs, &arguments.only, arguments.races, &mut report).await,
+            #[cfg(not(feature = "replicator"))]
+            "replicator" => bail!("this program was built without the feature `replicator`"),
             "policy" => policy::run(&arguments.peers, &arguments.only, &mut report),
-            other => bail!("no bench is called `{other}`; there are: operator, policy"),
+            other => bail!("no bench is called `{other}`; there are: operator, policy, replicator"),
         };
         println!("{report}");
         if let Err(error) = ended {

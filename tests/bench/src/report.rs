@@ -12,6 +12,8 @@ use serde::Serialize;
 pub enum Bound {
     /// The ratio to the peer is at most this.
     RatioAtMost(f64),
+    /// The ratio to the peer is at least this.
+    RatioAtLeast(f64),
     /// Our own figure is at most this.
     AtMost(f64),
     /// Our own figure is at least this.
@@ -54,6 +56,7 @@ impl Metric {
     pub fn met(&self) -> bool {
         match self.bound {
             Bound::RatioAtMost(most) => self.ratio.is_some_and(|ratio| ratio <= most),
+            Bound::RatioAtLeast(least) => self.ratio.is_some_and(|ratio| ratio >= least),
             Bound::AtMost(most) => self.ours <= most,
             Bound::AtLeast(least) => self.ours >= least,
             Bound::Reported => true,
@@ -65,6 +68,7 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             Self::RatioAtMost(most) => format!("≤ {most}×"),
+            Self::RatioAtLeast(least) => format!("≥ {least}×"),
             Self::AtMost(most) => format!("≤ {most}"),
             Self::AtLeast(least) => format!("≥ {least}"),
             Self::Reported => "-".to_owned(),
@@ -103,6 +107,17 @@ impl Report {
     /// A file in the same folder.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.file.with_file_name(name)
+    }
+
+    /// A folder beside it, for logs of what is measured.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    #[cfg(feature = "replicator")]
+    pub fn logs(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.beside(name);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(folder)
     }
 
     /// Adds a figure.
@@ -188,6 +203,11 @@ mod tests {
     #[test]
     fn a_bound_is_met_at_its_edge_and_not_beyond() {
         assert!(against(0.7, 0.7).met() && !against(0.71, 0.7).met());
+        let rate = |ratio| Metric {
+            bound: Bound::RatioAtLeast(1.0),
+            ..against(ratio, 0.0)
+        };
+        assert!(rate(1.0).met() && !rate(0.99).met());
         assert!(Metric::own("rss", 250.0, "MiB", Bound::AtMost(250.0)).met());
         assert!(!Metric::own("rate", 999.0, "1/s", Bound::AtLeast(1000.0)).met());
         assert!(!Metric::own("nothing", f64::NAN, "s", Bound::AtMost(1.0)).met());

@@ -4,7 +4,10 @@ use anyhow::{Result, ensure};
 
 use crate::world::Site;
 
-const TOOL: &str = "exec java -Xmx64m -XX:TieredStopAtLevel=1 -XX:-UsePerfData -cp '/opt/kafka/libs/*' \"$0\" --bootstrap-server localhost:9092 \"$@\"";
+/// As the broker itself, whose certificate is where the tool runs; the producer alone names the file in its own way.
+const TOOL: &str = "case $0 in *ConsoleProducer) option=--producer.config;; *) option=--command-config;; esac; \
+    exec java -Xmx64m -XX:TieredStopAtLevel=1 -XX:-UsePerfData -cp '/opt/kafka/libs/*' \"$0\" \
+    --bootstrap-server localhost:9094 $option /etc/meridian/tools.properties \"$@\"";
 
 /// Runs a tool by the name of its class and gives what it printed.
 pub async fn tool(site: &Site, arguments: &[&str]) -> Result<String> {

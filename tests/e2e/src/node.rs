@@ -72,6 +72,21 @@ pub fn task<'a>(node: &'a str, verb: &[&'a str]) -> Vec<&'a str> {
     [tasks.as_slice(), verb].concat()
 }
 
+/// The node's id of a container's first process, running or paused; none once containerd has no task of it.
+pub async fn process(node: &str, container: &str) -> Result<Option<u32>> {
+    let tasks = docker(&task(node, &["list"])).await?;
+    let columns = tasks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    for columns in columns {
+        if let [id, process, ..] = columns.as_slice()
+            && *id == container
+        {
+            let process = process.parse().with_context(|| format!("the process of {container}"))?;
+            return Ok(Some(process));
+        }
+    }
+    Ok(None)
+}
+
 /// containerd's id of a pod's one container; none before it has been started.
 pub fn container(pod: &Pod) -> Option<&str> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;

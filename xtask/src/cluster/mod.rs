@@ -249,6 +249,17 @@ fn load_stock(paths: &Paths, kind: &Path, wanted: &[&Spec], tags: &[&str]) -> Re
     Ok(())
 }
 
+/// Freezes the containers of clusters; [`up`] lets them go on.
+///
+/// # Errors
+/// When the engine refuses one.
+pub fn pause(containers: &[String]) -> Result<()> {
+    for container in containers {
+        output(&mut docker(["pause", container])).context("a cluster cannot be paused")?;
+    }
+    Ok(())
+}
+
 /// Removes every cluster of ours, also half-made ones, and the containers that image building left. An engine that does
 /// not run although it holds clusters of ours (or `images`, which are to go too) is started for it.
 ///

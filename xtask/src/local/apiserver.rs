@@ -23,6 +23,9 @@ const ENCRYPTION: &str = "etcd-encryption.yaml";
 /// What stands there for the key.
 const KEY: &str = "BASE64-OF-32-RANDOM-BYTES";
 
+/// Collects garbage a quarter as often as it would: half a dozen of them share a small machine, whose memory is ample.
+const GARBAGE: (&str, &str) = ("GOGC", "400");
+
 /// A control plane to prepare.
 pub struct Wanted {
     /// Its name: of its keys in etcd, its files and its log.
@@ -120,6 +123,7 @@ impl ControlPlane {
             ])
             .arg(format!("--initial-cluster=default={peer}"))
             .args(["--unsafe-no-fsync", "--log-level=warn"])
+            .env(GARBAGE.0, GARBAGE.1)
             // The default of 2 GiB is soon full of old versions when a benchmark changes large objects.
             .arg("--quota-backend-bytes=8589934592");
         let mut processes = vec![Process::start("etcd", &etcd, Stop::Terminate, &self.log)?];
@@ -186,6 +190,7 @@ impl ControlPlane {
         let file = |name: &str| self.dir.join(name).display().to_string();
         let mut command = Command::new(&self.apiserver);
         command
+            .env(GARBAGE.0, GARBAGE.1)
             .args([
                 format!("--etcd-servers={}", self.etcd_address()),
                 format!("--etcd-prefix=/{}", plane.name),
@@ -206,6 +211,18 @@ impl ControlPlane {
                 format!("--service-account-signing-key-file={}", file("accounts.key")),
             ])
             .arg("--service-account-issuer=https://kubernetes.default.svc")
+            // How it shows itself to servers of aggregated APIs, as kubeadm has it.
+            .args([
+                format!("--requestheader-client-ca-file={}", file("front-proxy-ca.crt")),
+                format!("--proxy-client-cert-file={}", file("front-proxy-client.crt")),
+                format!("--proxy-client-key-file={}", file("front-proxy-client.key")),
+            ])
+            .args([
+                "--requestheader-allowed-names=front-proxy-client",
+                "--requestheader-username-headers=X-Remote-User",
+                "--requestheader-group-headers=X-Remote-Group",
+                "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            ])
             .arg(format!("--token-auth-file={}", file(&format!("{}.tokens", plane.name))))
             .arg(format!("--encryption-provider-config={}", file(ENCRYPTION)))
             .args(["--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16"])
@@ -243,7 +260,7 @@ fn encryption(paths: &Paths, dir: &Path) -> Result<()> {
     write_private(&dir.join(ENCRYPTION), &text.replace(KEY, &key))
 }
 
-/// A CA, a serving certificate of it, and the key that signs service accounts' tokens.
+/// A CA, a serving certificate of it, the CA and certificate by which aggregated APIs know the API server, and the key that signs service accounts' tokens.
 fn certificates(dir: &Path, log: &Log) -> Result<()> {
     let openssl = |arguments: &[&str]| log.run(Command::new("openssl").current_dir(dir).args(arguments));
     let key = [
@@ -262,6 +279,14 @@ fn certificates(dir: &Path, log: &Log) -> Result<()> {
             let leaf = ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", names];
             let signed = ["-CA", "ca.crt", "-CAkey", "ca.key", "-subj", "/CN=kube-apiserver"];
             request(&[&["-keyout", "server.key", "-out", "server.crt"], &leaf[..], &signed[..]].concat())
+        })
+        .and_then(|()| {
+            let (key, certificate) = ("front-proxy-ca.key", "front-proxy-ca.crt");
+            request(&["-keyout", key, "-out", certificate, "-subj", "/CN=front-proxy-ca"])?;
+            let (own, shown) = ("front-proxy-client.key", "front-proxy-client.crt");
+            let signed = ["-CA", certificate, "-CAkey", key, "-subj", "/CN=front-proxy-client"];
+            let leaf = ["-addext", "basicConstraints=critical,CA:FALSE"];
+            request(&[&["-keyout", own, "-out", shown], &leaf[..], &signed[..]].concat())
         })
         .and_then(|()| {
             openssl(&[

@@ -27,14 +27,14 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// Formats its storage.
+    /// Formats its storage in `dir`; `log` is the name of its log.
     ///
     /// # Errors
     /// When there is no Java, the jars cannot be had, or the storage cannot be formatted.
-    pub fn prepare(paths: &Paths, cache: &Cache, dir: &Path) -> Result<Self> {
+    pub fn prepare(paths: &Paths, cache: &Cache, dir: &Path, log: &str) -> Result<Self> {
         let java = java(paths)?;
         let jars = jars::path(paths, cache)?;
-        let log = Log::fresh(paths, "part-kafka")?;
+        let log = Log::fresh(paths, log)?;
         let port = free_port()?;
         let settings = dir.join("server.properties");
         fs::write(&settings, properties(&dir.join("data"), port, free_port()?))
@@ -84,6 +84,11 @@ impl Kafka {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// The folder of its jars, for tests that start a broker of their own.
+    pub fn jars(&self) -> String {
+        self.jars.display().to_string()
+    }
+
     fn command(&self, class: &str) -> Command {
         let mut command = Command::new(&self.java);
         command
@@ -124,7 +129,10 @@ fn properties(data: &Path, port: u16, controller: u16) -> String {
 }
 
 /// This machine's Java, installed when there is none.
-fn java(paths: &Paths) -> Result<PathBuf> {
+///
+/// # Errors
+/// When there is none that is new enough, and none can be installed.
+pub fn java(paths: &Paths) -> Result<PathBuf> {
     host::ensure_packages(paths, &[("java", "default-jre-headless")])?;
     let java = host::program("java").context("`java` is missing; install Java 17 or newer")?;
     let version = output(Command::new(&java).arg("--version")).unwrap_or_default();

@@ -4,7 +4,8 @@
 //! the thread that started it) and `wait` (until it answers).
 
 mod apiserver;
-mod kafka;
+mod definitions;
+pub mod kafka;
 pub mod postgres;
 mod process;
 
@@ -28,15 +29,18 @@ use crate::progress;
 /// A part that tests can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
-    /// PostgreSQL 17: `MERIDIAN_TEST_POSTGRES`, a superuser's URL.
+    /// PostgreSQL 17: `MERIDIAN_TEST_POSTGRES`, a superuser's URL; `MERIDIAN_TEST_POSTGRES_LOG`, the file
+    /// that it logs to.
     Postgres,
-    /// Kafka 4.1, one broker: `MERIDIAN_TEST_KAFKA`, host:port.
+    /// Kafka 4.1, one broker that takes whoever comes: `MERIDIAN_TEST_KAFKA`, host:port; and its jars, for tests that start
+    /// a region's broker with what the region says: `MERIDIAN_TEST_KAFKA_JARS`.
     Kafka,
     /// etcd, kube-apiserver and kube-controller-manager without nodes: `MERIDIAN_TEST_KUBECONFIG`.
     Apiserver,
     /// A second control plane on the same etcd: `MERIDIAN_TEST_MEMBER_KUBECONFIG`.
     Member,
-    /// A third one, for tests that run beside those on the other two: `MERIDIAN_TEST_OTHER_KUBECONFIG`.
+    /// A second pair of them, for tests that run beside those on the first: `MERIDIAN_TEST_OTHER_KUBECONFIG` and
+    /// `MERIDIAN_TEST_OTHER_MEMBER_KUBECONFIG`.
     Other,
 }
 
@@ -44,8 +48,10 @@ pub enum Part {
 pub const HUB: &str = "MERIDIAN_TEST_KUBECONFIG";
 /// The variable with a member's kubeconfig.
 pub const MEMBER: &str = "MERIDIAN_TEST_MEMBER_KUBECONFIG";
-/// The variable with the kubeconfig of a cluster that is neither's.
+/// The variable with the kubeconfig of the second pair's hub.
 pub const OTHER: &str = "MERIDIAN_TEST_OTHER_KUBECONFIG";
+/// The variable with the kubeconfig of the second pair's member.
+pub const OTHER_MEMBER: &str = "MERIDIAN_TEST_OTHER_MEMBER_KUBECONFIG";
 
 /// The variable with the kubeconfig of a fleet's hub.
 const FLEET_HUB: &str = "MERIDIAN_BENCH_HUB";
@@ -54,6 +60,9 @@ const FLEET_MEMBERS: &str = "MERIDIAN_BENCH_MEMBERS";
 /// The variable with the process ids of a fleet's API servers and of their etcd, separated by colons.
 const FLEET_PROCESSES: &str = "MERIDIAN_BENCH_PROCESSES";
 
+/// The variable with the address of the broker beyond a border.
+const OTHER_KAFKA: &str = "MERIDIAN_BENCH_OTHER_KAFKA";
+
 /// The control planes of the parts `apiserver`, `member` and `other`.
 fn planes(wanted: &[Part]) -> Vec<Wanted> {
     let of = |name: &str, variable| Wanted {
@@ -61,9 +70,14 @@ fn planes(wanted: &[Part]) -> Vec<Wanted> {
         variable,
         controllers: true,
     };
-    let member = wanted.contains(&Part::Member).then(|| of("member", MEMBER));
-    let other = wanted.contains(&Part::Other).then(|| of("other", OTHER));
-    std::iter::once(of("hub", HUB)).chain(member).chain(other).collect()
+    let mut planes = vec![of("hub", HUB)];
+    if wanted.contains(&Part::Member) {
+        planes.push(of("member", MEMBER));
+    }
+    if wanted.contains(&Part::Other) {
+        planes.extend([of("other", OTHER), of("other-member", OTHER_MEMBER)]);
+    }
+    planes
 }
 
 /// The parts that run; they stop when this is dropped.
@@ -82,15 +96,15 @@ impl Running {
     pub fn start(paths: &Paths, cache: &Cache, wanted: &[Part]) -> Result<Self> {
         preflight::parts(paths, cache, wanted)?;
         let began = Instant::now();
-        let folder = Folder::create(paths)?;
+        let folder = Folder::create(paths, "parts")?;
         let has = |part: Part| wanted.contains(&part);
         let needs_apiserver = has(Part::Apiserver) || has(Part::Member) || has(Part::Other);
 
         let (postgres, kafka, apiserver) = thread::scope(|scope| {
             let postgres = has(Part::Postgres)
                 .then(|| scope.spawn(|| postgres::Postgres::prepare(paths, cache, &folder.make("postgres")?)));
-            let kafka =
-                has(Part::Kafka).then(|| scope.spawn(|| kafka::Kafka::prepare(paths, cache, &folder.make("kafka")?)));
+            let kafka = has(Part::Kafka)
+                .then(|| scope.spawn(|| kafka::Kafka::prepare(paths, cache, &folder.make("kafka")?, "part-kafka")));
             let apiserver = needs_apiserver.then(|| {
                 scope.spawn(|| {
                     apiserver::ControlPlane::prepare(paths, cache, &folder.make("apiserver")?, planes(wanted))
@@ -105,14 +119,17 @@ impl Running {
         if let Some(postgres) = &postgres {
             parts.push(postgres.start()?);
             env.push(("MERIDIAN_TEST_POSTGRES", postgres.url()));
+            env.push(("MERIDIAN_TEST_POSTGRES_LOG", postgres.log().display().to_string()));
         }
         if let Some(kafka) = &kafka {
             parts.push(kafka.start()?);
             env.push(("MERIDIAN_TEST_KAFKA", kafka.address()));
+            env.push(("MERIDIAN_TEST_KAFKA_JARS", kafka.jars()));
         }
         if let Some(apiserver) = &apiserver {
             parts.extend(apiserver.start()?);
             env.extend(apiserver.env());
+            env.extend(definitions::env(paths)?);
         }
         // The later a part was started, the more it depends on: stop in the opposite order.
         parts.reverse();
@@ -140,7 +157,7 @@ impl Running {
     /// # Errors
     /// As [`Running::start`].
     pub fn start_fleet(paths: &Paths, cache: &Cache, members: usize) -> Result<Self> {
-        let folder = Folder::create(paths)?;
+        let folder = Folder::create(paths, "fleet")?;
         let bare = |name: String, variable| Wanted {
             name,
             variable,
@@ -163,6 +180,32 @@ impl Running {
                 (FLEET_HUB, of(FLEET_HUB)),
                 (FLEET_MEMBERS, of(FLEET_MEMBERS)),
                 (FLEET_PROCESSES, pids.join(":")),
+            ],
+            _parts: parts,
+            _folder: folder,
+        })
+    }
+
+    /// Starts what two regions need that replicate: PostgreSQL for both, and a broker for each.
+    ///
+    /// # Errors
+    /// As [`Running::start`].
+    pub fn start_border(paths: &Paths, cache: &Cache) -> Result<Self> {
+        preflight::parts(paths, cache, &[Part::Postgres, Part::Kafka])?;
+        let folder = Folder::create(paths, "border")?;
+        let postgres = postgres::Postgres::prepare(paths, cache, &folder.make("postgres")?)?;
+        let broker = |name: &str| kafka::Kafka::prepare(paths, cache, &folder.make(name)?, name);
+        let (kafka, other) = (broker("bench-kafka")?, broker("bench-other-kafka")?);
+        let mut parts = vec![postgres.start()?, kafka.start()?, other.start()?];
+        parts.reverse();
+        postgres.wait(&mut parts)?;
+        kafka.wait(&mut parts)?;
+        other.wait(&mut parts)?;
+        Ok(Self {
+            env: vec![
+                ("MERIDIAN_TEST_POSTGRES", postgres.url()),
+                ("MERIDIAN_TEST_KAFKA", kafka.address()),
+                (OTHER_KAFKA, other.address()),
             ],
             _parts: parts,
             _folder: folder,
@@ -217,13 +260,14 @@ fn all_folders(paths: &Paths) -> PathBuf {
     paths.target.join("xtask/parts")
 }
 
-/// The folder of one run's data, removed when the run ends. What an interrupted run left is removed by the next one.
+/// The folder of data of one run, or of one kind of parts that it starts; removed when these end. What an interrupted run left
+/// is removed by the next one.
 struct Folder(PathBuf);
 
 impl Folder {
-    fn create(paths: &Paths) -> Result<Self> {
+    fn create(paths: &Paths, kind: &str) -> Result<Self> {
         remove_left_over(paths)?;
-        let own = all_folders(paths).join(std::process::id().to_string());
+        let own = all_folders(paths).join(std::process::id().to_string()).join(kind);
         cache::remove_tree(&own)?;
         fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
         Ok(Self(own))

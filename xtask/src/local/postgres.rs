@@ -118,6 +118,11 @@ impl Postgres {
         )
     }
 
+    /// The file that it logs to.
+    pub fn log(&self) -> &Path {
+        self.log.path()
+    }
+
     /// The superuser's URL.
     pub fn url(&self) -> String {
         format!("postgres://postgres:{}@127.0.0.1:{}/postgres", self.password, self.port)

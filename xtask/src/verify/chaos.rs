@@ -3,17 +3,53 @@
 use anyhow::Result;
 
 use super::Tally;
+use crate::cache::Cache;
+use crate::cluster;
+use crate::deploy;
+use crate::docker::engine;
 use crate::paths::Paths;
+use crate::programs;
 use crate::progress::{self, Log};
 
 /// Seeds of each simulation, unless the environment says how many or which one.
 const SEEDS: &str = "3000";
 
-/// Plays the simulations of the operator with thousands of seeds, and kills it at every request of each operation.
+/// The row that walks at random.
+const WALK: u8 = 18;
+
+/// Plays the simulations of the operator, then walks over the demo, which it brings up.
 ///
 /// # Errors
-/// When no log can be written.
-pub fn run(paths: &Paths) -> Result<Tally> {
+/// When no log can be written, or the lock of the demo cannot be taken.
+pub fn run(paths: &Paths, cache: &Cache) -> Result<Tally> {
+    let mut total = simulations(paths)?;
+    total.add(walk(paths, cache)?);
+    Ok(total)
+}
+
+fn walk(paths: &Paths, cache: &Cache) -> Result<Tally> {
+    if let Some(sentence) = engine::lacking() {
+        return Ok(Tally::skip(format!("the random walk on kind: {sentence}")));
+    }
+    let _alone = cache.lock("demo")?;
+    let walked = || {
+        let programs = programs::build(paths, programs::Scope::Demo)?;
+        let clusters = cluster::up(paths, cache)?;
+        deploy::deploy(paths, cache, &clusters, &programs)?;
+        let wanted = deploy::Wanted {
+            rows: &[WALK],
+            ..deploy::Wanted::default()
+        };
+        deploy::prove(paths, cache, &programs, &wanted)
+    };
+    Ok(walked().unwrap_or_else(|error| {
+        progress::say(&format!("the random walk on kind: FAILED: {error:#}"));
+        Tally::one(false)
+    }))
+}
+
+/// With thousands of seeds, and with the operator killed at every request of each operation.
+fn simulations(paths: &Paths) -> Result<Tally> {
     let log = Log::fresh(paths, "chaos")?;
     let mut simulation = paths.patient_cargo();
     simulation.args([

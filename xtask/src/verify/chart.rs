@@ -21,6 +21,10 @@ const MONITORED: &str =
 const TRACED: &str = "monitoring.traces.collector=http://collector.monitoring.svc:4318,\
      monitoring.traces.to[0].namespaceSelector.matchLabels.name=monitoring";
 
+/// Pools that a HorizontalPodAutoscaler or KEDA scales.
+const SCALED: &str = "region.externalMetrics.enabled=true,\
+     region.kedaFrom[0].namespaceSelector.matchLabels.name=keda";
+
 /// One rendering that is checked in.
 struct Rendering {
     name: &'static str,
@@ -39,6 +43,11 @@ const RENDERINGS: &[Rendering] = &[
         name: "region",
         values: &["role=region"],
         only: None,
+    },
+    Rendering {
+        name: "region-other-operators",
+        values: &["role=region", "dataPlane.cloudNativePG=true,dataPlane.strimzi=true"],
+        only: Some("templates/region/role.yaml"),
     },
     Rendering {
         name: "hub-monitored",
@@ -60,6 +69,21 @@ const RENDERINGS: &[Rendering] = &[
         values: &["role=hub", TRACED],
         only: Some("templates/network.yaml"),
     },
+    Rendering {
+        name: "region-scaled",
+        values: &["role=region", SCALED],
+        only: Some("templates/region/role.yaml"),
+    },
+    Rendering {
+        name: "region-scaled-operator",
+        values: &["role=region", SCALED],
+        only: Some("templates/operator.yaml"),
+    },
+    Rendering {
+        name: "region-scaled-network",
+        values: &["role=region", SCALED],
+        only: Some("templates/network.yaml"),
+    },
 ];
 
 /// Values that may not be given.
@@ -76,6 +100,8 @@ const REFUSED: &[&str] = &[
     "hub.webhook.failurePolicy=Sometimes",
     "hub.approval=Perhaps",
     "region.hubServiceAccount=Not A Name",
+    "region.externalMetrics.enabled=perhaps",
+    "region.kedaFrom[0].anybody=true",
 ];
 
 /// Writes charts/snapshots anew.

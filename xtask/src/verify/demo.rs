@@ -66,9 +66,21 @@ impl Beginning {
 }
 
 impl Up {
+    /// Stops them where they are until their rows are proved: three idle control planes take a quarter of a small machine
+    /// from the tests. Those that an earlier run left with the platform in them go on, since it would have to recover.
+    pub fn rest(&self) {
+        if !self.clusters.changed {
+            return;
+        }
+        if let Err(error) = cluster::pause(&self.clusters.containers) {
+            progress::say(&format!("the clusters go on beside the tests: {error:#}"));
+        }
+    }
+
     /// Deploys the platform and proves every row, those about operating it too.
     pub fn prove(self, paths: &Paths, cache: &Cache, programs: &Programs) -> Tally {
-        deploy::deploy(paths, cache, &self.clusters, programs)
+        cluster::up(paths, cache)
+            .and_then(|clusters| deploy::deploy(paths, cache, &clusters, programs))
             .and_then(|deployed| deploy::prove_all(paths, cache, programs, &deployed.changed(), true))
             .inspect_err(failed)
             .unwrap_or_else(|_| Tally::one(false))

@@ -1,5 +1,6 @@
-//! The tests in lanes that run side by side. Those against control planes wait for leases most of their time, so there is a
-//! lane for each of their packages, and one for all the others.
+//! The tests in lanes that run side by side. Those against control planes wait for leases most of their time, so they are
+//! dealt out to two lanes with control planes of their own, and there is one for all the others. The lanes should end
+//! together: the longest one is what a run waits for.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,34 +10,63 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::local::{HUB, MEMBER, OTHER, Running};
+use crate::local::{HUB, MEMBER, OTHER, OTHER_MEMBER, Running};
 use crate::paths::Paths;
 use crate::progress::{self, Log, output};
 
 /// Tests that run one after the other, beside those of the other lanes.
 struct Lane {
     log: &'static str,
-    /// The package whose integration tests these are; none: those of all others.
-    package: Option<&'static str>,
-    /// Whether it has a cluster of its own. What lives on the whole of a cluster (webhooks, definitions, the policy of a hub)
-    /// would be another lane's trouble.
+    tests: &'static [Tests],
+    /// Whether they have the second pair of clusters. What lives on the whole of a cluster (webhooks, definitions, the policy
+    /// of a hub) would be another lane's trouble.
     apart: bool,
 }
 
+/// Integration tests of the workspace.
+enum Tests {
+    /// Those of a package.
+    Of(&'static str),
+    /// Those of a package whose names begin so.
+    Named(&'static str, &'static str),
+    /// All that no lane before names.
+    Rest,
+}
+
+impl Tests {
+    fn has(&self, package: &str, test: &str) -> bool {
+        match self {
+            Self::Of(name) => package == *name,
+            Self::Named(name, prefix) => package == *name && test.starts_with(prefix),
+            Self::Rest => true,
+        }
+    }
+}
+
+/// A test is in the first of them that has it.
 const LANES: [Lane; 3] = [
     Lane {
-        log: "test-operator",
-        package: Some("meridian-operator"),
-        apart: false,
-    },
-    Lane {
-        log: "test-processes",
-        package: Some("meridian"),
+        log: "test-hub",
+        tests: &[Tests::Of("meridian"), Tests::Named("meridian-operator", "hub_")],
         apart: true,
     },
     Lane {
+        log: "test-region",
+        tests: &[
+            Tests::Named("meridian-operator", "region_"),
+            Tests::Named("meridian-operator", "chart"),
+            Tests::Named("meridian-operator", "etcd_"),
+            Tests::Named("meridian-operator", "faults"),
+            Tests::Named("meridian-operator", "kafka"),
+            Tests::Named("meridian-operator", "plugin"),
+            Tests::Named("meridian-operator", "spans"),
+            Tests::Of("meridian-leaks"),
+        ],
+        apart: false,
+    },
+    Lane {
         log: "test-others",
-        package: None,
+        tests: &[Tests::Rest],
         apart: false,
     },
 ];
@@ -87,8 +117,14 @@ fn lane(paths: &Paths, running: &Running, log: &Log, arguments: Vec<String>, apa
     let mut command = paths.cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]).args(arguments);
     command.envs(running.env().iter().map(|(name, value)| (*name, value.as_str())));
-    if let (true, Some((_, other))) = (apart, running.env().iter().find(|(name, _)| *name == OTHER)) {
-        command.envs([(HUB, other), (MEMBER, other)]);
+    // Cargo dies with this process, and what it started would go on without it, into the next run's log.
+    command
+        .arg("--config")
+        .arg(format!("target.'cfg(all())'.runner = {:?}", progress::MORTAL));
+    if apart {
+        let of = |wanted: &str| running.env().iter().find(|(name, _)| *name == wanted);
+        let pair = [(HUB, of(OTHER)), (MEMBER, of(OTHER_MEMBER))];
+        command.envs(pair.into_iter().filter_map(|(name, found)| Some((name, &found?.1))));
     }
     log.run(&mut command)
 }
@@ -116,15 +152,13 @@ fn split(metadata: &Value) -> Result<Vec<Vec<String>>> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut lanes = vec![BTreeSet::new(); LANES.len()];
     for package in list(&metadata["packages"]) {
-        let own = LANES
-            .iter()
-            .position(|lane| lane.package.is_some_and(|name| package["name"] == name));
-        let others = || LANES.iter().position(|lane| lane.package.is_none());
-        let at = own.or_else(others).context("a lane takes all other packages")?;
-        let lane = &mut lanes[at];
+        let name = package["name"].as_str().context("a package has a name")?;
         for target in list(&package["targets"]) {
             if list(&target["kind"]).iter().any(|kind| kind == "test") {
-                lane.insert(target["name"].as_str().context("a target has a name")?.to_owned());
+                let test = target["name"].as_str().context("a target has a name")?;
+                let has = |lane: &Lane| lane.tests.iter().any(|tests| tests.has(name, test));
+                let at = LANES.iter().position(has).context("a lane takes all others")?;
+                lanes[at].insert(test.to_owned());
             }
         }
     }
@@ -163,20 +197,25 @@ mod tests {
     #[test]
     fn every_integration_test_is_in_one_lane() {
         let packages = [
-            package("meridian-operator", &["hub"]),
+            package("meridian-operator", &["hub_rebuilt", "region_role", "simulation"]),
             package("meridian-social", &["feed"]),
             package("meridian", &["takeover"]),
         ];
         let lanes = split(&json!({ "packages": packages })).unwrap();
         let lanes: Vec<String> = lanes.iter().map(|lane| lane.join(" ")).collect();
-        assert_eq!(lanes, ["--test hub", "--test takeover", "--test feed"]);
+        let expected = [
+            "--test hub_rebuilt --test takeover",
+            "--test region_role",
+            "--test feed --test simulation",
+        ];
+        assert_eq!(lanes, expected);
     }
 
     #[test]
     fn a_name_in_two_lanes_is_refused() {
         let packages = [
-            package("meridian-operator", &["hub"]),
-            package("meridian-social", &["hub"]),
+            package("meridian-operator", &["hub_rebuilt", "feed"]),
+            package("meridian-social", &["feed"]),
             package("meridian", &["takeover"]),
         ];
         assert!(split(&json!({ "packages": packages })).is_err());

@@ -4,6 +4,8 @@ pub mod chaos;
 pub mod chart;
 mod demo;
 mod lanes;
+mod leaks;
+pub mod mutants;
 mod tally;
 
 use std::process::{Command, ExitCode};
@@ -11,6 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use leaks::Leaks;
 pub use tally::Tally;
 use tally::named;
 
@@ -65,11 +68,15 @@ pub fn run(paths: &Paths, cache: &Cache, scope: Scope) -> Result<Tally> {
     total.add(chart::verify(paths, cache)?);
     // Tests have limits of time: they do not begin while clusters come up beside them.
     let clusters = demo.end();
+    if let Ok(up) = &clusters {
+        up.rest();
+    }
     let Ok(programs) = programs else {
         progress::say("tests and proofs: not run, because the project does not build");
         return Ok(total);
     };
     total.add(tests(paths, cache));
+    total.add(of_the_change(paths, cache));
     total.add(clusters.map_or_else(|counted| counted, |up| up.prove(paths, cache, &programs)));
     Ok(total)
 }
@@ -155,15 +162,24 @@ fn tests(paths: &Paths, cache: &Cache) -> Tally {
     })
 }
 
+fn of_the_change(paths: &Paths, cache: &Cache) -> Tally {
+    mutants::of_the_change(paths, cache).unwrap_or_else(|error| {
+        progress::say(&format!("mutants: FAILED: {error:#}"));
+        Tally::one(false)
+    })
+}
+
 fn run_tests(paths: &Paths, cache: &Cache) -> Result<Tally> {
     let began = Instant::now();
     let running = Running::start(paths, cache, PARTS).context("the parts that tests need")?;
     progress::say("tests …");
     let mut total = Tally::default();
     let mut catalogue = Tally::default();
+    let mut leaks = Leaks::default();
     for lane in lanes::run(paths, &running)? {
         let mut tally = Tally::of_cargo_test(&lane.text);
         catalogue.add(named(&lane.text, "catalogue_"));
+        leaks.add(&lane.text);
         if let Err(error) = lane.result {
             if tally.failed == 0 {
                 // A crate that does not compile has no closing line of its own.
@@ -182,6 +198,7 @@ fn run_tests(paths: &Paths, cache: &Cache) -> Result<Tally> {
     }
     // Among the others and counted with them; named here since they are a check of their own.
     progress::say(&format!("catalogue: {catalogue}"));
+    progress::say(&format!("leaks: {leaks} (log: {})", leaks.write(paths)?));
     progress::say(&format!("tests: {total} in {:.0} s", began.elapsed().as_secs_f32()));
     Ok(total)
 }

@@ -191,9 +191,9 @@ impl Claim {
             if let Some(other) = other(mark, &self.claimant.hub, unchanged) {
                 return Ok(Some(other));
             }
-            if !self.hub.may_write() {
+            let Some(_writing) = self.hub.begin_write() else {
                 return Err(ClaimError::NotLeader);
-            }
+            };
             let is_missing = current.is_none();
             match self.sign(leases, current).await {
                 Ok(_) => return Ok(None),

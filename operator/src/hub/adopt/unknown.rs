@@ -76,6 +76,8 @@ impl Unknown {
         kept.homes.retain(|home| tenants.contains(home.tenant.as_str()));
         kept.exports.retain(keeps);
         kept.imports.retain(keeps);
+        // What this hub cannot read of an edge it cannot write either: that the region goes on holding it, it can.
+        kept.held.retain(|edge| tenants.contains(edge.id.tenant()));
         if kept.homes.is_empty() {
             kept.retention = BTreeMap::new();
         }
@@ -115,6 +117,7 @@ impl Unknown {
         add(&mut policy.homes, &kept.homes, |home| home.tenant.clone());
         add(&mut policy.exports, &kept.exports, |edge| edge.id.clone());
         add(&mut policy.imports, &kept.imports, |edge| edge.id.clone());
+        add(&mut policy.held, &kept.held, |edge| edge.id.clone());
         add(&mut policy.directory, &kept.directory, |entry| entry.region.clone());
         add(&mut policy.peers, &kept.peers, |peer| peer.region.clone());
         for peer in &mut policy.peers {
@@ -218,8 +221,8 @@ mod tests {
     use crate::apply::observed;
     use crate::hub::RESOURCES;
     use crate::hub::source::{self, Seen, gather};
-    use crate::manifest::FITNESS_REGION;
-    use crate::plugin::world::{World, now};
+    use crate::manifest::{FITNESS_REGION, REGION_STACK};
+    use crate::plugin::world::{World, edit, now};
     use meridian_policy::{PolicyRevision, compile};
     use serde_json::json;
 
@@ -296,6 +299,18 @@ mod tests {
         let (wanted, has) = rebuilt.policies("us", now());
         assert_eq!((wanted.imports.len(), has.imports.len()), (0, 1));
         assert_eq!(wanted.homes, has.homes, "of the other tenant nothing is known");
+    }
+
+    #[test]
+    fn an_edge_of_which_a_newer_hub_said_more_is_held_on() {
+        let rebuilt = Rebuilt::with(&["stride-us"], as_is);
+        edit(rebuilt.members.held("eu"), REGION_STACK, "eu", |stack| {
+            policy_form::open(&mut stack["spec"]["policy"]).unwrap();
+            stack["spec"]["policy"]["exports"][0]["adults_only"] = json!(true);
+        });
+        let (wanted, has) = rebuilt.policies("eu", now());
+        assert!(wanted.exports.is_empty() && wanted.held.len() == 1);
+        assert_eq!(wanted, has);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! observe → validate → plan ([`plan`], pure) → apply → status ([`status`]); when it is deleted, [`removal`] comes first
 
+mod cuts;
 mod evidence;
 mod pace;
 mod plan;
@@ -14,8 +15,9 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
 use meridian_crds::{ClusterMember, FitnessRegionSpec};
-use meridian_policy::{Denial, RegionName};
+use meridian_policy::{Denial, JurisdictionSpec, RegionName};
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -25,6 +27,7 @@ use super::approval::others;
 use super::departure::FINALIZER;
 use super::lease::Settled;
 use super::members::{Health, Member};
+use super::residency::LOOK_AGAIN;
 use super::{Hub, source, trust};
 use crate::apply::{Applied, ApplyError, Purpose, observed};
 use crate::finalizer;
@@ -88,6 +91,21 @@ pub enum RegionError {
         /// What its label says.
         found: String,
     },
+    /// A cluster is declared to be where the region's law does not hold.
+    #[error(
+        "cluster {cluster} of region {region} is declared to be in {country}, where jurisdiction {jurisdiction} does not hold; \
+         name a cluster where it does"
+    )]
+    OutsideLaw {
+        /// Which region.
+        region: String,
+        /// Which cluster.
+        cluster: String,
+        /// What FitnessRegion says.
+        country: String,
+        /// Whose law it is to be under.
+        jurisdiction: String,
+    },
     /// The member does not answer.
     #[error("cluster {cluster} of region {region} does not answer: {cause}")]
     Unreachable {
@@ -142,6 +160,7 @@ impl RegionError {
             Self::NoKubeconfig { .. } => "KubeconfigMissing",
             Self::Member(_) => "KubeconfigRefused",
             Self::Elsewhere { .. } => "CountryContradicted",
+            Self::OutsideLaw { .. } => "CountryOutsideLaw",
             Self::Unreachable { .. } => "MemberUnreachable",
             Self::OtherHub { .. } => "OtherHub",
             Self::Unclaimed { .. } => "MemberUnclaimed",
@@ -159,6 +178,7 @@ impl RegionError {
                 | Self::NoKubeconfig { .. }
                 | Self::Member(_)
                 | Self::Elsewhere { .. }
+                | Self::OutsideLaw { .. }
                 | Self::OtherHub { .. }
                 | Self::TenantsUnknown(_)
                 | Self::Policy(_)
@@ -198,8 +218,12 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
                 return Ok(Pass::of(Outcome::Gone));
             }
             Ok(removal::Step::Stay(waiting)) => (lay_down(&hub, &name, &uid, &object).await, Some(waiting)),
-            Ok(removal::Step::Removing { waiting, stack, wrote }) => {
+            Ok(removal::Step::Unlisted(waiting)) => {
                 hub.ledger.forget(&name);
+                (Ok(Done::leaving(false, Value::Null)), Some(waiting))
+            }
+            Ok(removal::Step::Removing { waiting, stack, wrote }) => {
+                hub.ledger.leave(&name);
                 (Ok(Done::leaving(wrote, stack)), Some(waiting))
             }
             Err(error) => {
@@ -221,8 +245,7 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
     // What failed, and what is being deleted, is told at once.
     let later = result.as_ref().ok().filter(|_| held.is_none()).and_then(|done| {
         let step = (&object["status"], &status);
-        hub.pace
-            .wait(&name, step, done.applied() != done.revision, Instant::now())
+        hub.pace.wait(&name, step, done.is_behind(), Instant::now())
     });
     let told = if later.is_some() {
         Ok(Applied::Unchanged)
@@ -241,8 +264,10 @@ pub async fn reconcile(hub: Arc<Hub>, name: String) -> Result<Pass, RegionError>
                 done.outcome()
             });
             let due = due.and_then(|at| Duration::try_from(at.duration_since(Timestamp::now())).ok());
-            let again = done.unknown.is_some().then_some(UNKNOWN_AGAIN);
-            let again = again.into_iter().chain(later).chain(due).min();
+            let unknown = done.unknown.is_some().then_some(UNKNOWN_AGAIN);
+            // No watch tells when the last pass that works with an older policy has ended.
+            let older = (held.is_some() && hub.newest.in_use().len() > 1).then_some(LOOK_AGAIN);
+            let again = unknown.into_iter().chain(later).chain(older).chain(due).min();
             Ok(again.map_or(pass, |delay| pass.again(delay)))
         }
         Err(error) if error.is_refusal() => {
@@ -295,6 +320,13 @@ impl Done {
         self.stack["status"]["appliedRevision"].as_u64().unwrap_or_default()
     }
 
+    /// The region has not applied what is written, or a hub that just came to lead has not looked at it yet: a moment later
+    /// there is more to say.
+    fn is_behind(&self) -> bool {
+        let unseen = self.revision == 0 && !self.leaving;
+        unseen || self.applied() != self.revision
+    }
+
     fn outcome(&self) -> Outcome {
         if self.applied() == self.revision && !self.leaving && self.unknown.is_none() {
             Outcome::Steady
@@ -304,7 +336,20 @@ impl Done {
     }
 }
 
+/// How often a pass that another change overtook is made anew at once.
+const MADE_ANEW: usize = 3;
+
 async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Done, RegionError> {
+    for _ in 0..MADE_ANEW {
+        match lay_down_once(hub, name, uid, object).await {
+            Err(RegionError::Apply(ApplyError::Overtaken { .. })) => {}
+            done => return done,
+        }
+    }
+    lay_down_once(hub, name, uid, object).await
+}
+
+async fn lay_down_once(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Done, RegionError> {
     // observe
     let (region, spec) = parse(name, object)?;
     let (cluster, member) = place(hub, name, &spec).instrument(trace::step("observe")).await?;
@@ -322,6 +367,8 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
             unknown: None,
         });
     };
+    let law = compiled.policy.source().jurisdictions.get(&spec.jurisdiction);
+    stands_under_its_law(name, &spec, law)?;
     // plan
     let (policy, held) = ((compiled.policy.as_ref(), compiled.told()), member.cache());
     let planned = || RegionPlan::of(&region, uid, object, &hub.cache, policy, held, Timestamp::now());
@@ -332,7 +379,22 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
     // From here on the member holds something of the region: not before, so that one that never reached it can go.
     let key = ObjectKey::cluster(FITNESS_REGION, name);
     finalizer::hold(&hub.applier, &key, object, FINALIZER).await?;
-    let mut wrote = member.applier.apply(Purpose::HubStack, &plan.stack).await? != Applied::Unchanged;
+    // Before any home is taken out of the stack; where there is none, before the placements that say whose home this was.
+    let (before, after) = match plan.existing {
+        Value::Null => (None, plan.epoch_floor),
+        _ => (plan.epoch_floor, None),
+    };
+    raise_epoch_floor(&member, plan.stack.key(), before).await?;
+    // What is on its way to the member is unapplied there from now on, not only when the answer has come.
+    if plan.existing["spec"]["revision"] != plan.revision {
+        hub.ledger.fail(name);
+    }
+    let laid = member
+        .applier
+        .apply_over(Purpose::HubStack, &plan.stack, &plan.existing)
+        .await?;
+    let mut wrote = laid != Applied::Unchanged;
+    raise_epoch_floor(&member, plan.stack.key(), after).await?;
     // A stack is large: it is unpacked again only when it is another one now.
     let stack = if wrote {
         source::stack(held, &region).unwrap_or(Value::Null)
@@ -350,6 +412,9 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
             member.applier.delete(key, placement.metadata.uid.clone()).await?;
             wrote = true;
         }
+    }
+    if let Some(denial) = plan.lawless {
+        return Err(RegionError::Policy(denial));
     }
     let done = Done {
         wrote,
@@ -369,6 +434,19 @@ async fn lay_down(hub: &Hub, name: &str, uid: &str, object: &Value) -> Result<Do
         },
     );
     Ok(done)
+}
+
+/// By a field manager of its own: what another one applies never takes it back.
+async fn raise_epoch_floor(member: &Member, key: &ObjectKey, floor: Option<u64>) -> Result<(), ApplyError> {
+    let Some(floor) = floor else { return Ok(()) };
+    let patch = Patch::Merge(serde_json::json!({"spec": {"epochFloor": floor}}));
+    let params = PatchParams {
+        field_manager: Some(Purpose::HubEpochs.manager().to_owned()),
+        ..PatchParams::default()
+    };
+    let api = member.applier.api(key);
+    let request = api.patch(&key.name, &params, &patch);
+    member.applier.write("raise", key, request).await.map(drop)
 }
 
 fn invalid(region: &str, cause: String) -> RegionError {
@@ -456,6 +534,25 @@ pub(crate) fn decoded(value: &Value) -> Option<String> {
     use base64::Engine as _;
     let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str()?).ok()?;
     String::from_utf8(bytes).ok()
+}
+
+/// Where a region's law does not hold, nothing of it may be: not its standbys either, which have all that it has. Without the
+/// law the policy has no place for the region.
+pub(crate) fn stands_under_its_law(
+    region: &str,
+    spec: &FitnessRegionSpec,
+    law: Option<&JurisdictionSpec>,
+) -> Result<(), RegionError> {
+    let outside = |cluster: &&ClusterMember| law.is_some_and(|law| !law.holds_in(&cluster.country));
+    match spec.clusters.iter().find(outside) {
+        None => Ok(()),
+        Some(cluster) => Err(RegionError::OutsideLaw {
+            region: region.to_owned(),
+            cluster: cluster.name.clone(),
+            country: cluster.country.to_string(),
+            jurisdiction: spec.jurisdiction.to_string(),
+        }),
+    }
 }
 
 /// A node that says nothing does not contradict; one that names another country does.

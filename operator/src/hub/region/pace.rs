@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// How long a region that was settled may take to apply a policy before it is said that it has not.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often it is told that nothing but the revision is another.
-const NUMBERS_EVERY: Duration = Duration::from_secs(5);
+const NUMBERS_EVERY: Duration = Duration::from_secs(10);
 /// The fields that say so.
 const NUMBERS: [&str; 2] = ["revision", "appliedRevision"];
 

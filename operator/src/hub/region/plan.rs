@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use meridian_policy::{CompiledPolicy, PolicyRevision, RegionName, RegionPolicy};
+use meridian_policy::{CompiledPolicy, Denial, PolicyRevision, RegionName, RegionPolicy, Rule};
 use serde_json::{Value, json};
 
 use super::told::{self, Told};
-use super::{RegionError, removal};
+use super::{RegionError, cuts, removal};
 use crate::apply::observed;
 use crate::hub::adopt::unknown::Unknown;
 use crate::hub::{adopt, source};
@@ -33,6 +33,12 @@ pub(crate) struct RegionPlan {
     /// What is the matter with tenants that the hub does not know, when there are any: what the member has of them is in the
     /// plan as it is.
     pub(crate) unknown: Option<String>,
+    /// Why the region has no policy of its own: then the plan is what it has, without edges and without who has left.
+    /// Whoever is to go can go; nobody moves in.
+    pub(crate) lawless: Option<Box<Denial>>,
+    /// What the stack's `epochFloor` must be raised to before the stack is written: above the epochs of those that leave.
+    /// It is no part of the stack's manifest: a hub of an older version would take it back.
+    pub(crate) epoch_floor: Option<u64>,
 }
 
 impl RegionPlan {
@@ -54,22 +60,31 @@ impl RegionPlan {
         let existing = source::stack(held, region).unwrap_or(Value::Null);
         let unknown = Unknown::of(region, object, hub, compiled, held, &existing, now)?;
         // What the policy tells of others is the same for all regions; what only the member knows is not.
-        let (mut policy, others) = match compiled.own_part(region, PolicyRevision::default()) {
-            Ok(policy) if unknown.is_nobody() => (policy, None),
+        let (mut policy, others, lawless) = match compiled.own_part(region, PolicyRevision::default()) {
+            Ok(policy) if unknown.is_nobody() => (policy, None, None),
             Ok(mut policy) => {
                 let Others { directory, peers } = told::others(region, compiled);
                 (policy.directory, policy.peers) = (directory, peers);
                 let mut policy = unknown.join(policy);
                 let others = Others::taken_from(&mut policy);
-                (policy, Some(others))
+                (policy, Some(others), None)
             }
             Err(denial) => {
-                let left = removal::without_law(object, &existing, compiled);
-                let mut policy = unknown.join(left.ok_or_else(|| RegionError::Policy(Box::new(denial)))?);
+                let deleted = crate::finalizer::is_deleting(object);
+                let narrowed = (deleted || denial.rule == Rule::UnknownJurisdiction)
+                    .then(|| removal::without_law(&existing, compiled))
+                    .flatten();
+                let denial = Box::new(denial);
+                let Some(left) = narrowed else {
+                    return Err(RegionError::Policy(denial));
+                };
+                let mut policy = unknown.join(left);
                 let others = Others::taken_from(&mut policy);
-                (policy, Some(others))
+                (policy, Some(others), (!deleted).then_some(denial))
             }
         };
+        policy.closing = cuts::to_acknowledge(region, &existing, &policy, hub, compiled);
+        let epoch_floor = epoch_floor(region, &existing, &policy, held);
         let digest = others.as_ref().map_or_else(|| told.digest(region), told::digest);
         let content = content(&policy, &digest, object);
         let revision = next_revision(&existing, &content);
@@ -106,6 +121,8 @@ impl RegionPlan {
             surplus,
             existing,
             unknown: unknown.said(),
+            lawless,
+            epoch_floor,
         })
     }
 
@@ -113,6 +130,25 @@ impl RegionPlan {
     pub(crate) fn manifests(&self) -> impl Iterator<Item = &Manifest> {
         std::iter::once(&self.stack).chain(&self.placements)
     }
+}
+
+/// Above every epoch of a tenant that has its home here and loses it by this policy; nothing when it is so already. Who that
+/// is, stack and placements say: of a stack that cannot be opened, the latter alone.
+fn epoch_floor(region: &RegionName, existing: &Value, policy: &RegionPolicy, held: &Cache) -> Option<u64> {
+    let stay: BTreeSet<&str> = policy.homes.iter().map(|home| home.tenant.as_str()).collect();
+    let homes = existing["spec"]["policy"]["homes"].as_array().into_iter().flatten();
+    let told = homes.filter(|home| home["tenant"].as_str().is_some_and(|tenant| !stay.contains(tenant)));
+    let told = told.filter_map(|home| home["epoch"].as_u64());
+    let placements = adopt::unknown::placements(region, held).filter(|key| !stay.contains(key.name.as_str()));
+    let placed = placements
+        .filter(|key| adopt::unknown::is_ours(region, key, held))
+        .filter_map(|key| {
+            let spec = held.get(&key)?.data["spec"].clone();
+            spec["epoch"].as_u64().filter(|_| spec["home"] == region.as_str())
+        });
+    let floor = told.chain(placed).max()?.saturating_add(1);
+    let known = existing["spec"]["epochFloor"].as_u64().unwrap_or_default();
+    (floor > known).then_some(floor)
 }
 
 /// The revision that the stack is written with: the one that is there when nothing changed for this region, else one more
@@ -229,6 +265,7 @@ fn surplus(region: &RegionName, placements: &[Manifest], held: &Cache, unknown: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::TENANT_DATA_RESIDENCY;
     use crate::plugin::world::{World, edit};
 
     #[test]
@@ -250,5 +287,48 @@ mod tests {
         assert_eq!((read(&plain), &plain["revision"]), (read(&packed), &packed["revision"]));
         world.reconcile();
         assert_eq!(spec(), packed);
+    }
+
+    #[test]
+    fn a_packed_policy_asks_about_an_edge_from_the_write_that_takes_it_out_until_that_is_acknowledged() {
+        let world = World::settled();
+        let stack = || observed(&world.held("eu").get(&ObjectKey::cluster(REGION_STACK, "eu")).unwrap());
+        let before = stack()["spec"]["revision"].as_u64().unwrap();
+        edit(&world.hub, TENANT_DATA_RESIDENCY, "stride-eu", |tenant| {
+            tenant["spec"]["classes"] = json!([]);
+        });
+        world.reconcile();
+        let policy = || {
+            let stack = stack();
+            assert!(policy_form::is_packed(&stack["spec"]["policy"]));
+            policy_form::read(&stack["spec"]["policy"]).unwrap()
+        };
+        let cut = policy();
+        assert_eq!((cut.exports.len(), cut.closing.len()), (0, 1));
+        assert_eq!((cut.closing[0].revision.0, cut.revision.0), (before, before + 1));
+        world.reconcile();
+        assert_eq!(policy(), cut);
+        edit(world.held("eu"), REGION_STACK, "eu", |stack| {
+            stack["status"]["acks"] = json!([{"edge": cut.closing[0].id, "role": "exporter", "revision": before + 1,
+                "purged": 0, "sinks": ["replicator"]}]);
+        });
+        world.reconcile();
+        assert!(policy().closing.is_empty());
+    }
+
+    #[test]
+    fn the_epoch_floor_rises_above_who_leaves_also_where_the_policy_cannot_be_opened() {
+        let (world, eu) = (World::settled(), "eu".parse().unwrap());
+        let mut stack = source::stack(world.held("eu"), &eu).unwrap();
+        let mut policy = policy_form::read(&stack["spec"]["policy"]).unwrap();
+        let floor = |stack: &Value, policy: &RegionPolicy| epoch_floor(&eu, stack, policy, world.held("eu"));
+        assert_eq!(floor(&stack, &policy), None);
+        let epoch = policy.homes[0].epoch.0;
+        policy.homes.clear();
+        assert_eq!(floor(&stack, &policy), Some(epoch + 1));
+        stack["spec"]["policy"] = json!({"packed": {"own": "?", "others": "?"}});
+        assert_eq!(floor(&stack, &policy), Some(epoch + 1));
+        stack["spec"]["epochFloor"] = json!(epoch + 1);
+        assert_eq!(floor(&stack, &policy), None, "it is so already");
     }
 }

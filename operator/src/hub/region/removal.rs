@@ -32,6 +32,8 @@ pub(super) enum Step {
         /// Something was deleted in this pass.
         wrote: bool,
     },
+    /// What it still holds there is not known yet.
+    Unlisted(Waiting),
     /// Nothing of it is left there.
     Gone,
 }
@@ -63,7 +65,7 @@ impl Removal {
         let remains = remains(held, region);
         // Only from when they are written down: what nobody remembers, nobody waits for.
         let missing = closing::recorded(object)
-            .map(|recorded| closing::missing(&seen(Some(recorded), region.as_str(), stacks), stacks, now));
+            .map(|recorded| closing::missing(&seen(Some(recorded), region.as_str(), stacks, now), stacks, now));
         if let Some(open) = open(&stack, &remains, missing.as_deref()) {
             return Self::Stay(waiting("EdgesOpen", open));
         }
@@ -88,14 +90,14 @@ pub(super) fn to_close(hub: &Hub, name: &str, object: &Value, stacks: &Stacks) -
     // The first compile waits until every member that can be asked is listed.
     let known = hub.newest.get().is_some() && source::homed_in(&hub.cache, name).is_empty();
     if known {
-        Some(seen(recorded, name, stacks))
+        Some(seen(recorded, name, stacks, Timestamp::now()))
     } else {
         recorded
     }
 }
 
-fn seen(recorded: Option<Vec<ClosingEdge>>, region: &str, stacks: &Stacks) -> Vec<ClosingEdge> {
-    closing::seen(recorded, stacks, |ends| ends.from == region || ends.to == region)
+fn seen(recorded: Option<Vec<ClosingEdge>>, region: &str, stacks: &Stacks, now: Timestamp) -> Vec<ClosingEdge> {
+    closing::seen(recorded, stacks, |ends| ends.from == region || ends.to == region, now)
 }
 
 pub(super) async fn step(hub: &Hub, name: &str, object: &Value, stacks: &Stacks) -> Result<Step, RegionError> {
@@ -107,31 +109,22 @@ pub(super) async fn step(hub: &Hub, name: &str, object: &Value, stacks: &Stacks)
     let (cluster, member) = place(hub, name, &spec).await?;
     let stack = source::stack(member.cache(), &region).unwrap_or(Value::Null);
     if !member.is_known() {
-        return Ok(Step::Removing {
-            waiting: waiting(
-                "MemberUnknown",
-                format!("cluster {} has not been listed yet", cluster.name),
-            ),
-            stack,
-            wrote: false,
-        });
+        let message = format!("cluster {} has not been listed yet", cluster.name);
+        return Ok(Step::Unlisted(waiting("MemberUnknown", message)));
     }
     let now = Timestamp::now();
     let remains = match Removal::of(&region, object, &hub.cache, member.cache(), stacks, now) {
         Removal::Stay(waiting) => return Ok(Step::Stay(waiting)),
-        Removal::Done => match unseen(&member, &region).await? {
-            None => return Ok(Step::Gone),
-            Some(stack) => {
-                return Ok(Step::Removing {
-                    waiting: waiting(
-                        "Removing",
-                        format!("cluster {} holds a stack that has not been seen yet", cluster.name),
-                    ),
-                    stack,
-                    wrote: false,
-                });
-            }
-        },
+        // A pass over another region could still write an edge from or to this one.
+        _ if hub.newest.may_say(|policy| names(policy, &region)) => {
+            let message = "its edges are being taken out of the policy".to_owned();
+            return Ok(Step::Stay(waiting("EdgesOpen", message)));
+        }
+        Removal::Done if is_unseen(&member, &region).await? => {
+            let message = format!("cluster {} holds a stack that has not been seen yet", cluster.name);
+            return Ok(Step::Unlisted(waiting("Removing", message)));
+        }
+        Removal::Done => return Ok(Step::Gone),
         Removal::Due(remains) => remains,
     };
     let mut wrote = false;
@@ -150,15 +143,23 @@ pub(super) async fn step(hub: &Hub, name: &str, object: &Value, stacks: &Stacks)
     })
 }
 
-/// The region's stack, asked for past the cache: that may be behind a write whose answer was lost, and what nobody waits for
-/// any more, nobody would remove.
-async fn unseen(member: &Member, region: &RegionName) -> Result<Option<Value>, ApplyError> {
+/// Whether there is a stack of the region after all, asked past the cache: that may be behind a write whose answer was lost,
+/// and what nobody waits for any more, nobody would remove.
+async fn is_unseen(member: &Member, region: &RegionName) -> Result<bool, ApplyError> {
     let key = ObjectKey::cluster(REGION_STACK, region.as_str());
     let found = member.applier.read(&key).await?;
-    Ok(found.map(|stack| observed(&stack)).filter(|stack| {
+    Ok(found.map(|stack| observed(&stack)).is_some_and(|stack| {
         let label = |key: &str| stack["metadata"]["labels"][key].as_str();
         label(MANAGED_BY_LABEL) == Some(MANAGED_BY) && label(REGION_LABEL) == Some(region.as_str())
     }))
+}
+
+fn names(policy: &CompiledPolicy, region: &RegionName) -> bool {
+    policy
+        .exports_of(region)
+        .chain(policy.imports_of(region))
+        .next()
+        .is_some()
 }
 
 /// What holds a deletion when a pass failed.
@@ -253,16 +254,14 @@ fn other_policy(object: &Value, stack: &Value) -> Option<String> {
     (asked != told).then(|| format!("deletionPolicy is {asked}, and the region still has {told}: it is being told"))
 }
 
-/// The policy of a deleted region that has none any more, because its law was deleted with it: the one that it has,
-/// without any edge, and without tenants that have left. Otherwise neither it nor its tenants could ever go.
-pub(super) fn without_law(object: &Value, existing: &Value, compiled: &CompiledPolicy) -> Option<RegionPolicy> {
-    if !crate::finalizer::is_deleting(object) {
-        return None;
-    }
+/// The policy of a region that has none any more, because its law was deleted: the one that it has, without any edge, and
+/// without tenants that have left. Otherwise neither it nor its tenants could ever go.
+pub(super) fn without_law(existing: &Value, compiled: &CompiledPolicy) -> Option<RegionPolicy> {
     let mut policy = policy_form::read(&existing["spec"]["policy"]).ok()?;
     policy.revision = PolicyRevision::default();
     policy.exports.clear();
     policy.imports.clear();
+    policy.held.clear();
     let known = &compiled.source().tenants;
     policy.homes.retain(|home| known.contains_key(&home.tenant));
     Some(policy)

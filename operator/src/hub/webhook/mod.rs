@@ -4,12 +4,13 @@
 //! |---|---|
 //! | [`certificates`] | what the Secret holds and which step comes next (pure) |
 //! | [`rotation`] | every replica follows the Secret; the leader takes the steps and announces the CA |
-//! | [`listener`] | TLS with whichever certificate is served now |
+//! | [`serving`] | whichever certificate is served now |
 
 mod certificates;
-mod listener;
 mod rotation;
+mod serving;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Hub;
 use super::admission;
-use listener::{Serving, TlsListener};
+use crate::listener::TlsListener;
+use serving::Serving;
 
 /// The Service in front of the webhook, which is the name in its certificate.
 const SERVICE: &str = "meridian-webhook";
@@ -83,7 +85,7 @@ pub enum WebhookError {
 pub async fn serve(hub: Arc<Hub>, listen: SocketAddr, shutdown: CancellationToken) -> Result<(), WebhookError> {
     let _closes = hub.readiness.closes_at_the_end(GATE);
     let serving = Arc::new(Serving::default());
-    let listener = TlsListener::bind(listen, serving.clone()).await?;
+    let listener = TlsListener::bind(listen, serving::config(serving.clone())).await?;
     let router = Router::new().route("/validate", post(validate)).with_state(hub.clone());
     tokio::select! {
         served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()) => Ok(served?),
@@ -107,16 +109,20 @@ async fn validate(
     let quick = hub
         .source_for_review()
         .map(|source| admission::answer(&request, &source, now));
-    let answer = match quick {
-        Some(answer) if answer.allowed => answer,
+    let (answer, rules) = match quick {
+        Some((answer, rules)) if answer.allowed => (answer, rules),
         _ => match hub.fresh_source().await {
             Ok(source) => admission::answer(&request, &source, now),
             Err(error) => {
-                AdmissionResponse::from(&request).deny(format!("policy-stale: the policy cannot be read: {error}"))
+                let stale = format!("policy-stale: the policy cannot be read: {error}");
+                (AdmissionResponse::from(&request).deny(stale), BTreeSet::new())
             }
         },
     };
     if !answer.allowed {
+        for rule in rules {
+            hub.metrics.refused(rule.as_str());
+        }
         tracing::info!(kind = %request.kind.kind, resource = %request.name, "refused at admission");
     }
     Json(answer.into_review())

@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::certificates::{Issued, Step, Stored};
-use super::listener::Serving;
+use super::serving::Serving;
 use super::{CONFIGURATION, GATE, SECRET, WEBHOOK, WebhookError};
 use crate::apply::{Purpose, REQUEST_TIMEOUT};
 use crate::hub::Hub;

@@ -14,7 +14,8 @@ use crate::apply::{Applied, foresee, observed};
 use crate::finalizer;
 use crate::hub::departure::FINALIZER;
 use crate::hub::region::{
-    CONTENT_ANNOTATION, RegionError, RegionPlan, Removal, Told, named_primary, parse, stands_where_declared,
+    CONTENT_ANNOTATION, RegionError, RegionPlan, Removal, Told, named_primary, parse, stands_under_its_law,
+    stands_where_declared,
 };
 use crate::hub::source::Departing;
 use crate::hub::{closing, pool, source, trust};
@@ -114,13 +115,17 @@ fn region(
     now: Timestamp,
 ) -> (String, Planned) {
     let object = observed(object);
-    let placed = parse(name, &object).and_then(|(region, spec)| Ok((region, named_primary(name, &spec)?.clone())));
-    let (region, cluster) = match placed {
+    let placed = parse(name, &object).and_then(|(region, spec)| {
+        let cluster = named_primary(name, &spec)?.clone();
+        Ok((region, spec, cluster))
+    });
+    let (region, spec, cluster) = match placed {
         Ok(placed) => placed,
         Err(error) => return (String::new(), Err(refused(&error))),
     };
     let lay_down = |held: &Cache| {
         stands_where_declared(name, &cluster, held)?;
+        stands_under_its_law(name, &spec, policy.source().jurisdictions.get(&spec.jurisdiction))?;
         copies(&region, &object, hub, policy, held, || stacks(hub, members), now)
     };
     let planned = match members.get(&cluster.name) {
@@ -199,6 +204,9 @@ fn copies(
 ) -> Result<(Vec<CopyRow>, Vec<String>), RegionError> {
     let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
     let mut plan = RegionPlan::of(region, uid, object, hub, (policy, &Told::of(policy)), held, now)?;
+    if let Some(denial) = plan.lawless {
+        return Err(RegionError::Policy(denial));
+    }
     plan.stack = trust::with_rotation(plan.stack, region, object, &plan.existing, stacks)?;
     let mut rows = Vec::new();
     for manifest in plan.manifests() {

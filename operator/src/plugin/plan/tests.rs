@@ -100,6 +100,14 @@ fn a_law_that_stops_offering_a_mechanism_cuts_every_edge_that_leans_on_it() {
     assert!(report.to_string().contains("GDPR Art 44"), "{report}");
 }
 
+#[test]
+fn a_law_that_no_longer_holds_where_a_cluster_stands_lays_nothing_down_there() {
+    let law = demo("jurisdictions/eu.yaml");
+    let report = World::settled().plan(&law.replacen(" DE,", "", 1));
+    let eu = report.clusters.iter().find(|row| row.region == "eu").unwrap();
+    assert_eq!(eu.refusal.as_ref().unwrap().rule, "CountryOutsideLaw", "{report}");
+}
+
 fn fr_region() -> String {
     let region = demo("local/30-regions.yaml");
     let eu = region.split("---").next().unwrap().to_owned();

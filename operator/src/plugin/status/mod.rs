@@ -1,6 +1,6 @@
 //! `kubectl meridian status`: is everything as it should be? [`report`] is pure; [`render`] writes it for people.
 
-mod read;
+pub(super) mod read;
 mod render;
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use meridian_policy::compile;
 use serde::Serialize;
 
+use super::incidents::{self, IncidentRow};
 use super::observe::States;
 use crate::hub::source;
 use crate::watch::Cache;
@@ -41,6 +42,8 @@ pub struct StatusReport {
     pub pools: Vec<PoolRow>,
     /// By tenant.
     pub violations: Vec<ViolationRow>,
+    /// Those that are not closed.
+    pub incidents: Vec<IncidentRow>,
     /// Within how many days.
     pub closing_within_days: u32,
     /// The first to close comes first.
@@ -197,6 +200,7 @@ pub fn report(hub: &Cache, members: Option<&States>, wanted: Wanted, now: Timest
         tenants: read::tenants(hub),
         pools: read::pools(hub),
         violations: read::violations(hub),
+        incidents: incidents::report(hub, false, now).incidents,
         closing_within_days: wanted.within_days,
         closing: closing(hub, wanted.within_days, now),
     };
@@ -243,6 +247,9 @@ fn wrong(report: &StatusReport) -> Vec<String> {
     }
     for row in &report.pools {
         ready("IngestPool", &row.pool, &row.ready);
+    }
+    for row in &report.incidents {
+        ready("PrivacyIncident", &row.incident, &row.ready);
     }
     // One sentence for each cluster, however many regions it holds.
     let mut leases: BTreeMap<&str, String> = BTreeMap::new();

@@ -11,7 +11,7 @@ use crate::manifest::{FITNESS_REGION, INGEST_POOL, Kind, TENANT_DATA_RESIDENCY};
 use crate::plugin::observe::{State, States};
 use crate::watch::Cache;
 
-fn each(hub: &Cache, kind: Kind) -> impl Iterator<Item = (String, Value)> {
+pub(in crate::plugin) fn each(hub: &Cache, kind: Kind) -> impl Iterator<Item = (String, Value)> {
     hub.of_kind(kind)
         .into_iter()
         .map(|(key, object)| (key.name, observed(&object)))
@@ -42,7 +42,7 @@ fn condition(object: &Value, kind: &str) -> Option<Condition> {
     })
 }
 
-fn ready(object: &Value) -> Condition {
+pub(in crate::plugin) fn ready(object: &Value) -> Condition {
     condition(object, "Ready").unwrap_or_else(|| Condition {
         status: "Unknown".to_owned(),
         reason: "NotLookedAt".to_owned(),

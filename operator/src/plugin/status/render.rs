@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Condition, MemberRow, StatusReport};
+use crate::plugin::incidents;
 use crate::plugin::table::{Table, short};
 
 /// Messages in a sentence of their own may be long; in a line of the list below the tables they are cut here.
@@ -25,6 +26,7 @@ impl fmt::Display for StatusReport {
         writeln!(f, "{}", tenants(self))?;
         writeln!(f, "{}", pools(self))?;
         writeln!(f, "{}", violations(self))?;
+        writeln!(f, "{}", incidents::table("OPEN INCIDENTS", &self.incidents))?;
         writeln!(f, "{}", closing(self))?;
         if self.well {
             let of_members = if self.members.is_some() {

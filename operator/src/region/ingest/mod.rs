@@ -1,14 +1,18 @@
 //! IngestPool: the writers of telemetry, as many as the backlog needs.
 //!
-//! observe ([`observe`], as often as [`pace`] says) → validate ([`validate`]) → plan ([`plan`], [`scale`], pure) → apply
-//! and status (here).
+//! observe ([`observe`], as often as [`pace`] says) → validate ([`validate`]) → plan ([`plan`], [`scale`], [`driver`], pure)
+//! → apply ([`drive`] for who scales) and status (here). Drivers ask for `desired` by [`served`].
 
+mod drive;
+pub mod driver;
 pub mod observe;
 pub mod pace;
 pub mod plan;
 pub mod scale;
+pub mod served;
 pub mod validate;
 
+use super::kafka::Reach;
 use super::stack::validate::{Images, namespace};
 use super::stack::{images, observe as stack_observe, progress, secrets, validate as stack_validate};
 use crate::apply::{Applied, Applier, ApplyError, Purpose, observed};
@@ -17,10 +21,13 @@ use crate::events::{Events, Reason};
 use crate::manifest::{DEPLOYMENT, INGEST_POOL, NotAManifest, ObjectKey, SECRET};
 use crate::reconcile::{Outcome, Pass};
 use crate::trace;
+use drive::Driven;
+use driver::Held;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
+use meridian_kit::tls::TlsError;
 use observe::{Lens, LookError, Offsets, flow};
 use pace::Look;
 use scale::{CappedBy, History, Load, desired};
@@ -29,7 +36,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
-use validate::{Invalid, Pool};
+use validate::{Driver, Invalid, Pool};
 
 /// The consumer group of all writers.
 const GROUP: &str = "telemetry-writer";
@@ -49,6 +56,9 @@ pub enum PoolError {
     /// Kafka.
     #[error(transparent)]
     Look(#[from] LookError),
+    /// The certificate that is shown to Kafka.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A defect of a plan.
     #[error(transparent)]
     Plan(#[from] NotAManifest),
@@ -62,6 +72,10 @@ struct Memory {
     look: Option<Look>,
     told: Option<Look>,
     history: History,
+    /// When something of a former driver was seen last.
+    handed_over: Option<Instant>,
+    /// Why it was not scaled, as far as that was reported.
+    held: Option<Held>,
 }
 
 /// The controller.
@@ -73,31 +87,33 @@ pub struct Pools {
     pub events: Events,
     /// Images to run.
     pub images: Images,
-    /// Brokers instead of the region's own; for an operator outside the cluster (tests).
-    pub brokers: Option<String>,
+    /// How Kafka is reached.
+    pub reach: Reach,
     began: Instant,
     memory: Arc<Mutex<BTreeMap<String, Memory>>>,
 }
 
 /// What a pass found.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Found {
     look: Look,
     told: Look,
     replicas: u32,
     ready: bool,
+    paused: bool,
+    driven: Driven,
     written: usize,
 }
 
 impl Pools {
     /// A controller that has seen nothing yet.
     #[must_use]
-    pub fn new(applier: Applier, events: Events, images: Images, brokers: Option<String>) -> Self {
+    pub fn new(applier: Applier, events: Events, images: Images, reach: Reach) -> Self {
         Self {
             applier,
             events,
             images,
-            brokers,
+            reach,
             began: Instant::now(),
             memory: Arc::default(),
         }
@@ -142,6 +158,7 @@ impl Pools {
     }
 
     async fn run(&self, pool: &Pool, object: &Value) -> Result<Found, PoolError> {
+        let dismissed = self.dismiss_others(pool).await?;
         let cache = self.applier.cache();
         let missing = || PoolError::NoStack(pool.region.to_string());
         let stack = stack_observe::stack(cache, pool.region.as_str()).ok_or_else(missing)?;
@@ -164,8 +181,12 @@ impl Pools {
             .get(&ObjectKey::namespaced(SECRET, &namespace(&pool.region), "db-telemetry"))
             .ok_or_else(missing)?;
         let digest = secrets::digest(&secrets::content(&observed(&secret)));
-        let writers = plan::writers(&request.with(held, None), pool, &digest)?;
-        let mut written = usize::from(self.applier.apply(Purpose::RegionIngest, &writers).await? != Applied::Unchanged);
+        let stack = request.with(held, None);
+        let writers = plan::writers(&stack, pool, &digest)?;
+        let mut written = 0;
+        if !pool.paused {
+            written += usize::from(self.applier.apply(Purpose::RegionIngest, &writers).await? != Applied::Unchanged);
+        }
 
         let deployment = cache.get(writers.key()).map(|d| observed(&d)).unwrap_or(Value::Null);
         let number = |pointer: &str| {
@@ -178,22 +199,58 @@ impl Pools {
             number("/spec/replicas").unwrap_or(1),
             number("/status/readyReplicas").unwrap_or(0),
         );
+        let mut driven = match pool.paused {
+            true => Driven::paused(),
+            false => self.drive(pool, &stack, writers.key(), asked).await?,
+        };
         let look = self.decide(pool, ready, asked).await?;
-        let desired = look.decision.desired;
-        if desired != asked {
-            self.scale(writers.key(), desired).await?;
-            written += 1;
-            let note = format!("{asked} → {desired} writers: lag {}", look.flow.lag);
-            self.events.report(&reference(object), Reason::Scaled, &note).await;
+        let scales = pool.driver == Driver::Direct && !pool.paused && driven.held.is_none();
+        if scales && look.decision.desired != asked {
+            driven.held_by(self.rival(pool).await?);
+            if driven.held.is_none() {
+                self.scale_as_decided(object, writers.key(), asked, &look).await?;
+                written += 1;
+            }
         }
+        self.report_held(pool, object, driven.held.as_ref()).await;
         let there = progress::of(writers.key(), Some(&deployment)) == progress::Progress::Ready;
         Ok(Found {
             look,
             told: self.with_memory(pool, |memory| *memory.told.insert(look.to_tell(memory.told))),
             replicas: ready,
-            ready: there && desired == asked,
-            written,
+            ready: there && driver::follows(pool.driver, look.decision.desired, asked),
+            paused: pool.paused,
+            written: written + dismissed + driven.written,
+            driven,
         })
+    }
+
+    async fn scale_as_decided(
+        &self,
+        object: &Value,
+        writers: &ObjectKey,
+        asked: u32,
+        look: &Look,
+    ) -> Result<(), PoolError> {
+        let desired = look.decision.desired;
+        self.scale(writers, desired).await?;
+        let note = format!("{asked} → {desired} writers: lag {}", look.flow.lag);
+        self.events.report(&reference(object), Reason::Scaled, &note).await;
+        Ok(())
+    }
+
+    /// Tells once why a pool is not scaled. A hand-over is no news: it ends by itself.
+    async fn report_held(&self, pool: &Pool, object: &Value, held: Option<&Held>) {
+        let held = held.filter(|held| !matches!(held, Held::HandingOver(_)));
+        let is_new = self.with_memory(pool, |memory| {
+            let is_new = memory.held.as_ref() != held;
+            memory.held = held.cloned();
+            is_new
+        });
+        if let (Some(held), true) = (held, is_new) {
+            let about = reference(object);
+            self.events.report(&about, Reason::ScalingHeld, &held.message()).await;
+        }
     }
 
     /// Looks at Kafka, when that is due, and decides. What could not be looked at is not scaled.
@@ -202,7 +259,7 @@ impl Pools {
         if let Some(look) = last.filter(|look| look.next(Instant::now()).is_some()) {
             return Ok(look);
         }
-        let lens = self.lens(pool)?;
+        let lens = self.lens(pool).await?;
         let offsets = lens.look(&pool.streams).await?;
         let mut limits = pool.limits;
         if offsets.partitions > 0 {
@@ -232,15 +289,12 @@ impl Pools {
         use_it(memory.entry(pool.name.clone()).or_default())
     }
 
-    fn lens(&self, pool: &Pool) -> Result<Lens, PoolError> {
-        self.with_memory(pool, |memory| {
-            if let Some(lens) = &memory.lens {
-                return Ok(lens.clone());
-            }
-            let own = format!("kafka.{}.svc:9092", namespace(&pool.region));
-            let lens = Lens::new(self.brokers.as_deref().unwrap_or(&own), GROUP)?;
-            Ok(memory.lens.insert(lens).clone())
-        })
+    async fn lens(&self, pool: &Pool) -> Result<Lens, PoolError> {
+        if let Some(lens) = self.with_memory(pool, |memory| memory.lens.clone()) {
+            return Ok(lens);
+        }
+        let lens = Lens::new(self.reach.kafka().await?, GROUP);
+        Ok(self.with_memory(pool, |memory| memory.lens.insert(lens).clone()))
     }
 
     async fn scale(&self, key: &ObjectKey, replicas: u32) -> Result<(), PoolError> {
@@ -265,10 +319,11 @@ impl Pools {
     /// The pool is gone: so are its writers. What they had not stored stays in Kafka for the next pool.
     async fn remove(&self, name: &str) -> Result<Pass, PoolError> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.dismiss(name, None).await?;
         let named = plan::deployment_name(name);
         let writers = self.applier.cache().of_kind(DEPLOYMENT).into_iter();
         let orphans = writers.filter(|(key, object)| {
-            let pool = object.metadata.labels.as_ref().and_then(|l| l.get("meridian.sh/pool"));
+            let pool = object.metadata.labels.as_ref().and_then(|l| l.get(plan::POOL_LABEL));
             key.name == named && pool.is_some_and(|pool| pool == name)
         });
         for (key, object) in orphans {
@@ -293,6 +348,16 @@ fn status(object: &Value, result: &Result<Found, PoolError>, now: Timestamp) -> 
     let previous: Vec<Condition> = serde_json::from_value(object["status"]["conditions"].clone()).unwrap_or_default();
     let generation = object["metadata"]["generation"].as_i64();
     let standing = match result {
+        Ok(found) if found.paused => {
+            Standing::InProgress("paused: nothing is changed until spec.paused is false".to_owned())
+        }
+        Ok(Found {
+            driven: Driven { held: Some(held), .. },
+            ..
+        }) => held.standing(),
+        Ok(found) if found.driven.activity.status == Status::False => {
+            Standing::InProgress(format!("the driver does not scale: {}", found.driven.activity.message))
+        }
         Ok(found) if found.ready => Standing::Current,
         Ok(found) => Standing::InProgress(format!(
             "{} of {} writers are ready",
@@ -322,6 +387,11 @@ fn status(object: &Value, result: &Result<Found, PoolError>, now: Timestamp) -> 
             "the backlog could not be looked at",
         ),
     });
+    observations.push(match result {
+        Ok(found) => found.driven.activity.clone(),
+        Err(error) => Observation::new("ScalingActive", Status::Unknown, "NotObserved", error.to_string()),
+    });
+    observations.push(Observation::paused(object));
     let mut status = json!({
         "observedGeneration": generation,
         "conditions": merge(&previous, &observations, generation, now),
@@ -370,7 +440,7 @@ mod tests {
     use super::scale::Decision;
     use super::*;
 
-    fn found(ready: bool, capped_by: Option<CappedBy>) -> Result<Found, PoolError> {
+    fn found(ready: bool, capped_by: Option<CappedBy>) -> Found {
         let look = Look {
             at: Instant::now(),
             flow: Flow {
@@ -380,20 +450,62 @@ mod tests {
             },
             decision: Decision { desired: 2, capped_by },
         };
-        Ok(Found {
+        Found {
             look,
             told: look,
             replicas: 1,
             ready,
+            paused: false,
+            driven: Driven {
+                written: 0,
+                held: None,
+                activity: driver::activity(Driver::Direct, None),
+            },
             written: 0,
-        })
+        }
+    }
+
+    fn conditions(object: &Value, found: Found) -> BTreeMap<String, (String, String)> {
+        let status = status(object, &Ok(found), Timestamp::UNIX_EPOCH);
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let all = status["conditions"].as_array().unwrap().iter();
+        all.map(|c| (text(&c["type"]), (text(&c["status"]), text(&c["message"]))))
+            .collect()
+    }
+
+    #[test]
+    fn a_paused_pool_says_so_and_goes_on_telling_its_numbers() {
+        let object = json!({"spec": {"paused": true}});
+        let paused = || Found {
+            paused: true,
+            driven: Driven::paused(),
+            ..found(true, None)
+        };
+        let said = conditions(&object, paused());
+        for (kind, status) in [("Ready", "False"), ("Paused", "True"), ("ScalingActive", "False")] {
+            assert_eq!(said[kind].0, status, "{kind}");
+        }
+        assert!(said["Ready"].1.starts_with("paused"), "{:?}", said["Ready"]);
+        assert_eq!(status(&object, &Ok(paused()), Timestamp::UNIX_EPOCH)["lag"], 5);
+    }
+
+    #[test]
+    fn a_pool_that_nobody_scales_needs_somebody_even_when_it_has_as_many_writers_as_it_needs() {
+        let mut held = found(true, None);
+        held.driven.held_by(Some(Held::NoKeda));
+        let said = conditions(&json!({}), held);
+        assert_eq!(
+            (said["Ready"].0.as_str(), said["Stalled"].0.as_str()),
+            ("False", "True")
+        );
+        assert!(said["ScalingActive"].1.contains("KEDA"));
     }
 
     #[test]
     fn status_says_numbers_and_what_capped_them() {
         let status = status(
             &json!({}),
-            &found(true, Some(CappedBy::Partitions)),
+            &Ok(found(true, Some(CappedBy::Partitions))),
             Timestamp::UNIX_EPOCH,
         );
         assert_eq!(

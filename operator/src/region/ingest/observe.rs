@@ -1,10 +1,9 @@
 //! What a pool's topics and its writers' consumer group show: ends and committed offsets, and from two looks the rates.
 
-use rdkafka::config::ClientConfig;
+use meridian_kit::kafka::{Current, Kafka, KafkaError};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::KafkaError as Raw;
 use rdkafka::{Offset, TopicPartitionList};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -15,7 +14,10 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 pub enum LookError {
     /// Kafka.
     #[error("Kafka does not say how far the writers are: {0}")]
-    Kafka(#[from] KafkaError),
+    Kafka(#[from] Raw),
+    /// No client.
+    #[error(transparent)]
+    Client(#[from] KafkaError),
     /// The look panicked or was cancelled.
     #[error("the look at Kafka was cut short")]
     CutShort,
@@ -36,28 +38,21 @@ pub struct Offsets {
 
 /// Reads offsets of one consumer group. Never joins the group.
 #[derive(Clone)]
-pub struct Lens {
-    consumer: Arc<BaseConsumer>,
-}
+pub struct Lens(Current<BaseConsumer>);
 
 impl Lens {
-    /// For a group at these brokers.
-    ///
-    /// # Errors
-    /// When the client cannot be made.
-    pub fn new(brokers: &str, group: &str) -> Result<Self, LookError> {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", brokers)
-            .set("group.id", group)
-            .set("client.id", "meridian-region-operator");
-        config
-            .set("enable.auto.commit", "false")
-            .set("socket.timeout.ms", "4000")
-            .set("log_level", "2");
-        Ok(Self {
-            consumer: Arc::new(config.create()?),
-        })
+    /// For a group.
+    #[must_use]
+    pub fn new(kafka: Kafka, group: &'static str) -> Self {
+        Self(Current::new(kafka, move |kafka| {
+            let mut config = kafka.config();
+            config
+                .set("group.id", group)
+                .set("enable.auto.commit", "false")
+                .set("socket.timeout.ms", "4000")
+                .set("log_level", "2");
+            config.create().map_err(KafkaError::Setup)
+        }))
     }
 
     /// Looks.
@@ -65,14 +60,14 @@ impl Lens {
     /// # Errors
     /// When Kafka does not answer.
     pub async fn look(&self, topics: &[String]) -> Result<Offsets, LookError> {
-        let (consumer, topics) = (self.consumer.clone(), topics.to_vec());
+        let (consumer, topics) = (self.0.clone(), topics.to_vec());
         // librdkafka's queries block.
-        let look = tokio::task::spawn_blocking(move || blocking(&consumer, &topics));
-        Ok(look.await.map_err(|_| LookError::CutShort)??)
+        let look = tokio::task::spawn_blocking(move || Ok::<_, LookError>(blocking(&*consumer.get()?, &topics)?));
+        look.await.map_err(|_| LookError::CutShort)?
     }
 }
 
-fn blocking(consumer: &BaseConsumer, topics: &[String]) -> Result<Offsets, KafkaError> {
+fn blocking(consumer: &BaseConsumer, topics: &[String]) -> Result<Offsets, Raw> {
     let mut asked = TopicPartitionList::new();
     let mut bounds = Vec::new();
     for topic in topics {

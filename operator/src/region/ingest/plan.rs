@@ -2,14 +2,18 @@
 
 use crate::manifest::{DEPLOYMENT, Manifest, NotAManifest, OWNER_UID_LABEL};
 use crate::region::stack::plan::components::COMPONENT_LABEL;
+use crate::region::stack::plan::external;
 use crate::region::stack::plan::pods::{
     Pod, SERVICE_USER, env, env_secret, probe_admin, resources, selector, template,
 };
-use crate::region::stack::plan::services::{common_env, common_volumes};
+use crate::region::stack::plan::services::{common_env, common_volumes, kafka_env};
 use crate::region::stack::validate::Stack;
 use serde_json::json;
 
 use super::validate::Pool;
+
+/// Label with the pool that an object is of.
+pub const POOL_LABEL: &str = "meridian.sh/pool";
 
 /// Component of the writers in the network table, and their service identity.
 const COMPONENT: &str = "telemetry-writer";
@@ -27,10 +31,15 @@ pub fn deployment_name(pool: &str) -> String {
 pub fn writers(stack: &Stack, pool: &Pool, database_digest: &str) -> Result<Manifest, NotAManifest> {
     let name = deployment_name(&pool.name);
     let mut variables = common_env(stack);
+    variables.push(kafka_env());
     variables.push(env_secret("MERIDIAN_DATABASE_URL", "db-telemetry", "url"));
     variables.push(env("MERIDIAN_INGEST_POOL", &pool.name));
     variables.extend(pool.settings.env());
-    let (volumes, mounts) = common_volumes(&format!("tls-{COMPONENT}"));
+    let (mut volumes, mut mounts) = common_volumes(&format!("tls-{COMPONENT}"));
+    if let Some((volume, mounted)) = external::postgres_trust(stack) {
+        volumes.push(volume);
+        mounts.push(mounted);
+    }
     let mut container = json!({
         "name": COMPONENT, "image": stack.images.meridian, "args": [COMPONENT],
         "ports": [
@@ -53,7 +62,7 @@ pub fn writers(stack: &Stack, pool: &Pool, database_digest: &str) -> Result<Mani
     let mut metadata = stack.metadata(&name, "ingest");
     metadata["namespace"] = json!(stack.namespace());
     metadata["labels"][OWNER_UID_LABEL] = json!(pool.uid);
-    metadata["labels"]["meridian.sh/pool"] = json!(pool.name);
+    metadata["labels"][POOL_LABEL] = json!(pool.name);
     metadata["labels"][COMPONENT_LABEL] = json!(COMPONENT);
     Manifest::new(json!({
         "apiVersion": DEPLOYMENT.api_version(), "kind": DEPLOYMENT.kind, "metadata": metadata,

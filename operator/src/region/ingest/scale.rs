@@ -2,8 +2,8 @@
 //!
 //! What must be drained per second is what arrives, plus what has piled up spread over the target time. What one writer
 //! drains is learnt from looks during which writers had enough to do from beginning to end; from any other, such as the one
-//! in which a burst began, only that they drain no less than was seen. Up at once; down only when every wish of the window
-//! agreed.
+//! in which a burst began, only that they drain no less than was seen. Up and down only when every wish of the direction's
+//! window agreed; a window of nothing is over at once.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,8 +19,18 @@ pub struct Limits {
     pub partitions: u32,
     /// A backlog is to be gone after this long.
     pub target_drain: Duration,
+    /// More writers only after this long without a wish for fewer.
+    pub scale_up_after: Duration,
     /// Fewer writers only after this long without a wish for more.
     pub scale_down_after: Duration,
+}
+
+impl Limits {
+    /// The most writers that have something to do.
+    #[must_use]
+    pub fn ceiling(&self) -> u32 {
+        self.max.min(self.partitions).max(1)
+    }
 }
 
 /// One look at the pool.
@@ -47,7 +57,7 @@ pub enum CappedBy {
     Max,
     /// The number of partitions.
     Partitions,
-    /// A recent wish for more.
+    /// A recent wish for fewer, or for more.
     Stabilization,
 }
 
@@ -68,12 +78,20 @@ pub struct History {
     per_writer: Option<f64>,
     before: Option<Load>,
     since: Option<Duration>,
+    /// Since when as many writers are asked for as now.
+    asked: Duration,
+    /// When something was drained last, or there was nothing to drain.
+    moved: Duration,
 }
 
 /// Writers are planned to be this busy at most.
 const BUSY: f64 = 0.8;
 /// How fast what was learnt is replaced by what is seen.
 const LEARN: f64 = 0.4;
+/// After so long without a record stored, while more wait than arrive in two seconds, writers hang: whatever they could do.
+const HANGS: Duration = Duration::from_secs(3);
+/// A writer that is not ready so long after it was asked for does not start any more, it hangs too.
+const COMES: Duration = Duration::from_secs(10);
 /// Wishes are bounded by the window and this many.
 const WISHES: usize = 4096;
 
@@ -81,30 +99,37 @@ const WISHES: usize = 4096;
 pub fn desired(load: &Load, limits: &Limits, history: &mut History) -> Decision {
     history.learn(load);
     let since = *history.since.get_or_insert(load.at);
-    let ceiling = limits.max.min(limits.partitions).max(1);
+    let ceiling = limits.ceiling();
     let floor = limits.min.min(ceiling);
     let wish = history.wish(load, limits);
     let bounded = wish.clamp(floor, ceiling);
-    history.remember(load.at, bounded, limits.scale_down_after);
+    history.remember(load.at, bounded, limits.scale_up_after.max(limits.scale_down_after));
+    let is_over = |window: Duration| load.at.saturating_sub(since) >= window;
 
     if bounded >= load.replicas {
+        let lowest = history.wishes_within(load.at, limits.scale_up_after).min();
+        let settled = match lowest {
+            Some(lowest) if is_over(limits.scale_up_after) => lowest.max(load.replicas),
+            _ => load.replicas,
+        };
         // At most double at once: what one writer drains may have been learnt from too few looks.
         let step = load
             .replicas
             .saturating_mul(2)
             .max(load.replicas.saturating_add(2))
             .max(floor);
-        let desired = bounded.min(step).clamp(floor, ceiling);
+        let desired = settled.min(step).clamp(floor, ceiling);
         let capped_by = match () {
+            () if settled.max(floor) < bounded => Some(CappedBy::Stabilization),
             () if wish > ceiling && limits.partitions < limits.max => Some(CappedBy::Partitions),
             () if wish > ceiling => Some(CappedBy::Max),
             () => None,
         };
         return Decision { desired, capped_by };
     }
-    let window_seen = load.at.saturating_sub(since) >= limits.scale_down_after;
-    let highest = history.wishes.iter().map(|(_, wish)| *wish).max().unwrap_or(bounded);
-    let settled = if window_seen {
+    let highest = history.wishes_within(load.at, limits.scale_down_after).max();
+    let highest = highest.unwrap_or(bounded);
+    let settled = if is_over(limits.scale_down_after) {
         highest
     } else {
         highest.max(load.replicas)
@@ -122,6 +147,12 @@ impl History {
     /// When not even the backlog of then was drained by now, every writer was busy all the time, and what they drained is
     /// what they can. Otherwise they may have had nothing to do for some of it: they can do that much at least.
     fn learn(&mut self, load: &Load) {
+        if self.before.is_none_or(|before| before.replicas != load.replicas) {
+            self.asked = load.at;
+        }
+        if self.before.is_none() || load.drain_rate > 0.0 || load.lag == 0 {
+            self.moved = load.at;
+        }
         let Some(before) = self.before.replace(*load) else {
             return;
         };
@@ -139,7 +170,23 @@ impl History {
         };
     }
 
+    /// Nothing is drained of what piles up, and nobody is on the way who will.
+    fn hangs(&self, load: &Load) -> bool {
+        let piles_up = precise(load.lag) > load.arrival_rate.max(1.0) * 2.0;
+        let nobody_comes = load.ready >= load.replicas || load.at.saturating_sub(self.asked) >= COMES;
+        piles_up && nobody_comes && load.at.saturating_sub(self.moved) >= HANGS
+    }
+
     fn wish(&self, load: &Load, limits: &Limits) -> u32 {
+        let enough = self.enough(load, limits);
+        if self.hangs(load) {
+            // What was learnt is of writers that worked.
+            return enough.max(load.replicas.saturating_add(1));
+        }
+        enough
+    }
+
+    fn enough(&self, load: &Load, limits: &Limits) -> u32 {
         let lag = precise(load.lag);
         let needed = load.arrival_rate.max(0.0) + lag / limits.target_drain.as_secs_f64().max(1.0);
         match self.per_writer {
@@ -154,6 +201,13 @@ impl History {
             _ if lag <= load.arrival_rate.max(1.0) => load.replicas.saturating_sub(1),
             _ => load.replicas,
         }
+    }
+
+    fn wishes_within(&self, at: Duration, window: Duration) -> impl Iterator<Item = u32> {
+        let recent = self.wishes.iter();
+        recent
+            .filter(move |(then, _)| at.saturating_sub(*then) <= window)
+            .map(|(_, wish)| *wish)
     }
 
     fn remember(&mut self, at: Duration, wish: u32, window: Duration) {
@@ -200,6 +254,7 @@ mod tests {
             max: 8,
             partitions: 6,
             target_drain: Duration::from_secs(10),
+            scale_up_after: Duration::ZERO,
             scale_down_after: Duration::from_secs(30),
         }
     }
@@ -322,6 +377,42 @@ mod tests {
     }
 
     #[test]
+    fn a_writer_that_hangs_gets_another_beside_it_whatever_it_could_do() {
+        for (learnt, ready_until) in [(None, 60), (Some(5_000.0), 60), (Some(5_000.0), 2), (None, 0)] {
+            let mut history = History {
+                per_writer: learnt,
+                ..History::default()
+            };
+            let hanging = |at: u64, replicas| Load {
+                ready: u32::from(at < ready_until),
+                ..look(at, 170 * at, 170.0, 0.0, replicas)
+            };
+            let first = (0..30).find(|at| desired(&hanging(*at, 1), &limits(), &mut history).desired > 1);
+            let soon = if ready_until > 10 { 3..=3 } else { 3..=10 };
+            assert!(
+                first.is_some_and(|first| soon.contains(&first)),
+                "{learnt:?}: {first:?}"
+            );
+            let at = first.unwrap() + 1;
+            let unlearnt = desired(&hanging(at, 2), &limits(), &mut history).desired;
+            assert_eq!(unlearnt, 2, "the second one is on its way");
+        }
+    }
+
+    #[test]
+    fn writers_that_commit_now_and_then_do_not_hang() {
+        let mut history = History {
+            per_writer: Some(1_000.0),
+            ..History::default()
+        };
+        for at in 0..30 {
+            let drained = if at % 3 == 0 { 300.0 } else { 0.0 };
+            let decision = desired(&look(at, 250, 100.0, drained, 1), &limits(), &mut history);
+            assert_eq!(decision.desired, 1, "at {at}");
+        }
+    }
+
+    #[test]
     fn writers_go_only_after_a_whole_window_without_a_wish_for_them() {
         let mut history = History {
             per_writer: Some(50.0),
@@ -345,6 +436,26 @@ mod tests {
         assert_eq!(desired(&look(1000, 0, 0.0, 0.0, 5), &limits(), &mut history).desired, 5);
         // No work then needs no writer, though nothing was learnt of what one can do.
         assert_eq!(desired(&look(1031, 0, 0.0, 0.0, 5), &limits(), &mut history).desired, 1);
+    }
+
+    #[test]
+    fn writers_come_only_after_a_whole_window_without_a_wish_for_fewer() {
+        let slow = Limits {
+            scale_up_after: Duration::from_secs(6),
+            ..limits()
+        };
+        let mut history = History {
+            per_writer: Some(50.0),
+            ..History::default()
+        };
+        let mut at = |second, lag| desired(&look(second, lag, 100.0, 50.0, 1), &slow, &mut history);
+        desired_is(at(0, 1000), 1, Some(CappedBy::Stabilization));
+        desired_is(at(3, 1000), 1, Some(CappedBy::Stabilization));
+        assert!(at(6, 1000).desired > 1, "the window is over");
+    }
+
+    fn desired_is(decision: Decision, desired: u32, capped_by: Option<CappedBy>) {
+        assert_eq!(decision, Decision { desired, capped_by });
     }
 
     #[test]

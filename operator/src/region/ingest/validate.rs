@@ -18,8 +18,32 @@ pub enum Invalid {
         cause: String,
     },
     /// A driver that this version does not have.
-    #[error("spec.scaling.driver {0} is not there in this version; use Direct")]
+    #[error("spec.scaling.driver {0} is not there in this version; use Direct, HPA or KEDA")]
     Driver(String),
+}
+
+/// Who sets the replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// This operator.
+    Direct,
+    /// A HorizontalPodAutoscaler.
+    Hpa,
+    /// KEDA.
+    Keda,
+}
+
+impl Driver {
+    /// As a spec names it; nothing when this version does not have it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "Direct" => Some(Self::Direct),
+            "HPA" => Some(Self::Hpa),
+            "KEDA" => Some(Self::Keda),
+            _ => None,
+        }
+    }
 }
 
 /// A pool.
@@ -33,6 +57,10 @@ pub struct Pool {
     pub region: RegionName,
     /// The topics.
     pub streams: Vec<String>,
+    /// Who sets its replicas.
+    pub driver: Driver,
+    /// Nothing is changed, by anybody of ours.
+    pub paused: bool,
     /// Bounds.
     pub limits: Limits,
     /// What the API and the writers are told.
@@ -83,9 +111,7 @@ pub fn validate(object: &Value) -> Result<Pool, Invalid> {
         cause: e.to_string(),
     })?;
     let driver = scaling["driver"].as_str().unwrap_or("Direct");
-    if driver != "Direct" {
-        return Err(Invalid::Driver(driver.to_owned()));
-    }
+    let driver = Driver::named(driver).ok_or_else(|| Invalid::Driver(driver.to_owned()))?;
     let partitions = number("spec.partitions", &spec["partitions"])?.unwrap_or(6).max(1);
     let min = number("spec.scaling.min", &scaling["min"])?.unwrap_or(1);
     let max = number("spec.scaling.max", &scaling["max"])?.unwrap_or(min.max(1));
@@ -95,6 +121,12 @@ pub fn validate(object: &Value) -> Result<Pool, Invalid> {
             cause: format!("min {min} is greater than max {max}"),
         });
     }
+    if driver == Driver::Hpa && min == 0 {
+        return Err(Invalid::Field {
+            field: "spec.scaling.min",
+            cause: "a HorizontalPodAutoscaler does not scale from zero; say 1 at least, or another driver".to_owned(),
+        });
+    }
     let seconds = |field, value: &Value, default: u32| {
         Ok(Duration::from_secs(u64::from(number(field, value)?.unwrap_or(default))))
     };
@@ -102,6 +134,7 @@ pub fn validate(object: &Value) -> Result<Pool, Invalid> {
         Value::Object(map) => map.get("scaleDownSeconds").cloned().unwrap_or(Value::Null),
         value => value.clone(),
     };
+    let up = &scaling["stabilization"]["scaleUpSeconds"];
     let stabilization = if down.is_null() {
         scaling["stabilizationSeconds"].clone()
     } else {
@@ -113,11 +146,14 @@ pub fn validate(object: &Value) -> Result<Pool, Invalid> {
         name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
         region,
         streams: streams(&spec["streams"]),
+        driver,
+        paused: spec["paused"].as_bool().unwrap_or(false),
         limits: Limits {
             min,
             max,
             partitions,
             target_drain: seconds("spec.scaling.targetDrainSeconds", &scaling["targetDrainSeconds"], 30)?,
+            scale_up_after: seconds("spec.scaling.stabilization", up, 0)?,
             scale_down_after: seconds("spec.scaling.stabilization", &stabilization, 60)?,
         },
         settings: Settings {
@@ -208,6 +244,28 @@ mod tests {
                 ..
             })
         ));
-        assert_eq!(with(json!({"driver": "KEDA"})), Err(Invalid::Driver("KEDA".into())));
+        assert_eq!(with(json!({"driver": "VPA"})), Err(Invalid::Driver("VPA".into())));
+    }
+
+    #[test]
+    fn a_pool_that_an_autoscaler_scales_has_a_writer_to_begin_with() {
+        let with = |driver: &str, min: u32| {
+            let scaling = json!({"driver": driver, "min": min, "max": 2});
+            validate(&json!({"metadata": {"name": "p"}, "spec": {"region": "eu", "scaling": scaling}}))
+        };
+        assert!(matches!(
+            with("HPA", 0),
+            Err(Invalid::Field {
+                field: "spec.scaling.min",
+                ..
+            })
+        ));
+        for (driver, min, taken) in [
+            ("HPA", 1, Driver::Hpa),
+            ("KEDA", 0, Driver::Keda),
+            ("Direct", 0, Driver::Direct),
+        ] {
+            assert_eq!(with(driver, min).map(|pool| pool.driver), Ok(taken));
+        }
     }
 }

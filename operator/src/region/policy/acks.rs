@@ -1,19 +1,36 @@
-//! Acknowledgements of cut edges and checkpoints of evidence, kept in RegionStack's status so that the hub sees them. Kept means written: the caller
-//! is told so only after the API server has it.
+//! Acknowledgements of cut edges and checkpoints of evidence, kept in RegionStack's status so that the hub sees them. Kept
+//! means written: the caller is told so only after the API server has it.
 
 use crate::apply::{Applier, ApplyError};
 use crate::manifest::{ObjectKey, REGION_STACK};
+use crate::policy_form;
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use meridian_evidence::Checkpoint;
 use meridian_kit::policy_feed::Ack;
 use meridian_policy::RegionName;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// Tries when others write the same status at the same time.
 const TRIES: u32 = 8;
-/// How many are kept; the oldest revisions go first.
+/// How many are kept. Those of edges that the hub does not ask about (any more) make room for others, the oldest revisions
+/// first.
 const KEPT: usize = 512;
+
+/// Why an acknowledgement or a checkpoint was not kept. It is repeated.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKept {
+    /// It could not be written.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// There is no RegionStack to keep it in.
+    #[error("there is no RegionStack {0}, in whose status it would be kept")]
+    NoStack(RegionName),
+    /// There is no room.
+    #[error("{KEPT} acknowledgements are kept already, and the hub waits for each of them; it takes them first")]
+    Full,
+}
 
 /// Where acknowledgements go.
 #[derive(Clone)]
@@ -32,37 +49,36 @@ impl Acks {
     /// Keeps one. Repeating it changes nothing.
     ///
     /// # Errors
-    /// When it could not be written; repeat it.
-    pub async fn record(&self, ack: &Ack) -> Result<(), ApplyError> {
+    /// When it was not kept; repeat it.
+    pub async fn record(&self, ack: &Ack) -> Result<(), NotKept> {
         let entry = serde_json::to_value(ack).unwrap_or(Value::Null);
-        self.change("acks", |kept| merge(kept, &entry)).await
+        let merged = |kept: &[Value], stack: &Value| merge(kept, &entry, || asked(&stack["spec"]["policy"]));
+        self.change("acks", merged).await
     }
 
     /// Keeps the newest checkpoint of a chain of evidence. Repeating it changes nothing.
     ///
     /// # Errors
-    /// When it could not be written; repeat it.
-    pub async fn record_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), ApplyError> {
+    /// When it was not kept; repeat it.
+    pub async fn record_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), NotKept> {
         let told = serde_json::to_value(checkpoint).unwrap_or(Value::Null);
-        self.change("evidence", |kept| newest(kept, &told)).await
+        let newest = |kept: &[Value], _: &Value| newest(kept, &told).map_or(Merged::Known, Merged::Changed);
+        self.change("evidence", newest).await
     }
 
-    /// Changes a list of the status; `None` leaves it as it is.
-    async fn change(
-        &self,
-        list: &'static str,
-        change: impl Fn(&[Value]) -> Option<Vec<Value>>,
-    ) -> Result<(), ApplyError> {
+    /// Changes a list of the status, by what the stack says.
+    async fn change(&self, list: &'static str, change: impl Fn(&[Value], &Value) -> Merged) -> Result<(), NotKept> {
         let key = ObjectKey::cluster(REGION_STACK, self.region.as_str());
         let mut tries = 0;
         loop {
             tries += 1;
-            let Some(stack) = self.applier.read(&key).await? else {
-                return Ok(());
-            };
-            let kept = stack.data["status"][list].as_array().cloned().unwrap_or_default();
-            let Some(changed) = change(&kept) else {
-                return Ok(());
+            let stack = self.applier.read(&key).await?;
+            let stack = stack.ok_or_else(|| NotKept::NoStack(self.region.clone()))?;
+            let kept = stack.data["status"][list].as_array();
+            let changed = match change(kept.map_or(&[][..], Vec::as_slice), &stack.data) {
+                Merged::Known => return Ok(()),
+                Merged::Full => return Err(NotKept::Full),
+                Merged::Changed(changed) => changed,
             };
             // The resource version makes this a compare-and-swap: two that are told at once never overwrite each other.
             let version = stack.metadata.resource_version.clone();
@@ -80,7 +96,7 @@ impl Acks {
                 Ok(_) => return Ok(()),
                 Err(ApplyError::Api { source, .. })
                     if tries < TRIES && matches!(source.as_ref(), kube::Error::Api(s) if s.is_conflict()) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -107,40 +123,82 @@ fn revision(ack: &Value) -> u64 {
     ack["revision"].as_u64().unwrap_or(0)
 }
 
-/// The acknowledgements with a new one, one per edge and role; `None` when nothing would change: it is there already, or
-/// a newer one of the same edge and role is.
-fn merge(kept: &[Value], ack: &Value) -> Option<Vec<Value>> {
+/// What something new comes to.
+#[derive(Debug, PartialEq)]
+enum Merged {
+    /// It is there already, or a newer one in its place is.
+    Known,
+    /// Kept, these are there.
+    Changed(Vec<Value>),
+    /// Everything that is there is waited for.
+    Full,
+}
+
+/// The edges that the hub waits for, in whichever form the policy lies; nothing when nobody can know.
+fn asked(policy: &Value) -> Option<BTreeSet<String>> {
+    let mut policy = policy.clone();
+    policy_form::open_own(&mut policy).ok()?;
+    let edges = policy["closing"].as_array().into_iter().flatten();
+    Some(edges.filter_map(|edge| Some(edge["id"].as_str()?.to_owned())).collect())
+}
+
+/// The acknowledgements with a new one, one per edge and role. `asked`: the edges that the hub waits for, of which it is only
+/// asked where there is no room; while they are not known, it may be each of them.
+fn merge(kept: &[Value], ack: &Value, asked: impl FnOnce() -> Option<BTreeSet<String>>) -> Merged {
     let same = |other: &&Value| other["edge"] == ack["edge"] && other["role"] == ack["role"];
     if kept
         .iter()
         .find(same)
         .is_some_and(|old| old == ack || revision(old) > revision(ack))
     {
-        return None;
+        return Merged::Known;
     }
     let mut acks: Vec<Value> = kept.iter().filter(|other| !same(other)).cloned().collect();
+    if acks.len() >= KEPT {
+        let Some(asked) = asked() else { return Merged::Full };
+        while acks.len() >= KEPT {
+            let spare = |ack: &Value| !ack["edge"].as_str().is_some_and(|edge| asked.contains(edge));
+            let oldest = acks
+                .iter()
+                .enumerate()
+                .filter(|(_, ack)| spare(ack))
+                .min_by_key(|(_, ack)| revision(ack));
+            let Some((oldest, _)) = oldest else {
+                return Merged::Full;
+            };
+            acks.swap_remove(oldest);
+        }
+    }
     acks.push(ack.clone());
-    acks.sort_by_key(|a| std::cmp::Reverse(revision(a)));
-    acks.truncate(KEPT);
     acks.sort_by_key(|a| (a["edge"].to_string(), a["role"].to_string()));
-    Some(acks)
+    Merged::Changed(acks)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy_form::Others;
+    use crate::region::stack::validate::example;
 
     fn ack(edge: &str, role: &str, revision: u64, purged: u64) -> Value {
         json!({"edge": edge, "role": role, "revision": revision, "purged": purged, "sinks": ["table"]})
     }
 
+    fn merged(kept: &[Value], ack: &Value) -> Option<Vec<Value>> {
+        match merge(kept, ack, || Some(BTreeSet::new())) {
+            Merged::Changed(acks) => Some(acks),
+            Merged::Known => None,
+            Merged::Full => panic!("there is room"),
+        }
+    }
+
     #[test]
     fn there_is_one_per_edge_and_role_and_a_repetition_changes_nothing() {
-        let one = merge(&[], &ack("e", "importer", 3, 5)).unwrap();
-        assert_eq!(merge(&one, &ack("e", "importer", 3, 5)), None);
-        let two = merge(&one, &ack("e", "exporter", 3, 0)).unwrap();
+        let one = merged(&[], &ack("e", "importer", 3, 5)).unwrap();
+        assert_eq!(merged(&one, &ack("e", "importer", 3, 5)), None);
+        let two = merged(&one, &ack("e", "exporter", 3, 0)).unwrap();
         assert_eq!(two.len(), 2);
-        assert_eq!(merge(&two, &ack("e", "importer", 4, 0)).unwrap().len(), 2);
+        assert_eq!(merged(&two, &ack("e", "importer", 4, 0)).unwrap().len(), 2);
     }
 
     #[test]
@@ -163,6 +221,40 @@ mod tests {
     #[test]
     fn a_late_acknowledgement_of_an_older_revision_does_not_replace_a_newer_one() {
         let kept = [ack("e", "importer", 4, 5)];
-        assert_eq!(merge(&kept, &ack("e", "importer", 3, 5)), None);
+        assert_eq!(merged(&kept, &ack("e", "importer", 3, 5)), None);
+    }
+
+    #[test]
+    fn what_the_hub_waits_for_makes_no_room_and_then_nothing_is_acknowledged() {
+        let kept: Vec<Value> = (0..KEPT).map(|n| ack(&format!("e{n}"), "exporter", 7, 0)).collect();
+        let new = |asked: &BTreeSet<String>| merge(&kept, &ack("new", "exporter", 7, 0), || Some(asked.clone()));
+        let mut asked: BTreeSet<String> = (0..KEPT).map(|n| format!("e{n}")).collect();
+        assert_eq!(new(&asked), Merged::Full);
+        asked.remove("e3");
+        let Merged::Changed(acks) = new(&asked) else {
+            panic!("it is kept");
+        };
+        let has = |edge: &str| acks.iter().any(|ack| ack["edge"] == edge);
+        assert_eq!((acks.len(), has("new"), has("e3")), (KEPT, true, false));
+    }
+
+    #[test]
+    fn what_the_hub_waits_for_is_read_off_a_packed_policy_and_of_a_damaged_one_everything_counts() {
+        let mut policy = example().policy;
+        let cut = json!({"id": "stride-eu.health.us", "tenant": "stride-eu", "importer_tenant": "stride-us",
+            "from": "eu", "to": "us", "revision": 3});
+        policy.closing = vec![serde_json::from_value(cut).unwrap()];
+        let plain = json!(policy);
+        let others = policy_form::packed_others(&Others::taken_from(&mut policy)).unwrap();
+        let packed = policy_form::packed(&policy, &others).unwrap();
+        for form in [plain, packed] {
+            assert_eq!(asked(&form), Some(BTreeSet::from(["stride-eu.health.us".to_owned()])));
+        }
+        let kept: Vec<Value> = (0..KEPT).map(|n| ack(&format!("e{n}"), "exporter", 7, 0)).collect();
+        let damaged = json!({"packed": {"own": "?", "others": "?"}});
+        assert_eq!(
+            merge(&kept, &ack("new", "exporter", 7, 0), || asked(&damaged)),
+            Merged::Full
+        );
     }
 }

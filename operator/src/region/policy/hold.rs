@@ -4,7 +4,7 @@
 //! `meridian-policy`, which outlives hub and operator; revision and epochs never go below it, whoever asks for it: an
 //! older commit rolled back by GitOps, a hub rebuilt from nothing, a second hub started by mistake.
 
-use meridian_policy::{Epoch, PolicyRevision, RegionName, RegionPolicy, TenantId};
+use meridian_policy::{Epoch, HeldEdge, PolicyRevision, RegionName, RegionPolicy, TenantId};
 use std::collections::BTreeMap;
 
 /// What a TenantPlacement says, as far as it matters here.
@@ -29,6 +29,15 @@ pub enum Refusal {
         /// Theirs.
         asked: RegionName,
     },
+    /// It is of a newer hub, or damaged.
+    #[error("the policy is not understood, and what is in force stays so until this operator is upgraded: {cause}")]
+    NotUnderstood {
+        /// Why.
+        cause: String,
+    },
+    /// What it says of an edge is of a newer hub.
+    #[error("edge {} is held, nothing passes along it until this operator is upgraded: {}", .0.id, .0.because)]
+    Edge(HeldEdge),
     /// The revision would go down.
     #[error(
         "policy revision {asked} is older than {held}, which is in force; a hub that lost its state adopts {held} first"
@@ -51,15 +60,35 @@ pub enum Refusal {
     },
 }
 
-/// The policy in force after this look, and what was refused. `None` when there is none yet that could be in force.
+impl Refusal {
+    /// For conditions.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NotUnderstood { .. } | Self::Edge(_) => "PolicyNotUnderstood",
+            Self::OtherRegion { .. } | Self::OlderRevision { .. } | Self::OlderEpoch { .. } => "DecreaseRefused",
+        }
+    }
+}
+
+/// The policy in force after this look, and what was refused. `None` when there is none yet that could be in force. One that
+/// is `asked` for and not understood, by whatever cause, leaves the one before it in force: the hub sees that it is not
+/// applied, and renews no lease.
 #[must_use]
 pub fn decide(
     region: &RegionName,
     held: Option<&RegionPolicy>,
-    asked: &RegionPolicy,
+    asked: Result<&RegionPolicy, &str>,
     placements: &[Placement],
 ) -> (Option<RegionPolicy>, Vec<Refusal>) {
     let held = held.filter(|policy| policy.region == *region);
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(cause) => {
+            let cause = cause.to_owned();
+            return (held.cloned(), vec![Refusal::NotUnderstood { cause }]);
+        }
+    };
     if asked.region != *region {
         let refusal = Refusal::OtherRegion {
             region: region.clone(),
@@ -79,7 +108,7 @@ pub fn decide(
         .flat_map(|p| &p.homes)
         .map(|home| (&home.tenant, home.epoch))
         .collect();
-    let mut refusals = Vec::new();
+    let mut refusals: Vec<Refusal> = asked.held.iter().cloned().map(Refusal::Edge).collect();
     let mut policy = asked.clone();
     // A tenant is at home here only when RegionStack and its placement both say so: two writes, and the later one counts.
     policy
@@ -132,7 +161,7 @@ mod tests {
     #[test]
     fn a_decrease_of_the_revision_leaves_the_held_policy_in_force() {
         let (held, asked) = (policy(7, 1), policy(6, 1));
-        let (now, refusals) = decide(&eu(), Some(&held), &asked, &placed("eu", 1));
+        let (now, refusals) = decide(&eu(), Some(&held), Ok(&asked), &placed("eu", 1));
         assert_eq!(now, Some(held));
         assert_eq!(
             refusals,
@@ -144,8 +173,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_understood_leaves_the_held_policy_in_force() {
+        let held = policy(7, 1);
+        let (now, refusals) = decide(&eu(), Some(&held), Err("a class that nobody knows"), &placed("eu", 1));
+        assert_eq!(now, Some(held));
+        assert!(matches!(&refusals[..], [Refusal::NotUnderstood { cause }] if cause.contains("a class")));
+        assert_eq!(decide(&eu(), None, Err("x"), &placed("eu", 1)).0, None);
+    }
+
+    #[test]
     fn a_decrease_of_an_epoch_is_refused_and_the_rest_is_taken() {
-        let (now, refusals) = decide(&eu(), Some(&policy(7, 5)), &policy(8, 4), &placed("eu", 3));
+        let (now, refusals) = decide(&eu(), Some(&policy(7, 5)), Ok(&policy(8, 4)), &placed("eu", 3));
         let now = now.unwrap();
         assert_eq!((now.revision, now.homes[0].epoch), (PolicyRevision(8), Epoch(5)));
         assert!(matches!(
@@ -160,14 +198,20 @@ mod tests {
 
     #[test]
     fn a_placement_raises_the_epoch() {
-        let (now, refusals) = decide(&eu(), Some(&policy(7, 1)), &policy(7, 1), &placed("eu", 2));
+        let (now, refusals) = decide(&eu(), Some(&policy(7, 1)), Ok(&policy(7, 1)), &placed("eu", 2));
         assert_eq!(now.unwrap().homes[0].epoch, Epoch(2));
         assert!(refusals.is_empty());
     }
 
     #[test]
     fn a_tenant_is_home_only_where_stack_and_placement_agree() {
-        let homes = |placements: &[Placement]| decide(&eu(), None, &policy(7, 1), placements).0.unwrap().homes.len();
+        let homes = |placements: &[Placement]| {
+            decide(&eu(), None, Ok(&policy(7, 1)), placements)
+                .0
+                .unwrap()
+                .homes
+                .len()
+        };
         assert_eq!(homes(&placed("eu", 1)), 1);
         assert_eq!(homes(&placed("us", 1)), 0);
         assert_eq!(homes(&[]), 0);
@@ -176,17 +220,17 @@ mod tests {
     #[test]
     fn another_regions_policy_is_never_taken() {
         let us: RegionName = "us".parse().unwrap();
-        let (now, refusals) = decide(&us, None, &policy(7, 1), &placed("us", 1));
+        let (now, refusals) = decide(&us, None, Ok(&policy(7, 1)), &placed("us", 1));
         assert_eq!(now, None);
         assert!(matches!(&refusals[..], [Refusal::OtherRegion { .. }]));
         // Not even a ConfigMap that came from elsewhere counts as held.
-        assert_eq!(decide(&us, Some(&policy(7, 1)), &policy(7, 1), &[]).0, None);
+        assert_eq!(decide(&us, Some(&policy(7, 1)), Ok(&policy(7, 1)), &[]).0, None);
     }
 
     #[test]
     fn the_same_again_changes_nothing() {
-        let (first, _) = decide(&eu(), None, &policy(7, 1), &placed("eu", 1));
-        let (second, refusals) = decide(&eu(), first.as_ref(), &policy(7, 1), &placed("eu", 1));
+        let (first, _) = decide(&eu(), None, Ok(&policy(7, 1)), &placed("eu", 1));
+        let (second, refusals) = decide(&eu(), first.as_ref(), Ok(&policy(7, 1)), &placed("eu", 1));
         assert_eq!(first, second);
         assert!(refusals.is_empty());
     }

@@ -67,7 +67,7 @@ fn news(kept: &Value, verification: &Verification) -> Option<Value> {
         .map(|found| violation(kept, found, verification.at));
     let told = json!({
         "revision": verification.revision, "at": verification.at.to_string(),
-        "tables": verification.tables, "rows": verification.rows,
+        "tables": verification.tables, "rows": verification.rows, "records": verification.records,
         "violations": verification.violations, "found": found.collect::<Vec<_>>(),
     });
     let same = ["revision", "violations", "found"]
@@ -103,7 +103,8 @@ pub fn condition(kept: &Value, now: Timestamp) -> Observation {
         let nothing = "the verifier has not looked at the region's databases yet";
         return told(Status::Unknown, "NotLookedYet", nothing.to_owned());
     };
-    let rows = kept["rows"].as_u64().unwrap_or_default();
+    let count = |field: &str| kept[field].as_u64().unwrap_or_default();
+    let (rows, records) = (count("rows"), count("records"));
     let violations = kept["violations"].as_u64().unwrap_or_default();
     if violations > 0 {
         let first = &kept["found"][0];
@@ -127,7 +128,7 @@ pub fn condition(kept: &Value, now: Timestamp) -> Observation {
     told(
         Status::True,
         "Clean",
-        format!("{rows} rows are where the policy lets them be"),
+        format!("{rows} rows and {records} records of topics are where the policy lets them be"),
     )
 }
 
@@ -153,6 +154,7 @@ mod tests {
             at: at(seconds),
             tables: 3,
             rows: 5,
+            records: 4,
             violations: places.len() as u64,
             found: found.collect(),
         }

@@ -8,7 +8,7 @@ use super::observe;
 use super::plan::foundation::{self, POLICY};
 use super::plan::{Material, Plan, components, plan};
 use super::rotate::Standing;
-use super::secrets::{Credential, REGION_CA, Secrets, SecretsError, Wanted, ensure};
+use super::secrets::{Credential, REGION_CA, Secrets, SecretsError, Server, Wanted, ensure};
 use super::validate::{Stack, namespace};
 use crate::apply::Applier;
 use crate::manifest::{CONFIG_MAP, Manifest, NotAManifest, ObjectKey, REGION_STACK, SECRET};
@@ -34,7 +34,7 @@ struct Left {
 
 /// Secrets that were all there and not due.
 struct Looked {
-    wanted: (Vec<Credential>, Vec<Wanted>),
+    wanted: (Vec<Credential>, Vec<Wanted>, Server),
     seen: Vec<Arc<DynamicObject>>,
     found: Secrets,
 }
@@ -108,7 +108,11 @@ impl Kept {
     /// # Errors
     /// See [`ensure`].
     pub async fn secrets(&self, applier: &Applier, stack: &Stack, now: Timestamp) -> Result<Secrets, SecretsError> {
-        let wanted = (components::credentials(stack), components::certificates(stack));
+        let wanted = (
+            components::credentials(stack),
+            components::certificates(stack),
+            Server::of(stack),
+        );
         let seen = observed(applier, stack, &wanted);
         if let (Some(looked), Some(seen)) = (&self.lock().secrets, &seen)
             && looked.wanted == wanted
@@ -131,7 +135,7 @@ impl Kept {
 fn observed(
     applier: &Applier,
     stack: &Stack,
-    (credentials, certificates): &(Vec<Credential>, Vec<Wanted>),
+    (credentials, certificates, _): &(Vec<Credential>, Vec<Wanted>, Server),
 ) -> Option<Vec<Arc<DynamicObject>>> {
     let space = stack.namespace();
     let credentials = credentials.iter().map(Credential::secret);

@@ -3,6 +3,7 @@
 //! observe ([`observe`]) → validate ([`validate`]) → plan ([`plan`], pure) → apply (here, phase by phase as
 //! [`progress`] allows, and changes of what runs service by service as [`rollout`] says) → status ([`status`]).
 
+pub mod data_plane;
 pub mod images;
 pub mod kept;
 pub mod observe;
@@ -13,6 +14,7 @@ pub mod rollout;
 pub mod rotate;
 pub mod secrets;
 pub mod status;
+mod stuck;
 pub mod validate;
 
 use super::identity::TokenKeys;
@@ -24,6 +26,7 @@ use crate::events::{Events, Reason};
 use crate::manifest::{Manifest, NotAManifest, ObjectKey, REGION_STACK, SECRET};
 use crate::reconcile::{Outcome, Pass};
 use crate::trace;
+use data_plane::Held;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -51,6 +54,9 @@ pub enum StackError {
     /// Its content.
     #[error(transparent)]
     Invalid(#[from] Invalid),
+    /// Who is to run its data plane.
+    #[error(transparent)]
+    Held(#[from] Held),
     /// Its secrets.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
@@ -67,8 +73,8 @@ impl StackError {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Invalid(Invalid::NotUnderstood(_)) => "PolicyNotUnderstood",
             Self::Invalid(_) => "Invalid",
+            Self::Held(held) => held.reason(),
             Self::Secrets(SecretsError::Certificate(_)) => "CertificateFailed",
             Self::Secrets(SecretsError::DamagedCredential(_)) => "CredentialDamaged",
             Self::Secrets(SecretsError::Apply(ApplyError::Foreign { .. }))
@@ -81,20 +87,16 @@ impl StackError {
     /// Trying again alone will not help.
     #[must_use]
     pub fn needs_somebody(&self) -> bool {
-        matches!(
-            self.reason(),
-            "Invalid"
-                | "PolicyNotUnderstood"
-                | "CertificateFailed"
-                | "CredentialDamaged"
-                | "ForeignObject"
-                | "PlanFailed"
-        )
+        matches!(self, Self::Held(_))
+            || matches!(
+                self.reason(),
+                "Invalid" | "CertificateFailed" | "CredentialDamaged" | "ForeignObject" | "PlanFailed"
+            )
     }
 
     fn event(&self) -> Reason {
         match self.reason() {
-            "Invalid" | "PolicyNotUnderstood" => Reason::Invalid,
+            "Invalid" | "ModeChanged" => Reason::Invalid,
             "ForeignObject" => Reason::ForeignObject,
             _ => Reason::ReconcileFailed,
         }
@@ -253,7 +255,7 @@ impl Stacks {
         self.report(&object, &name, &result).await;
         let done = match result {
             Ok(done) => done,
-            Err(error) if matches!(error, StackError::Invalid(_)) => {
+            Err(error) if matches!(error, StackError::Invalid(_) | StackError::Held(_)) => {
                 told?;
                 tracing::warn!(region = %name, error = %error, "refused");
                 return Ok(Pass::of(Outcome::Refused));
@@ -285,13 +287,15 @@ impl Stacks {
         let cache = self.applier.cache();
         let (asked, region, rotation) = (request.policy.clone(), request.region.clone(), request.rotation.clone());
         let held = self.kept.held_policy(cache, &region);
-        let (policy, refusals) = hold::decide(&region, held.as_ref(), &asked, &observe::placements(cache, &region));
+        let asked = asked.as_ref().map_err(String::as_str);
+        let (policy, refusals) = hold::decide(&region, held.as_ref(), asked, &observe::placements(cache, &region));
         let policy =
             policy.ok_or_else(|| Invalid::NoPolicy(refusals.first().map(ToString::to_string).unwrap_or_default()))?;
         let counts = counts(&policy);
         let paused = request.paused;
         let stack = Stack {
             node_ports: self.node_ports,
+            kafka_in_clear: observe::kafka_in_clear(cache, &region),
             ..request.with(policy, observe::ingest(cache, &region))
         };
         let mut written = self.policy_first(&stack).await?;
@@ -303,6 +307,9 @@ impl Stacks {
                 paused: true,
                 ..Done::default()
             });
+        }
+        if let Some(held) = stack.data_plane.held(cache, &region) {
+            return Err(held.into());
         }
         let secrets = self.kept.secrets(&self.applier, &stack, Timestamp::now()).await?;
         written += secrets.written;
@@ -331,6 +338,7 @@ impl Stacks {
             }
             written += now;
         }
+        written += stuck::free(&self.applier, &plan).await?;
         written += self.prune(&stack, &plan, &secrets.material).await?;
         if let (Some(canary), false) = (&rolled.canary, rolled.keep.is_empty()) {
             waiting = Some(format!("{} wait for {}", rolled.keep.join(", "), canary.service));
@@ -451,7 +459,10 @@ impl Stacks {
                 _ => (Reason::MigrationFailed, message),
             },
             (Ok(done), _) if !done.refusals.is_empty() => (
-                Reason::DecreaseRefused,
+                match done.refusals.first().map(Refusal::reason) {
+                    Some("PolicyNotUnderstood") => Reason::Invalid,
+                    _ => Reason::DecreaseRefused,
+                },
                 done.refusals
                     .iter()
                     .map(ToString::to_string)
@@ -480,7 +491,7 @@ impl Stacks {
     }
 }
 
-fn reference(region: &str, uid: &str) -> ObjectReference {
+pub(super) fn reference(region: &str, uid: &str) -> ObjectReference {
     ObjectReference {
         api_version: Some(REGION_STACK.api_version()),
         kind: Some(REGION_STACK.kind.to_owned()),

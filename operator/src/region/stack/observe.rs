@@ -3,6 +3,7 @@
 use super::images::Running;
 use super::plan::components::{KEYRING, Workload, run_as};
 use super::plan::foundation::{POLICY, POLICY_KEY};
+use super::plan::kafka;
 use super::progress::Observed;
 use super::validate::namespace;
 use crate::apply::observed;
@@ -25,7 +26,7 @@ pub fn stack(cache: &Cache, region: &str) -> Option<Value> {
     Some(opened(&object))
 }
 
-/// A RegionStack with its policy opened. One that cannot be opened stays packed, and is refused as it is.
+/// A RegionStack with its policy opened. One that cannot be opened stays packed, and is not understood.
 #[must_use]
 pub fn opened(object: &DynamicObject) -> Value {
     let mut stack = observed(object);
@@ -40,7 +41,8 @@ pub fn opened(object: &DynamicObject) -> Value {
 /// The policy that a ConfigMap has written down.
 #[must_use]
 pub fn written_policy(config: &DynamicObject) -> Option<RegionPolicy> {
-    serde_json::from_str(config.data["data"][POLICY_KEY].as_str()?).ok()
+    let policy = serde_json::from_str(config.data["data"][POLICY_KEY].as_str()?);
+    policy.and_then(RegionPolicy::read).ok()
 }
 
 /// The policy that was in force when it was last written down.
@@ -70,6 +72,41 @@ pub fn running(cache: &Cache, region: &RegionName) -> Running {
         postgres: image(STATEFUL_SET, "postgres"),
         kafka: image(STATEFUL_SET, "kafka"),
     }
+}
+
+/// Whether Kafka has to go on taking whoever comes: it does so now, and a pod of a release before may be there that speaks
+/// to it in clear. Once it has stopped, it never begins again.
+#[must_use]
+pub fn kafka_in_clear(cache: &Cache, region: &RegionName) -> bool {
+    let namespace = namespace(region);
+    let config = cache.get(&ObjectKey::namespaced(CONFIG_MAP, &namespace, kafka::CONFIG));
+    let taking = config.is_some_and(|config| kafka::is_in_clear(&config.data));
+    taking
+        && cache.of_kind(DEPLOYMENT).iter().any(|(key, deployment)| {
+            key.namespace.as_deref() == Some(namespace.as_str()) && may_speak_in_clear(&observed(deployment))
+        })
+}
+
+/// Whether a Deployment, or what is left of the one that it was, has the variable of a release before.
+fn may_speak_in_clear(deployment: &Value) -> bool {
+    let containers = deployment
+        .pointer("/spec/template/spec/containers")
+        .and_then(Value::as_array);
+    let has = |variable: &str| {
+        let variables = containers
+            .into_iter()
+            .flatten()
+            .filter_map(|c| c["env"].as_array())
+            .flatten();
+        variables.into_iter().any(|one| one["name"] == variable)
+    };
+    if !has("MERIDIAN_KAFKA_URL") {
+        return has("MERIDIAN_KAFKA");
+    }
+    let (metadata, status) = (&deployment["metadata"], &deployment["status"]);
+    let count = |field: &str| status[field].as_u64().unwrap_or(0);
+    let told = status["observedGeneration"].as_i64() >= metadata["generation"].as_i64();
+    !told || count("replicas") > count("updatedReplicas")
 }
 
 /// The placements of a region; one that does not parse is as good as absent, and said so.
@@ -125,5 +162,29 @@ impl Observed for Cache {
             "spec": {"replicas": object.data["spec"]["replicas"]},
             "status": object.data["status"],
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(variable: &str, updated: u64) -> Value {
+        json!({
+            "metadata": {"generation": 2},
+            "spec": {"template": {"spec": {"containers": [{"env": [{"name": "RUST_LOG"}, {"name": variable}]}]}}},
+            "status": {"observedGeneration": 2, "replicas": 2, "updatedReplicas": updated},
+        })
+    }
+
+    #[test]
+    fn a_service_speaks_in_clear_until_its_last_pod_of_the_release_before_is_gone() {
+        assert!(may_speak_in_clear(&deployment("MERIDIAN_KAFKA", 2)));
+        assert!(may_speak_in_clear(&deployment("MERIDIAN_KAFKA_URL", 1)));
+        let mut untold = deployment("MERIDIAN_KAFKA_URL", 2);
+        untold["status"]["observedGeneration"] = json!(1);
+        assert!(may_speak_in_clear(&untold));
+        assert!(!may_speak_in_clear(&deployment("MERIDIAN_KAFKA_URL", 2)));
+        assert!(!may_speak_in_clear(&deployment("SOMETHING_ELSE", 1)));
     }
 }

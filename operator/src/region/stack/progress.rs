@@ -2,7 +2,7 @@
 
 use super::plan::{Gate, Phase, Plan};
 use crate::conditions::Observation;
-use crate::manifest::{DEPLOYMENT, JOB, ObjectKey, STATEFUL_SET};
+use crate::manifest::{DEPLOYMENT, JOB, KAFKA_CLUSTER, ObjectKey, POSTGRES_CLUSTER, STATEFUL_SET};
 use serde_json::Value;
 
 /// What one workload or job is doing.
@@ -49,6 +49,8 @@ pub fn of(key: &ObjectKey, object: Option<&Value>) -> Progress {
         }
         JOB if condition("Failed", "True") => return Progress::Failed,
         JOB => condition("Complete", "True"),
+        POSTGRES_CLUSTER => condition("Ready", "True"),
+        KAFKA_CLUSTER => seen && condition("Ready", "True"),
         _ => true,
     };
     if ready { Progress::Ready } else { Progress::Pending }
@@ -59,7 +61,10 @@ fn unready(phase: &Phase, observed: &dyn Observed) -> (Vec<String>, bool) {
     let (mut names, mut failed) = (Vec::new(), false);
     for manifest in &phase.manifests {
         let key = manifest.key();
-        if !matches!(key.kind, DEPLOYMENT | STATEFUL_SET | JOB) {
+        if !matches!(
+            key.kind,
+            DEPLOYMENT | STATEFUL_SET | JOB | POSTGRES_CLUSTER | KAFKA_CLUSTER
+        ) {
             continue;
         }
         match of(key, observed.get(key).as_ref()) {
@@ -104,6 +109,23 @@ pub fn reached(plan: &Plan, observed: &dyn Observed) -> (usize, Option<String>) 
 /// Conditions about the parts: DataPlaneReady, MigrationsComplete, ServicesReady.
 #[must_use]
 pub fn conditions(plan: &Plan, observed: &dyn Observed) -> Vec<Observation> {
+    let planned = |name: &str| {
+        let data_plane = plan.phases.iter().filter(|phase| phase.name == "data plane");
+        let mut manifests = data_plane.flat_map(|phase| &phase.manifests);
+        manifests.any(|manifest| manifest.key().name == name)
+    };
+    let external: Vec<&str> = [("PostgreSQL", "postgres"), ("Kafka", "kafka")]
+        .into_iter()
+        .filter(|(_, name)| !planned(name))
+        .map(|(title, _)| title)
+        .collect();
+    let there = match external.as_slice() {
+        [] => "PostgreSQL, Kafka and the keyring are ready".to_owned(),
+        external => format!(
+            "what runs here is ready; {} is somebody else's, and seen by who connects to it",
+            external.join(" and ")
+        ),
+    };
     let part = |condition, names: &[&str], there: &str| {
         let phases = plan.phases.iter().filter(|phase| names.contains(&phase.name));
         let (mut waiting, mut failed) = (Vec::new(), false);
@@ -124,11 +146,7 @@ pub fn conditions(plan: &Plan, observed: &dyn Observed) -> Vec<Observation> {
         }
     };
     vec![
-        part(
-            "DataPlaneReady",
-            &["data plane"],
-            "PostgreSQL, Kafka and the keyring are ready",
-        ),
+        part("DataPlaneReady", &["data plane"], &there),
         part(
             "MigrationsComplete",
             &["databases", "migrations"],

@@ -63,6 +63,17 @@ pub fn step(states: &[State], canary: Option<usize>) -> Step {
             ..Step::default()
         };
     }
+    // What has failed with what it is to run is no better for a change of others: they keep what they run.
+    let failed = states
+        .iter()
+        .position(|state| *state == State::Changed(Progress::Failed));
+    if let (None, Some(failed)) = (chosen, failed) {
+        return Step {
+            write,
+            keep: waiting,
+            canary: Some(failed),
+        };
+    }
     if chosen.and_then(state_of) == Some(State::Changed(Progress::Ready)) {
         write.extend(waiting);
         return Step {
@@ -218,6 +229,17 @@ mod tests {
             (vec![], vec![1, 2], Some(0))
         );
         assert_eq!(looks(&[new(Failed), BROKEN], Some(0)), (vec![], vec![1], Some(0)));
+    }
+
+    #[test]
+    fn another_change_picks_no_other_canary_while_what_failed_is_to_run_on() {
+        assert_eq!(looks(&[new(Failed), OLD, OLD], None), (vec![], vec![1, 2], Some(0)));
+        assert_eq!(looks(&[OLD, new(Failed), BROKEN], None), (vec![2], vec![0], Some(1)));
+        assert_eq!(
+            looks(&[BROKEN, OLD, OLD], None),
+            (vec![0], vec![1, 2], Some(0)),
+            "it is mended"
+        );
     }
 
     #[test]

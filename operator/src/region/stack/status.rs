@@ -91,15 +91,11 @@ pub fn status(
                     error.to_string(),
                 )
             };
-            observations.extend(
-                [
-                    "DataPlaneReady",
-                    "MigrationsComplete",
-                    "ServicesReady",
-                    "ResidencyEnforced",
-                ]
-                .map(unknown),
-            );
+            observations.push(match error {
+                StackError::Held(held) => Observation::new("DataPlaneReady", false, held.reason(), held.to_string()),
+                _ => unknown("DataPlaneReady"),
+            });
+            observations.extend(["MigrationsComplete", "ServicesReady", "ResidencyEnforced"].map(unknown));
         }
     }
     observations.push(verified::condition(&object["status"]["verified"], now));
@@ -172,12 +168,7 @@ fn residency(refusals: &[Refusal]) -> Observation {
             "AsPlanned",
             "network policies and the policy in force are as planned",
         ),
-        Some(first) => Observation::new(
-            "ResidencyEnforced",
-            true,
-            "DecreaseRefused",
-            format!("refused: {first}"),
-        ),
+        Some(first) => Observation::new("ResidencyEnforced", true, first.reason(), format!("refused: {first}")),
     }
 }
 

@@ -1,10 +1,12 @@
 //! From what a RegionStack says to a [`Stack`] that can be planned without further questions.
 
+use super::data_plane::DataPlane;
 use super::rotate::Asked;
 use crate::manifest::{MANAGED_BY, MANAGED_BY_LABEL, OWNER_UID_LABEL, REGION_LABEL};
+use crate::policy_form;
 use crate::region::ingest::validate::Settings;
 use meridian_crds::Rollout;
-use meridian_policy::{RegionName, RegionPolicy, UnreadField};
+use meridian_policy::{PolicyRevision, RegionName, RegionPolicy};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -41,6 +43,8 @@ pub struct Stack {
     pub images: Images,
     /// Host name of the public certificate.
     pub public_host: String,
+    /// Who runs PostgreSQL and Kafka.
+    pub data_plane: DataPlane,
     /// Per service.
     pub tuning: BTreeMap<String, Tuning>,
     /// The policy in force.
@@ -51,6 +55,8 @@ pub struct Stack {
     pub node_ports: NodePorts,
     /// Seconds in which a changed service must become available.
     pub deadline_seconds: u32,
+    /// Whether pods of a release before are there, which speak to Kafka in clear and as nobody.
+    pub kafka_in_clear: bool,
 }
 
 /// How gateway and replicator are reached from outside the cluster.
@@ -104,16 +110,13 @@ pub enum Invalid {
         region: RegionName,
     },
     /// A data plane that this version does not lay down.
-    #[error("{field}.mode {mode} is not laid down by this version; use Embedded")]
+    #[error("{field}.mode {mode} is not laid down by this version")]
     DataPlane {
         /// Which.
         field: &'static str,
         /// What was asked for.
         mode: String,
     },
-    /// The policy of a newer hub.
-    #[error(transparent)]
-    NotUnderstood(UnreadField),
     /// Another region is served here already.
     #[error("this cluster is region {served}; a member cluster belongs to one region")]
     SecondRegion {
@@ -132,8 +135,8 @@ pub struct Request {
     pub uid: String,
     /// The region.
     pub region: RegionName,
-    /// The policy asked for.
-    pub policy: RegionPolicy,
+    /// The policy asked for, or why it is not understood.
+    pub policy: Result<RegionPolicy, String>,
     /// The images to run.
     pub images: Images,
     /// Host name of the public certificate.
@@ -142,6 +145,8 @@ pub struct Request {
     pub public_url: String,
     /// Where peers reach the replicator.
     pub peer_url: Option<String>,
+    /// Who runs PostgreSQL and Kafka.
+    pub data_plane: DataPlane,
     /// Per service.
     pub tuning: BTreeMap<String, Tuning>,
     /// Nothing is to be changed.
@@ -161,6 +166,7 @@ impl Request {
             region,
             images,
             public_host,
+            data_plane,
             tuning,
             deadline_seconds,
             ..
@@ -170,11 +176,13 @@ impl Request {
             region,
             images,
             public_host,
+            data_plane,
             tuning,
             policy,
             ingest,
             node_ports: NodePorts::default(),
             deadline_seconds,
+            kafka_in_clear: false,
         }
     }
 }
@@ -200,24 +208,11 @@ pub fn validate(object: &Value, defaults: &Images) -> Result<Request, Invalid> {
             region,
         });
     }
-    for (field, key) in [
-        ("spec.dataPlane.postgres", "postgres"),
-        ("spec.dataPlane.kafka", "kafka"),
-    ] {
-        let mode = spec["dataPlane"][key]["mode"].as_str().unwrap_or("Embedded");
-        if mode != "Embedded" {
-            return Err(Invalid::DataPlane {
-                field,
-                mode: mode.to_owned(),
-            });
-        }
-    }
-    let mut policy: RegionPolicy = parse("spec.policy", &spec["policy"])?;
     // The revision is the stack's; a policy compiled before it was allocated may not know it yet.
-    policy.revision = parse("spec.revision", &spec["revision"])?;
-    if let Some(unread) = policy.unread(&spec["policy"]) {
-        return Err(Invalid::NotUnderstood(unread));
-    }
+    let revision: PolicyRevision = parse("spec.revision", &spec["revision"])?;
+    let policy = policy_form::read(&spec["policy"])
+        .map(|policy| RegionPolicy { revision, ..policy })
+        .map_err(|error| error.to_string());
     let rollout: Option<Rollout> = parse("spec.rollout", &spec["rollout"])?;
     let named = |image: &Value, default: &str| named(image).unwrap_or_else(|| default.to_owned());
     Ok(Request {
@@ -231,6 +226,7 @@ pub fn validate(object: &Value, defaults: &Images) -> Result<Request, Invalid> {
         public_host: text("spec.publicHost", "publicHost")?,
         public_url: text("spec.publicUrl", "publicUrl")?,
         peer_url: spec["peerUrl"].as_str().map(ToOwned::to_owned),
+        data_plane: DataPlane::parse(&spec["dataPlane"])?,
         tuning: tuning(&spec["services"])?,
         paused: spec["paused"].as_bool().unwrap_or(false),
         deadline_seconds: rollout.unwrap_or_default().deadline_seconds,
@@ -246,7 +242,7 @@ fn parse<T: serde::de::DeserializeOwned>(field: &'static str, value: &Value) -> 
     })
 }
 
-fn named(image: &Value) -> Option<String> {
+pub(super) fn named(image: &Value) -> Option<String> {
     image.as_str().filter(|image| !image.is_empty()).map(ToOwned::to_owned)
 }
 
@@ -313,6 +309,7 @@ pub(crate) fn example() -> Stack {
             kafka: "kafka:4.1".into(),
         },
         public_host: "eu.meridian.localhost".to_owned(),
+        data_plane: DataPlane::default(),
         tuning: BTreeMap::from([(
             "gateway".to_owned(),
             Tuning {
@@ -328,6 +325,7 @@ pub(crate) fn example() -> Stack {
         }),
         node_ports: NodePorts::Fixed,
         deadline_seconds: DEADLINE_SECONDS,
+        kafka_in_clear: false,
     }
 }
 
@@ -352,7 +350,7 @@ mod tests {
     #[test]
     fn a_stack_takes_the_images_in_force_unless_it_names_others() {
         let request = validate(&object(), &images()).unwrap();
-        assert_eq!((request.images, request.policy.revision.0), (images(), 9));
+        assert_eq!((request.images, request.policy.unwrap().revision.0), (images(), 9));
         let mut named = object();
         named["spec"]["image"] = json!("m:2");
         named["spec"]["dataPlane"] = json!({"postgres": {"image": "p:2"}});
@@ -375,8 +373,7 @@ mod tests {
             validate(&object, &images()).unwrap_err().to_string()
         };
         assert!(with("/spec/region", json!("us")).contains("they must be the same"));
-        assert!(with("/spec/policy", json!({"x": 1})).starts_with("spec.policy is not valid"));
         assert!(with("/spec/publicHost", json!("")).starts_with("spec.publicHost"));
-        assert!(with("/spec/dataPlane", json!({"kafka": {"mode": "Strimzi"}})).contains("Strimzi"));
+        assert!(with("/spec/dataPlane", json!({"kafka": {"mode": "Borrowed"}})).contains("Borrowed"));
     }
 }

@@ -41,11 +41,7 @@ impl NotAMatter {
     #[must_use]
     pub fn allowed(&self) -> Vec<&'static str> {
         match self {
-            Self::UnknownPurpose | Self::OtherBasis(_) => Purpose::ALL
-                .iter()
-                .filter(|purpose| purpose.needs_consent())
-                .map(|purpose| purpose.as_str())
-                .collect(),
+            Self::UnknownPurpose | Self::OtherBasis(_) => purposes().map(|purpose| purpose.as_str()).collect(),
             Self::UnknownClass | Self::NotConsentable(_) => DataClass::ALL
                 .iter()
                 .filter(|class| is_consentable(**class))
@@ -64,6 +60,11 @@ impl NotAMatter {
             Self::NotConsentable(_) => "class-without-consent",
         }
     }
+}
+
+/// The purposes that rest on the subject's choice: what can be consented to, and objected to.
+pub fn purposes() -> impl Iterator<Item = Purpose> {
+    Purpose::ALL.iter().copied().filter(|purpose| purpose.needs_consent())
 }
 
 const fn is_consentable(class: DataClass) -> bool {

@@ -1,5 +1,7 @@
 //! The HTTP edge: for athletes through the gateway, and for the services that deliver.
 
+mod limits;
+
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -18,9 +20,11 @@ use uuid::Uuid;
 use crate::Consent;
 use crate::change::{Change, receipt_context};
 use crate::domain::matter::{Matter, NotAMatter};
+use crate::domain::permit::VALID_FOR;
 use crate::domain::receipt::Receipt;
 use crate::domain::standing::Action;
-use crate::store::{self, Entry, NewPermit};
+use crate::permits::Word;
+use crate::store::{self, Entry, NewPermits};
 
 /// The services that deliver something on the ground of a consent, and nobody else.
 const DELIVERERS: &[&str] = &["promotions", "replicator", "training"];
@@ -28,17 +32,22 @@ const DELIVERERS: &[&str] = &["promotions", "replicator", "training"];
 const PAGE: i64 = 100;
 /// The longest text that names a delivery or a deliverer.
 const NAME_LIMIT: usize = 128;
+/// Permits that are opened or closed by one request at most.
+const MOST_PERMITS: usize = 512;
 
 /// All routes.
 pub fn router(consent: Consent) -> Router {
     let permits = Router::new()
         .route("/internal/permits", post(open_permit))
         .route("/internal/permits/{id}/close", post(close_permit))
+        .route("/internal/permits/open", post(open_permits))
+        .route("/internal/permits/close", post(close_permits))
         .layer(Peer::require(DELIVERERS));
     let public = Router::new()
         .route("/api/v1/consents", post(change).get(standings))
         .route("/api/v1/consents/history", get(history))
         .route("/api/v1/consents/receipts/{id}", get(receipt))
+        .merge(limits::routes())
         .layer(Peer::require(&["gateway"]));
     public.merge(permits).with_state(consent)
 }
@@ -159,31 +168,135 @@ struct PermitAnswer {
     valid_for_ms: u64,
 }
 
+fn fits(field: &'static str, text: &str) -> Result<(), Problem> {
+    if (1..=NAME_LIMIT).contains(&text.len()) {
+        return Ok(());
+    }
+    let message = format!("{field} must have 1 to {NAME_LIMIT} bytes");
+    Err(Problem::bad_request("invalid-field", message.clone()).detail(field, message))
+}
+
+/// How long permits of any answer are valid.
+fn valid_for_ms() -> u64 {
+    u64::try_from(VALID_FOR.as_millis()).unwrap_or_default()
+}
+
 async fn open_permit(
     State(consent): State<Consent>,
     peer: Peer,
     Json(asked): Json<PermitBody>,
 ) -> Result<Json<PermitAnswer>, Problem> {
-    let matter = Matter::parse(&asked.purpose, &asked.class)?;
-    for (field, text) in [("delivery_id", &asked.delivery_id), ("deliverer", &asked.deliverer)] {
-        if text.is_empty() || text.len() > NAME_LIMIT {
-            let message = format!("{field} must have 1 to {NAME_LIMIT} bytes");
-            return Err(Problem::bad_request("invalid-field", message.clone()).detail(field, message));
-        }
-    }
-    let permit = NewPermit {
-        subject: asked.subject,
-        matter,
+    fits("delivery_id", &asked.delivery_id)?;
+    fits("deliverer", &asked.deliverer)?;
+    let permits = NewPermits {
+        matter: Matter::parse(&asked.purpose, &asked.class)?,
         service: peer.service(),
         deliverer: &asked.deliverer,
-        delivery_id: &asked.delivery_id,
+        deliveries: &[(asked.subject, &asked.delivery_id)],
     };
-    let opened = consent.open_permit(&asked.tenant, &permit).await?;
-    let valid_for_ms = u64::try_from(opened.valid_for.as_millis()).unwrap_or_default();
+    let mut words = consent.open_permits(&asked.tenant, &permits).await?;
+    let word = words
+        .pop()
+        .ok_or_else(|| Problem::forbidden("no-consent", "nothing was said"))?;
     Ok(Json(PermitAnswer {
-        permit_id: opened.id,
-        valid_for_ms,
+        permit_id: word?,
+        valid_for_ms: valid_for_ms(),
     }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PermitsBody {
+    tenant: TenantId,
+    purpose: String,
+    class: String,
+    deliverer: String,
+    deliveries: Vec<DeliveryBody>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeliveryBody {
+    subject: SubjectId,
+    delivery_id: String,
+}
+
+/// One answer for each delivery, in their order.
+#[derive(Serialize)]
+struct PermitsAnswer {
+    valid_for_ms: u64,
+    permits: Vec<PermitOrRule>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum PermitOrRule {
+    Permit { permit_id: Uuid },
+    Refused { rule: &'static str },
+}
+
+impl From<Word> for PermitOrRule {
+    fn from(word: Word) -> Self {
+        match word {
+            Ok(permit_id) => Self::Permit { permit_id },
+            Err(refused) => Self::Refused { rule: refused.rule },
+        }
+    }
+}
+
+fn few_enough(field: &'static str, count: usize) -> Result<(), Problem> {
+    if (1..=MOST_PERMITS).contains(&count) {
+        return Ok(());
+    }
+    let message = format!("{field} must have 1 to {MOST_PERMITS} entries");
+    Err(Problem::bad_request("invalid-field", message.clone()).detail(field, message))
+}
+
+async fn open_permits(
+    State(consent): State<Consent>,
+    peer: Peer,
+    Json(asked): Json<PermitsBody>,
+) -> Result<Json<PermitsAnswer>, Problem> {
+    fits("deliverer", &asked.deliverer)?;
+    few_enough("deliveries", asked.deliveries.len())?;
+    for delivery in &asked.deliveries {
+        fits("delivery_id", &delivery.delivery_id)?;
+    }
+    let deliveries: Vec<_> = asked
+        .deliveries
+        .iter()
+        .map(|delivery| (delivery.subject, delivery.delivery_id.as_str()))
+        .collect();
+    let permits = NewPermits {
+        matter: Matter::parse(&asked.purpose, &asked.class)?,
+        service: peer.service(),
+        deliverer: &asked.deliverer,
+        deliveries: &deliveries,
+    };
+    let words = consent.open_permits(&asked.tenant, &permits).await?;
+    Ok(Json(PermitsAnswer {
+        valid_for_ms: valid_for_ms(),
+        permits: words.into_iter().map(PermitOrRule::from).collect(),
+    }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClosingBody {
+    tenant: TenantId,
+    permits: Vec<Uuid>,
+}
+
+async fn close_permits(
+    State(consent): State<Consent>,
+    peer: Peer,
+    Json(asked): Json<ClosingBody>,
+) -> Result<StatusCode, Problem> {
+    few_enough("permits", asked.permits.len())?;
+    consent
+        .close_permits(&asked.tenant, &asked.permits, peer.service())
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn close_permit(

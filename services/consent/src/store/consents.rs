@@ -1,5 +1,7 @@
 //! Where consents stand and how they came to.
 
+use std::collections::{BTreeSet, HashMap};
+
 use jiff::Timestamp;
 use jiff_sqlx::{Timestamp as SqlTimestamp, ToSqlx as _};
 use meridian_kit::SubjectId;
@@ -45,16 +47,57 @@ pub struct Entry {
 /// # Errors
 /// When the database cannot be reached.
 pub async fn lock_gate(tx: &mut TenantTx, subject: SubjectId) -> Result<(), Error> {
-    sqlx::query("insert into subject_gate (subject) values ($1) on conflict do nothing")
-        .bind(subject)
+    lock_gates(tx, &[subject].into()).await
+}
+
+/// As [`lock_gate`] for many subjects, in their order, so that no two transactions wait for each other.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn lock_gates(tx: &mut TenantTx, subjects: &BTreeSet<SubjectId>) -> Result<(), Error> {
+    let subjects = uuids(subjects);
+    sqlx::query("insert into subject_gate (subject) select * from unnest($1::uuid[]) on conflict do nothing")
+        .bind(&subjects)
         .execute(tx.conn())
         .await?;
-    // Also when the row was just made: the next statement then sees all that was committed before.
-    sqlx::query("select 1 from subject_gate where subject = $1 for update")
-        .bind(subject)
+    // Also when the rows were just made: the next statement then sees all that was committed before.
+    sqlx::query("select 1 from subject_gate where subject = any($1) order by subject for update")
+        .bind(&subjects)
         .execute(tx.conn())
         .await?;
     Ok(())
+}
+
+fn uuids(subjects: &BTreeSet<SubjectId>) -> Vec<Uuid> {
+    subjects.iter().map(|subject| subject.as_uuid()).collect()
+}
+
+/// Where one consent of each of many subjects stands. Who never said anything about it is not in the answer.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn currents(
+    tx: &mut TenantTx,
+    subjects: &BTreeSet<SubjectId>,
+    matter: Matter,
+) -> Result<HashMap<SubjectId, Standing>, Error> {
+    let query = "select subject, state, version from consent where subject = any($1) and purpose = $2 and class = $3";
+    let rows: Vec<(SubjectId, String, i64)> = sqlx::query_as(query)
+        .bind(uuids(subjects))
+        .bind(matter.purpose().as_str())
+        .bind(matter.class().as_str())
+        .fetch_all(tx.conn())
+        .await?;
+    let standing = |(subject, state, version): (SubjectId, String, i64)| (subject, standing_of(&state, version));
+    Ok(rows.into_iter().map(standing).collect())
+}
+
+/// What cannot be read as granted is not granted.
+fn standing_of(state: &str, version: i64) -> Standing {
+    Standing {
+        state: State::parse(state).unwrap_or(State::Withdrawn),
+        version: u64::try_from(version).unwrap_or_default(),
+    }
 }
 
 /// Where a consent stands.
@@ -69,12 +112,8 @@ pub async fn current(tx: &mut TenantTx, subject: SubjectId, matter: Matter) -> R
         .bind(matter.class().as_str())
         .fetch_optional(tx.conn())
         .await?;
-    // What cannot be read as granted is not granted.
     Ok(row.map(|(state, version, receipt_id)| Current {
-        standing: Standing {
-            state: State::parse(&state).unwrap_or(State::Withdrawn),
-            version: u64::try_from(version).unwrap_or_default(),
-        },
+        standing: standing_of(&state, version),
         receipt_id,
     }))
 }

@@ -1,7 +1,9 @@
-//! Consents, their history and permits in PostgreSQL. Everything here runs in the caller's tenant transaction.
+//! Consents, their history, limits and permits in PostgreSQL. Everything here runs in the caller's tenant transaction.
 
 mod consents;
+mod limits;
 mod permits;
 
-pub use consents::{Current, Entry, current, history, lock_gate, receipt, record, standings};
-pub use permits::{NewPermit, close, forget, has_open, open, owner_of};
+pub use consents::{Current, Entry, current, currents, history, lock_gate, lock_gates, receipt, record, standings};
+pub use limits::{LimitEntry, limit, limits_in_force, objections, record_limit};
+pub use permits::{NewPermits, close, close_all, forget, has_open, open, owner_of};

@@ -8,53 +8,58 @@ use uuid::Uuid;
 use crate::domain::matter::Matter;
 use crate::domain::permit::FORGOTTEN_AFTER;
 
-/// A permit to be opened.
-#[derive(Clone, Debug)]
-pub struct NewPermit<'a> {
-    /// To whom something is delivered.
-    pub subject: SubjectId,
+/// Permits to be opened, all for one matter.
+#[derive(Clone, Copy, Debug)]
+pub struct NewPermits<'a> {
     /// On what consent.
     pub matter: Matter,
     /// The service that delivers, by its certificate.
     pub service: &'a str,
     /// Which of its processes.
     pub deliverer: &'a str,
-    /// What is delivered.
-    pub delivery_id: &'a str,
+    /// To whom, and what is delivered.
+    pub deliveries: &'a [(SubjectId, &'a str)],
 }
 
-/// Opens a permit. The caller holds the subject's gate and has seen that consent stands.
+/// Opens permits for the deliveries of these places, and returns their ids in the same order. The caller holds the subjects'
+/// gates and has seen that consent stands.
 ///
 /// # Errors
 /// When the database refuses or cannot be reached.
-pub async fn open(tx: &mut TenantTx, permit: &NewPermit<'_>) -> Result<Uuid, Error> {
-    let id = Uuid::new_v4();
+pub async fn open(tx: &mut TenantTx, permits: &NewPermits<'_>, places: &[usize]) -> Result<Vec<Uuid>, Error> {
+    let ids: Vec<Uuid> = places.iter().map(|_| Uuid::new_v4()).collect();
+    let (subjects, deliveries): (Vec<Uuid>, Vec<&str>) = places
+        .iter()
+        .filter_map(|place| permits.deliveries.get(*place))
+        .map(|(subject, delivery)| (subject.as_uuid(), *delivery))
+        .unzip();
     sqlx::query(
         "insert into permit (id, subject, purpose, class, service, deliverer, delivery_id) \
-         values ($1, $2, $3, $4, $5, $6, $7)",
+         select id, subject, $3, $4, $5, $6, delivery \
+         from unnest($1::uuid[], $2::uuid[], $7::text[]) as opened (id, subject, delivery)",
     )
-    .bind(id)
-    .bind(permit.subject)
-    .bind(permit.matter.purpose().as_str())
-    .bind(permit.matter.class().as_str())
-    .bind(permit.service)
-    .bind(permit.deliverer)
-    .bind(permit.delivery_id)
+    .bind(&ids)
+    .bind(&subjects)
+    .bind(permits.matter.purpose().as_str())
+    .bind(permits.matter.class().as_str())
+    .bind(permits.service)
+    .bind(permits.deliverer)
+    .bind(&deliveries)
     .execute(tx.conn())
     .await?;
-    Ok(id)
+    Ok(ids)
 }
 
-/// Whether a delivery to the subject for this purpose may still start.
+/// Whether a delivery to the subject for this purpose, or for any, may still start.
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub async fn has_open(tx: &mut TenantTx, subject: SubjectId, purpose: Purpose) -> Result<bool, Error> {
-    let query = "select exists (select 1 from permit where subject = $1 and purpose = $2 and closed_at is null \
+pub async fn has_open(tx: &mut TenantTx, subject: SubjectId, purpose: Option<Purpose>) -> Result<bool, Error> {
+    let query = "select exists (select 1 from permit where subject = $1 and ($2::text is null or purpose = $2) and closed_at is null \
                  and opened_at > clock_timestamp() - make_interval(secs => $3))";
     Ok(sqlx::query_scalar(query)
         .bind(subject)
-        .bind(purpose.as_str())
+        .bind(purpose.map(|purpose| purpose.as_str()))
         .bind(FORGOTTEN_AFTER.as_secs_f64())
         .fetch_one(tx.conn())
         .await?)
@@ -88,6 +93,21 @@ pub async fn close(tx: &mut TenantTx, id: Uuid) -> Result<(), Error> {
         .bind(id)
         .execute(tx.conn())
         .await?;
+    Ok(())
+}
+
+/// Closes those of these permits that are the service's. Closing one again changes nothing.
+///
+/// # Errors
+/// When the database refuses or cannot be reached.
+pub async fn close_all(tx: &mut TenantTx, ids: &[Uuid], service: &str) -> Result<(), Error> {
+    sqlx::query(
+        "update permit set closed_at = clock_timestamp() where id = any($1) and service = $2 and closed_at is null",
+    )
+    .bind(ids)
+    .bind(service)
+    .execute(tx.conn())
+    .await?;
     Ok(())
 }
 

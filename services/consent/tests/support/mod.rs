@@ -27,6 +27,23 @@ pub async fn change(region: &Region, athlete: &Athlete, action: &str, matter: (&
     (answer.status().as_u16(), answer.json().await.expect("JSON"))
 }
 
+/// Sets or lifts a limit as the athlete: an objection to a purpose, or without one the restriction.
+pub async fn limit(region: &Region, athlete: &Athlete, action: &str, purpose: Option<&str>) -> (u16, Value) {
+    let (path, body) = match purpose {
+        Some(purpose) => ("/api/v1/objections", json!({"purpose": purpose, "action": action})),
+        None => ("/api/v1/restriction", json!({"action": action})),
+    };
+    let answer = region
+        .client("gateway", "consent")
+        .post(path)
+        .bearer_auth(&athlete.token)
+        .json(&body)
+        .send()
+        .await
+        .expect("an answer");
+    (answer.status().as_u16(), answer.json().await.expect("JSON"))
+}
+
 /// Reads a list as the athlete.
 pub async fn get(region: &Region, athlete: &Athlete, path: &str) -> (u16, Value) {
     let answer = region

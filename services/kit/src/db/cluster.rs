@@ -1,4 +1,5 @@
-//! The roles and databases of a region's PostgreSQL, made by the superuser once and again without harm.
+//! The roles and databases of a region's PostgreSQL, made by the superuser once and again without harm; or by a role that may
+//! make roles and databases and nothing else, where nobody is superuser over the network.
 //!
 //! A service has its own database, owned by a role that only migrations use. The role it runs as can read and write rows
 //! (through default privileges) and nothing else: no DDL, no other database, no bypass of row-level security.
@@ -88,9 +89,15 @@ fn role_in(dir: &Path) -> Result<RoleCredentials, Error> {
 /// When the superuser cannot connect or a statement fails.
 pub async fn migrate_cluster(superuser_url: &str, all: &[Credentials]) -> Result<(), Error> {
     let mut connection = reach(superuser_url).await?;
+    // Who makes a role can act as it from then on: needed to give it a database.
+    sqlx::raw_sql("set createrole_self_grant = 'set, inherit'")
+        .execute(&mut connection)
+        .await?;
     for credentials in all {
-        role(&mut connection, &credentials.owner).await?;
-        role(&mut connection, &credentials.app).await?;
+        for wanted in [&credentials.owner, &credentials.app] {
+            role(&mut connection, wanted).await?;
+            has_no_power(&mut connection, wanted).await?;
+        }
         database(&mut connection, credentials).await?;
         let options = super::options(superuser_url, "meridian-migrate")?.database(&credentials.service);
         let mut inside = PgConnection::connect_with(&options).await?;
@@ -101,31 +108,27 @@ pub async fn migrate_cluster(superuser_url: &str, all: &[Credentials]) -> Result
     Ok(())
 }
 
-/// Makes the role that the verifier looks as: it reads every row of every database, and writes nothing.
+/// Makes the role that the verifier looks as: it reads every row of every database, and writes nothing. Where nobody is
+/// superuser over the network somebody else has made it (CloudNativePG, by its Cluster), and it is left as it is.
 ///
 /// # Errors
-/// When the superuser cannot connect or a statement fails.
+/// When the database cannot be reached, a statement fails, or nobody made the role who may.
 pub async fn migrate_verifier(
     superuser_url: &str,
     verifier: &RoleCredentials,
     all: &[Credentials],
 ) -> Result<(), Error> {
     let mut connection = reach(superuser_url).await?;
-    role(&mut connection, verifier).await?;
     let name = verifier.username.as_str();
-    run(&mut connection, "alter role %I bypassrls", &[name]).await?;
-    run(
-        &mut connection,
-        "alter role %I set default_transaction_read_only = on",
-        &[name],
-    )
-    .await?;
-    run(
-        &mut connection,
-        "grant pg_read_all_data, pg_read_all_settings, pg_read_all_stats to %I",
-        &[name],
-    )
-    .await?;
+    if is_superuser(&mut connection).await? {
+        looks_at_everything(&mut connection, verifier).await?;
+    } else if !exists(&mut connection, SEES_EVERYTHING, name).await? {
+        return Err(Error::Credentials(format!(
+            "role {name} is not there, or does not read all data past row-level security, and only a superuser can make \
+             it so: create role {name} login bypassrls in role pg_read_all_data, pg_read_all_settings, pg_read_all_stats, \
+             with the password that the region's Secret has"
+        )));
+    }
     for credentials in all {
         run(
             &mut connection,
@@ -135,6 +138,18 @@ pub async fn migrate_verifier(
         .await?;
     }
     let _ = connection.close().await;
+    Ok(())
+}
+
+async fn looks_at_everything(connection: &mut PgConnection, verifier: &RoleCredentials) -> Result<(), Error> {
+    role(connection, verifier).await?;
+    for template in [
+        "alter role %I bypassrls",
+        "alter role %I set default_transaction_read_only = on",
+        "grant pg_read_all_data, pg_read_all_settings, pg_read_all_stats to %I",
+    ] {
+        run(connection, template, &[&verifier.username]).await?;
+    }
     Ok(())
 }
 
@@ -175,10 +190,36 @@ async fn role(connection: &mut PgConnection, role: &RoleCredentials) -> Result<(
     }
     // The verifier, not the password: a server that logs statements does not learn it.
     let verifier = scram_verifier(role.password.expose())?;
-    let template = "alter role %I with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls inherit \
-                    connection limit 200 password %L";
+    // Who has one of the others may take it away, and nobody else.
+    let template = if is_superuser(connection).await? {
+        "alter role %I with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls inherit \
+         connection limit 200 password %L"
+    } else {
+        "alter role %I with login nocreatedb nocreaterole inherit connection limit 200 password %L"
+    };
     run(connection, template, &[&role.username, &verifier]).await
 }
+
+async fn is_superuser(connection: &mut PgConnection) -> Result<bool, Error> {
+    let query = "select rolsuper from pg_roles where rolname = current_user";
+    Ok(sqlx::query_scalar(query).fetch_one(connection).await?)
+}
+
+/// Refuses a role that is mightier than a service may be.
+async fn has_no_power(connection: &mut PgConnection, role: &RoleCredentials) -> Result<(), Error> {
+    if exists(connection, IS_MIGHTY, &role.username).await? {
+        return Err(Error::Credentials(format!(
+            "role {} is a superuser, replicates or bypasses row-level security, and only a superuser can change that",
+            role.username
+        )));
+    }
+    Ok(())
+}
+
+const SEES_EVERYTHING: &str = "select exists (select 1 from pg_roles where rolname = $1 and rolcanlogin and rolbypassrls \
+    and not rolsuper and not rolcreaterole and pg_has_role(oid, 'pg_read_all_data', 'usage') \
+    and pg_has_role(oid, 'pg_read_all_settings', 'usage') and pg_has_role(oid, 'pg_read_all_stats', 'usage'))";
+const IS_MIGHTY: &str = "select rolsuper or rolreplication or rolbypassrls from pg_roles where rolname = $1";
 
 async fn database(connection: &mut PgConnection, credentials: &Credentials) -> Result<(), Error> {
     let (name, owner, app) = (

@@ -26,6 +26,7 @@ pub use tenant::{Scope, TenantTx};
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 /// Connections to a service's database.
@@ -33,6 +34,9 @@ pub type Pool = sqlx::PgPool;
 
 /// Connections that one process may have. They are opened when needed and closed when idle.
 const CONNECTIONS: u32 = 8;
+/// A connection that was idle for longer is asked whether it is still there before it is used. Each is asked when it is given
+/// back as well: asking again a moment later would cost every transaction a round trip for nothing.
+const ASKED_AFTER: Duration = Duration::from_secs(1);
 
 /// The options in a URL, with what every connection of ours has: a name, and limits so that nothing hangs for ever.
 pub(crate) fn options(url: &str, application: &str) -> Result<PgConnectOptions, Error> {
@@ -56,5 +60,14 @@ pub fn connect(url: &str, application: &str) -> Result<Pool, Error> {
         .acquire_timeout(Duration::from_secs(5))
         .idle_timeout(Duration::from_secs(60))
         .max_lifetime(Duration::from_secs(30 * 60))
+        .test_before_acquire(false)
+        .before_acquire(|connection, told| {
+            Box::pin(async move {
+                if told.idle_for > ASKED_AFTER {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options))
 }

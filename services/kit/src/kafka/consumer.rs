@@ -1,6 +1,6 @@
 //! Consumers: at least once from Kafka, once in effect through the inbox, never losing and never stuck for ever.
 //!
-//! Records are taken in small rounds. Within a round, events of one subject are handled one after the other, events of
+//! Records are taken in rounds, small ones unless they are handled in bulk. Within a round, events of one subject are handled one after the other, events of
 //! different subjects side by side; the group's offsets are stored for the next commit when the whole round is done.
 
 use std::collections::HashMap;
@@ -19,6 +19,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use super::handler::{BatchHandler, Handler};
+use super::identity::Changes;
 use super::settle::{Counts, Record, Worker, batch};
 use super::{Kafka, KafkaError};
 use crate::db::Pool;
@@ -26,7 +27,7 @@ use crate::metrics::LagLabels;
 use crate::residency::Homes;
 use crate::start::{Start, StartError};
 
-/// Records of one round.
+/// Records of one round that are handled one by one.
 const ROUND: usize = 64;
 /// How long to wait after an error of the broker.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -136,11 +137,12 @@ impl Consumer {
             .set("session.timeout.ms", "10000")
             .set("max.poll.interval.ms", "300000")
             .set("isolation.level", "read_committed")
-            .set("fetch.wait.max.ms", "100")
+            // An answer comes at once when there is something; an empty one need not come often.
+            .set("fetch.wait.max.ms", "500")
             .set("topic.metadata.refresh.interval.ms", "30000")
             // A topic that its owner has not made yet appears later; that is no error.
             .set("allow.auto.create.topics", "false")
-            .set("queued.min.messages", "200")
+            .set("queued.min.messages", "1000")
             .set("queued.max.messages.kbytes", "4096")
             .set("fetch.message.max.bytes", "1048576");
         let watch = Watch {
@@ -164,7 +166,7 @@ impl Consumer {
             variable: "MERIDIAN_DATABASE_URL",
             problem: "is needed by the consumer's inbox; call Start::database before".to_owned(),
         })?;
-        let dead = self.kafka.producer()?;
+        let dead = self.kafka.producer()?.renewed();
         let worker = Arc::new(Worker {
             handler,
             pool,
@@ -175,7 +177,7 @@ impl Consumer {
             counts: self.counts.clone(),
             stop: self.stop.clone(),
         });
-        self.rounds(|records| {
+        self.rounds(ROUND, |records| {
             let worker = Arc::clone(&worker);
             async move { worker.round(records).await }
         })
@@ -187,10 +189,10 @@ impl Consumer {
     /// # Errors
     /// When Kafka fails for good.
     pub async fn run_batches<H: BatchHandler>(self, handler: H) -> Result<(), StartError> {
-        let dead = self.kafka.producer()?;
+        let dead = self.kafka.producer()?.renewed();
         let handler = Arc::new(handler);
         let (kafka, counts, stop) = (self.kafka.clone(), self.counts.clone(), self.stop.clone());
-        self.rounds(|records| {
+        self.rounds(H::ROUND, |records| {
             let (handler, dead, kafka) = (Arc::clone(&handler), dead.clone(), kafka.clone());
             let (counts, stop) = (counts.clone(), stop.clone());
             async move { batch(&*handler, &dead, &kafka, &counts, &stop, records).await }
@@ -198,20 +200,48 @@ impl Consumer {
         .await
     }
 
-    async fn rounds<F, R>(&self, mut round: F) -> Result<(), StartError>
+    async fn rounds<F, R>(&self, most: usize, mut round: F) -> Result<(), StartError>
     where
         F: FnMut(Vec<Record>) -> R,
         R: Future<Output = Option<()>>,
     {
-        let consumer = self.open()?;
-        let mut stream = consumer.stream().ready_chunks(ROUND);
         loop {
-            let Some(chunk) = self.stop.run_until_cancelled(stream.next()).await else {
-                return Ok(());
+            let mut changes = self.kafka.identity.changes();
+            let consumer = self.open()?;
+            let read = self.read(&consumer, &mut changes, most, &mut round).await;
+            // Leaving the group commits what was settled, and blocks.
+            let _ = tokio::task::spawn_blocking(move || drop(consumer)).await;
+            match read {
+                Read::UntilStopped => return Ok(()),
+                // The next one is under the certificate of now, and goes on from the commit.
+                Read::UntilChanged => tracing::info!(group = self.group, "reading goes on under another certificate"),
+            }
+        }
+    }
+
+    /// Handles rounds of at most so many records until the process stops, or its certificate changes.
+    async fn read<F, R>(
+        &self,
+        consumer: &StreamConsumer<Watch>,
+        changes: &mut Changes,
+        most: usize,
+        round: &mut F,
+    ) -> Read
+    where
+        F: FnMut(Vec<Record>) -> R,
+        R: Future<Output = Option<()>>,
+    {
+        let mut stream = consumer.stream().ready_chunks(most);
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Read::UntilStopped,
+                () = changes.next() => return Read::UntilChanged,
+                chunk = stream.next() => chunk,
             };
-            let Some(chunk) = chunk else { return Ok(()) };
+            let Some(chunk) = chunk else { return Read::UntilStopped };
             let mut records = Vec::with_capacity(chunk.len());
-            let mut offsets: HashMap<(String, i32), i64> = HashMap::new();
+            let mut offsets = Offsets::new();
             for message in chunk {
                 match message {
                     Ok(message) => {
@@ -235,19 +265,33 @@ impl Consumer {
             }
             // None: told to stop in the middle. What was not committed is delivered again, and the inbox knows it.
             if round(records).await.is_none() {
-                return Ok(());
+                return Read::UntilStopped;
             }
-            let mut list = TopicPartitionList::with_capacity(offsets.len());
-            for ((topic, partition), next) in offsets {
-                // An offset of a record that was received is always valid.
-                let _ = list.add_partition_offset(&topic, partition, Offset::Offset(next));
-            }
-            if let Err(error) = consumer.store_offsets(&list) {
-                // The partitions went to another member meanwhile; it starts from the last commit, and the inbox knows.
-                tracing::warn!(group = self.group, %error, "the offsets of a round were not taken");
-            }
+            self.settled(consumer, offsets);
         }
     }
+
+    /// Marks a round as settled, for the next commit.
+    fn settled(&self, consumer: &StreamConsumer<Watch>, offsets: Offsets) {
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for ((topic, partition), next) in offsets {
+            // An offset of a record that was received is always valid.
+            let _ = list.add_partition_offset(&topic, partition, Offset::Offset(next));
+        }
+        if let Err(error) = consumer.store_offsets(&list) {
+            // The partitions went to another member meanwhile; it starts from the last commit, and the inbox knows.
+            tracing::warn!(group = self.group, %error, "the offsets of a round were not taken");
+        }
+    }
+}
+
+/// Where a group goes on in each partition of a topic.
+type Offsets = HashMap<(String, i32), i64>;
+
+/// Why reading ended.
+enum Read {
+    UntilStopped,
+    UntilChanged,
 }
 
 fn record(message: &BorrowedMessage<'_>, kafka: &Kafka) -> Record {

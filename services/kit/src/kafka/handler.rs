@@ -79,6 +79,9 @@ pub trait Handler: Send + Sync + 'static {
 
 /// For events that are stored in bulk by a store that recognizes a repetition itself (telemetry): no inbox, no transaction.
 pub trait BatchHandler: Send + Sync + 'static {
+    /// Events of one round at most. What is at hand is handled; no round waits to be full.
+    const ROUND: usize = 64;
+
     /// Handles the events of a round, all or none. A failure repeats the round.
     fn handle(&self, events: &[Event]) -> impl Future<Output = Result<(), Failure>> + Send;
 }

@@ -1,18 +1,28 @@
 //! Kafka of the region: topics, producers, consumers. Events are sealed before they come here.
 
+mod access;
+mod broker;
 mod consumer;
 mod handler;
+mod identity;
 mod producer;
+mod reports;
 mod settle;
 mod topics;
 
+pub use access::{Access, AccessError, Acl, Operation, Resource};
+pub use broker::{BROKER, Broker, NotABroker};
 pub use consumer::Consumer;
 pub use handler::{BatchHandler, Failure, Handled, Handler};
-pub use producer::{Delivery, Producer};
+pub use identity::Current;
+pub use producer::{Delivery, Outgoing, Producer};
 pub use topics::{Cleanup, Topic, dead_letter};
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError as Raw;
+
+use crate::tls::Tls;
+use identity::Identity;
 
 /// Why Kafka could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -56,16 +66,30 @@ pub enum KafkaError {
 #[derive(Clone, Debug)]
 pub struct Kafka {
     brokers: String,
+    identity: Identity,
     prefix: String,
     service: &'static str,
 }
 
 impl Kafka {
-    /// For a service; `prefix` is put before every topic and group.
+    /// For a service, as whom its certificate says; `prefix` is put before every topic and group.
     #[must_use]
-    pub fn new(brokers: &str, prefix: &str, service: &'static str) -> Self {
+    pub fn mutual(tls: &Tls, brokers: &[Broker], prefix: &str, service: &'static str) -> Self {
+        let brokers: Vec<String> = brokers.iter().map(ToString::to_string).collect();
+        Self {
+            brokers: brokers.join(","),
+            identity: Identity::Mutual(tls.clone()),
+            prefix: prefix.to_owned(),
+            service,
+        }
+    }
+
+    /// For a service of a test, as nobody: the broker must take whoever comes.
+    #[must_use]
+    pub fn plain(brokers: &str, prefix: &str, service: &'static str) -> Self {
         Self {
             brokers: brokers.to_owned(),
+            identity: Identity::Nobody,
             prefix: prefix.to_owned(),
             service,
         }
@@ -81,7 +105,10 @@ impl Kafka {
         self.service
     }
 
-    fn config(&self) -> ClientConfig {
+    /// What every client begins with, under this process's certificate of now; for questions to the broker that neither a
+    /// producer nor a consumer asks. Whoever keeps the client holds it in a [`Current`].
+    #[must_use]
+    pub fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.brokers)
@@ -91,6 +118,7 @@ impl Kafka {
             .set("reconnect.backoff.max.ms", "5000")
             // librdkafka's own lines go through `tracing`, from warnings up.
             .set_log_level(rdkafka::config::RDKafkaLogLevel::Warning);
+        self.identity.show(&mut config);
         config
     }
 }

@@ -2,19 +2,37 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError as Raw, RDKafkaErrorCode};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::BaseRecord;
+use tokio::sync::{RwLock, RwLockReadGuard};
 
+use super::identity::Changes;
+use super::reports::{Client, Report, Reports};
 use super::{Kafka, KafkaError};
 use crate::headers::TRACEPARENT;
+
+/// How long a record may wait to be taken, in milliseconds. One that is not taken within this time is reported lost to
+/// whoever sent it, who sends it again.
+const TAKEN_WITHIN_MS: u64 = 30_000;
+/// What a client that is replaced is given for what it still has: then each of its records is taken, or reported lost.
+const EMPTIED_WITHIN: Duration = Duration::from_millis(TAKEN_WITHIN_MS + 5_000);
 
 /// A producer. Cheap to clone.
 #[derive(Clone)]
 pub struct Producer {
     kafka: Kafka,
-    inner: FutureProducer,
+    // Read while a record is enqueued, so that none is put into a client that is being replaced.
+    made: Arc<RwLock<Made>>,
+    renewed: bool,
+}
+
+struct Made {
+    client: Client,
+    changes: Changes,
 }
 
 impl fmt::Debug for Producer {
@@ -26,6 +44,17 @@ impl fmt::Debug for Producer {
     }
 }
 
+/// A record to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// Where to.
+    pub topic: &'a str,
+    /// Records of one key stay in their order.
+    pub key: &'a str,
+    /// What.
+    pub payload: &'a [u8],
+}
+
 /// A record on its way; await it to learn that the broker has it.
 pub type Delivery = std::pin::Pin<Box<dyn Future<Output = Result<(), KafkaError>> + Send>>;
 
@@ -35,57 +64,149 @@ impl Kafka {
     /// # Errors
     /// When librdkafka refuses the set-up.
     pub fn producer(&self) -> Result<Producer, KafkaError> {
+        Ok(Producer {
+            kafka: self.clone(),
+            made: Arc::new(RwLock::new(self.open_producer()?)),
+            renewed: false,
+        })
+    }
+
+    fn open_producer(&self) -> Result<Made, KafkaError> {
+        let changes = self.identity.changes();
         let mut config = self.config();
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("compression.codec", "none") // sealed bytes do not compress
             .set("linger.ms", "5")
-            // A record that is not taken within this time is reported lost to whoever sent it, who sends it again.
-            .set("message.timeout.ms", "30000")
+            .set("message.timeout.ms", TAKEN_WITHIN_MS.to_string())
             .set("message.max.bytes", "1000000")
             .set("queue.buffering.max.messages", "20000")
             .set("queue.buffering.max.kbytes", "8192");
-        let inner = config.create().map_err(KafkaError::Setup)?;
-        Ok(Producer {
-            kafka: self.clone(),
-            inner,
-        })
+        let client = Client::open(&config).map_err(KafkaError::Setup)?;
+        Ok(Made { client, changes })
+    }
+}
+
+impl Made {
+    /// Why it failed for good: it takes nothing any more.
+    fn failed(&self) -> Option<(RDKafkaErrorCode, String)> {
+        self.client.failed()
     }
 }
 
 impl Producer {
+    /// Replaces a client that failed for good (it was refused its producer's id before it had its rights, for one) and takes
+    /// nothing any more. For those to whom it is nothing that a record is taken while an earlier one of its key was lost.
+    #[must_use]
+    pub fn renewed(self) -> Self {
+        Self { renewed: true, ..self }
+    }
+
+    /// The client under the certificate of now.
+    async fn client(&self) -> Result<RwLockReadGuard<'_, Made>, KafkaError> {
+        loop {
+            let made = self.made.read().await;
+            if !self.is_over(&made) {
+                return Ok(made);
+            }
+            drop(made);
+            self.replace().await?;
+        }
+    }
+
+    /// A client that failed for good is left to whom that matters, also when the certificate has changed.
+    fn is_over(&self, made: &Made) -> bool {
+        if made.changes.any() {
+            self.renewed || made.failed().is_none()
+        } else {
+            self.renewed && made.failed().is_some()
+        }
+    }
+
+    /// Waits until the client has nothing under way, and takes another: what was enqueued before arrives before.
+    async fn replace(&self) -> Result<(), KafkaError> {
+        let mut made = Arc::clone(&self.made).write_owned().await;
+        // Somebody else was quicker.
+        if !self.is_over(&made) {
+            return Ok(());
+        }
+        if let Some((code, reason)) = made.failed() {
+            tracing::warn!(error = %code, reason, "a Kafka producer failed for good and is replaced");
+        }
+        let next = self.kafka.open_producer()?;
+        // Who enqueues may give up meanwhile: the replacement goes on without it. Emptying and dropping block.
+        let replacing = tokio::task::spawn_blocking(move || {
+            if let Err(error) = made.client.flush(EMPTIED_WITHIN) {
+                tracing::warn!(%error, "records of a Kafka producer that is replaced are reported lost");
+            }
+            *made = next;
+        });
+        // It ends early only with the runtime.
+        let _ = replacing.await;
+        Ok(())
+    }
+
     /// Puts a record into the queue, waiting while the queue is full, and returns its delivery. Records of one key that
     /// are enqueued one after the other arrive in that order.
     ///
     /// # Errors
     /// When the record can never be sent.
     pub async fn enqueue(&self, topic: &str, key: &str, payload: &[u8]) -> Result<Delivery, KafkaError> {
+        let reports = Reports::of(1);
+        let made = self.client().await?;
+        self.put(&made, Outgoing { topic, key, payload }, Report::new(&reports, 0))
+            .await?;
+        let topic = topic.to_owned();
+        Ok(Box::pin(async move {
+            match reports.all().await.pop() {
+                Some((_, error)) => Err(KafkaError::Produce { topic, error }),
+                None => Ok(()),
+            }
+        }))
+    }
+
+    /// Sends records in their order, and returns when all replicas have each or it is lost. The outcomes are in the records'
+    /// order.
+    ///
+    /// # Errors
+    /// When a record can never be sent. Those before it may arrive.
+    pub async fn send_all(&self, records: &[Outgoing<'_>]) -> Result<Vec<Result<(), KafkaError>>, KafkaError> {
+        let reports = Reports::of(records.len());
+        let made = self.client().await?;
+        for (place, record) in records.iter().enumerate() {
+            self.put(&made, *record, Report::new(&reports, place)).await?;
+        }
+        // Whoever replaces the client waits for what is under way himself.
+        drop(made);
+        let mut outcomes: Vec<Result<(), KafkaError>> = records.iter().map(|_| Ok(())).collect();
+        for (place, error) in reports.all().await {
+            let topic = records.get(place).map(|record| record.topic.to_owned());
+            if let (Some(outcome), Some(topic)) = (outcomes.get_mut(place), topic) {
+                *outcome = Err(KafkaError::Produce { topic, error });
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Puts a record into a client's queue, waiting while it is full.
+    async fn put(&self, made: &Made, record: Outgoing<'_>, report: Report) -> Result<(), KafkaError> {
+        let Outgoing { topic, key, payload } = record;
         let name = self.kafka.topic_name(topic);
-        let mut record = FutureRecord::to(&name).key(key).payload(payload);
+        let mut record = BaseRecord::with_opaque_to(&name, Box::new(report))
+            .key(key)
+            .payload(payload);
         if let Some(context) = crate::trace::current() {
             let (header_name, traceparent) = (TRACEPARENT, context.traceparent());
-            let header = rdkafka::message::Header {
+            let header = Header {
                 key: header_name.as_str(),
                 value: Some(&traceparent),
             };
-            record = record.headers(rdkafka::message::OwnedHeaders::new().insert(header));
+            record = record.headers(OwnedHeaders::new().insert(header));
         }
         loop {
-            match self.inner.send_result(record) {
-                Ok(delivery) => {
-                    let topic = topic.to_owned();
-                    return Ok(Box::pin(async move {
-                        match delivery.await {
-                            Ok(Ok(_)) => Ok(()),
-                            Ok(Err((error, _))) => Err(KafkaError::Produce { topic, error }),
-                            Err(_) => Err(KafkaError::Produce {
-                                topic,
-                                error: Raw::Canceled,
-                            }),
-                        }
-                    }));
-                }
+            match made.client.send(record) {
+                Ok(()) => return Ok(()),
                 Err((Raw::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     record = back;
                     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -112,12 +233,5 @@ impl Producer {
     /// When the broker did not take it; send it again.
     pub async fn send(&self, topic: &str, key: &str, payload: &[u8]) -> Result<(), KafkaError> {
         self.enqueue(topic, key, payload).await?.await
-    }
-
-    /// How many records wait in the queue or for the broker.
-    #[must_use]
-    pub fn in_flight(&self) -> i32 {
-        use rdkafka::producer::Producer as _;
-        self.inner.in_flight_count()
     }
 }

@@ -13,6 +13,7 @@ use super::handler::{BatchHandler, Failure, Handled, Handler};
 use super::{Kafka, Producer, dead_letter};
 use crate::db::{Pool, TenantTx};
 use crate::event::Event;
+use crate::inbox;
 use crate::metrics::ConsumedLabels;
 use crate::residency::Homes;
 use crate::trace::Context;
@@ -116,12 +117,7 @@ impl<H: Handler> Worker<H> {
         let scope =
             scope.ok_or_else(|| Failure::Retry("the event's tenant is not at home in this region".to_owned()))?;
         let mut tx = TenantTx::begin(&self.pool, &scope).await?;
-        let marked = sqlx::query("insert into inbox (consumer, event_id) values ($1, $2) on conflict do nothing")
-            .bind(&self.group)
-            .bind(event.id)
-            .execute(tx.conn())
-            .await?;
-        if marked.rows_affected() == 0 {
+        if inbox::mark(&mut tx, &self.group, &[event.id]).await?.is_empty() {
             return Ok("repeated");
         }
         let handled = self.handler.handle(event, &mut tx).await?;
@@ -189,8 +185,10 @@ pub(super) async fn batch<H: BatchHandler>(
     }
     match settle_batch(handler, stop, &events).await? {
         Ok(()) => {
-            for record in &sources {
-                counts.count(&record.topic, "done");
+            for of_topic in sources.chunk_by(|one, next| one.topic == next.topic) {
+                if let Some(record) = of_topic.first() {
+                    counts.count_all(&record.topic, "done", of_topic.len());
+                }
             }
         }
         // One bad event must not take the others with it: each is tried alone, and only what fails alone is put aside.
@@ -256,11 +254,15 @@ pub(super) struct Counts {
 
 impl Counts {
     fn count(&self, topic: &str, outcome: &'static str) {
+        self.count_all(topic, outcome, 1);
+    }
+
+    fn count_all(&self, topic: &str, outcome: &'static str, count: usize) {
         let labels = ConsumedLabels {
             group: self.group.clone(),
             topic: topic.to_owned(),
             outcome,
         };
-        self.consumed.get_or_create(&labels).inc();
+        self.consumed.get_or_create(&labels).inc_by(count as u64);
     }
 }

@@ -39,6 +39,12 @@ impl Sealed {
     pub fn into_bytes(self) -> Vec<u8> {
         self.0
     }
+
+    /// Whether bytes have the form of a sealed value: no text does. That they open is known to who has the key alone.
+    #[must_use]
+    pub fn is_form_of(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&VERSION) && bytes.len() >= OVERHEAD_BYTES
+    }
 }
 
 impl From<Vec<u8>> for Sealed {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::State;
@@ -11,6 +11,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use meridian_evidence::Checkpoint;
 use meridian_policy::RegionPolicy;
+use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -21,20 +23,35 @@ use crate::tls::{Accept, Tls};
 /// How often a lease is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 
+/// What a newer operator says besides.
+type Addition = Box<dyn Fn(&mut Value) + Send>;
+
 struct Inner {
     policy: RegionPolicy,
+    addition: Option<Addition>,
     renewing: bool,
     valid: Duration,
     listeners: Vec<mpsc::UnboundedSender<Vec<u8>>>,
-    acks: Vec<Ack>,
+    acks: Vec<(Instant, Ack)>,
     checkpoints: Vec<Checkpoint>,
     backlog: Option<Backlog>,
 }
 
 impl Inner {
     fn send(&mut self, line: &FeedLine) {
-        let line = encoded(line);
+        self.send_line(encoded(line));
+    }
+
+    fn send_line(&mut self, line: Vec<u8>) {
         self.listeners.retain(|listener| listener.send(line.clone()).is_ok());
+    }
+
+    fn policy(&self) -> Vec<u8> {
+        let mut policy = serde_json::to_value(&self.policy).expect("JSON");
+        if let Some(addition) = &self.addition {
+            addition(&mut policy);
+        }
+        encoded(&serde_json::json!({"policy": policy}))
     }
 
     fn lease(&self) -> FeedLine {
@@ -49,7 +66,7 @@ impl Inner {
     }
 }
 
-fn encoded(line: &FeedLine) -> Vec<u8> {
+fn encoded(line: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(line).expect("JSON");
     bytes.push(b'\n');
     bytes
@@ -67,6 +84,7 @@ impl Feed {
         let (renewing, valid) = (true, Duration::from_secs(20));
         let inner = Arc::new(Mutex::new(Inner {
             policy,
+            addition: None,
             renewing,
             valid,
             listeners: Vec::new(),
@@ -106,12 +124,17 @@ impl Feed {
         let mut inner = unlocked(&self.inner);
         change(&mut inner.policy);
         inner.policy.revision = inner.policy.revision.next();
-        let policy = Box::new(inner.policy.clone());
-        inner.send(&FeedLine::Policy { policy });
+        let policy = inner.policy();
+        inner.send_line(policy);
         if inner.renewing {
             let lease = inner.lease();
             inner.send(&lease);
         }
+    }
+
+    pub(super) fn say_more(&self, addition: impl Fn(&mut Value) + Send + 'static) {
+        unlocked(&self.inner).addition = Some(Box::new(addition));
+        self.change(|_| ());
     }
 
     pub(super) fn lose_lease(&self) {
@@ -139,7 +162,7 @@ impl Feed {
         unlocked(&self.inner).checkpoints.clone()
     }
 
-    pub(super) fn acks(&self) -> Vec<Ack> {
+    pub(super) fn acks(&self) -> Vec<(Instant, Ack)> {
         unlocked(&self.inner).acks.clone()
     }
 
@@ -172,9 +195,7 @@ async fn stream(State(inner): State<Shared<Inner>>) -> Response {
     let (sender, receiver) = mpsc::unbounded_channel();
     {
         let mut inner = unlocked(&inner);
-        let _ = sender.send(encoded(&FeedLine::Policy {
-            policy: Box::new(inner.policy.clone()),
-        }));
+        let _ = sender.send(inner.policy());
         if inner.renewing {
             let _ = sender.send(encoded(&inner.lease()));
         }
@@ -194,7 +215,7 @@ async fn take_checkpoint(State(inner): State<Shared<Inner>>, Json(checkpoint): J
 }
 
 async fn take_ack(State(inner): State<Shared<Inner>>, Json(ack): Json<Ack>) {
-    unlocked(&inner).acks.push(ack);
+    unlocked(&inner).acks.push((Instant::now(), ack));
 }
 
 async fn take_backlog(State(inner): State<Shared<Inner>>, Json(backlog): Json<Backlog>) {

@@ -46,7 +46,7 @@ mod tokens;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use meridian_evidence::Checkpoint;
@@ -171,6 +171,11 @@ impl Region {
         self.feed.change(change);
     }
 
+    /// From now on the policy is told as a newer operator does, with this done to its JSON.
+    pub fn say_more(&self, addition: impl Fn(&mut serde_json::Value) + Send + 'static) {
+        self.feed.say_more(addition);
+    }
+
     /// Raises a tenant's epoch by one and returns it.
     pub fn raise_epoch(&self, tenant: &str) -> Epoch {
         let mut raised = Epoch(0);
@@ -222,6 +227,12 @@ impl Region {
     /// What was acknowledged to the region operator so far.
     #[must_use]
     pub fn acks(&self) -> Vec<Ack> {
+        self.feed.acks().into_iter().map(|(_, ack)| ack).collect()
+    }
+
+    /// The same, each with the moment at which it arrived.
+    #[must_use]
+    pub fn timed_acks(&self) -> Vec<(Instant, Ack)> {
         self.feed.acks()
     }
 
@@ -293,7 +304,7 @@ impl Region {
     /// Kafka as a service sees it.
     #[must_use]
     pub fn kafka(&self, service: &'static str) -> crate::kafka::Kafka {
-        crate::kafka::Kafka::new(&required("MERIDIAN_TEST_KAFKA"), &self.topic_prefix, service)
+        crate::kafka::Kafka::plain(&required("MERIDIAN_TEST_KAFKA"), &self.topic_prefix, service)
     }
 
     /// The first `count` events of a topic, in the order in which they are received; waits for them.

@@ -9,7 +9,7 @@ use axum::Router;
 use tokio::task::JoinHandle;
 
 use super::{Authority, Client, Database, Region, unlocked, until};
-use crate::config::{Config, Secret};
+use crate::config::{Brokers, Config, Secret};
 use crate::db::Migration;
 use crate::policy_feed::FEED_SERVICE;
 use crate::service::{self, Parts};
@@ -82,6 +82,51 @@ impl Region {
     /// As [`Region::start`] with a changed configuration.
     #[must_use]
     pub fn start_with(&self, service: &'static str, change: impl FnOnce(&mut Config)) -> Start {
+        let (mut config, listeners) = self.config(service);
+        change(&mut config);
+        Start::with_config(service, config, listeners).expect("a start in a test's region")
+    }
+
+    /// The environment of a service that is started as a program of its own, at its place in this region. Its ports are
+    /// nobody's until it listens.
+    #[must_use]
+    pub fn environment(&self, service: &str, change: impl FnOnce(&mut Config)) -> Vec<(String, String)> {
+        let (mut config, _) = self.config(service);
+        change(&mut config);
+        let path = |path: Option<PathBuf>| path.unwrap_or_default().display().to_string();
+        let kafka = match config.kafka {
+            Brokers::Plain(addresses) => addresses,
+            Brokers::Mutual(_) => unreachable!("a test's broker speaks in clear"),
+        };
+        let variables = [
+            ("REGION", config.region.to_string()),
+            ("LISTEN", config.listen.to_string()),
+            ("ADMIN_LISTEN", config.admin_listen.to_string()),
+            ("TLS_DIR", path(Some(config.tls_dir))),
+            (
+                "DATABASE_URL",
+                config
+                    .database_url
+                    .map(|url| url.expose().to_owned())
+                    .unwrap_or_default(),
+            ),
+            ("KAFKA", kafka),
+            ("TOPIC_PREFIX", config.topic_prefix),
+            ("POLICY_URL", config.policy_url),
+            ("POLICY_FILE", path(Some(config.policy_file))),
+            ("DATA_DIR", path(config.data_dir)),
+            ("PEPPER_FILE", path(config.pepper_file)),
+            ("KEK_FILE", path(config.kek_file)),
+            ("EVIDENCE_KEY_FILE", path(config.evidence_key_file)),
+        ];
+        let peer =
+            |(name, url): (String, String)| (format!("{}_URL", name.to_ascii_uppercase().replace('-', "_")), url);
+        let variables = variables.map(|(name, value)| (name.to_owned(), value));
+        let all = variables.into_iter().chain(config.peers.into_iter().map(peer));
+        all.map(|(name, value)| (format!("MERIDIAN_{name}"), value)).collect()
+    }
+
+    fn config(&self, service: &str) -> (Config, Listeners) {
         let folder = |name: &str| self.dir.path().join(name);
         let tls_dir = self.certificate(service);
         let data_dir = folder(&format!("data-{service}"));
@@ -96,13 +141,13 @@ impl Region {
         let owned = unlocked(&self.databases)
             .get(service)
             .map(|database| Secret::new(database.url()));
-        let mut config = Config {
+        let config = Config {
             region: self.name.parse().expect("a region's name"),
             listen,
             admin_listen,
             tls_dir,
             database_url: owned,
-            kafka: std::env::var("MERIDIAN_TEST_KAFKA").unwrap_or_else(|_| "127.0.0.1:1".to_owned()),
+            kafka: Brokers::Plain(std::env::var("MERIDIAN_TEST_KAFKA").unwrap_or_else(|_| "127.0.0.1:1".to_owned())),
             topic_prefix: self.topic_prefix.clone(),
             policy_url: self.feed.url(),
             policy_file,
@@ -113,8 +158,7 @@ impl Region {
             kek_file: Some(self.secret_file("kek")),
             evidence_key_file: Some(self.secret_file("evidence")),
         };
-        change(&mut config);
-        Start::with_config(service, config, listeners).expect("a start in a test's region")
+        (config, listeners)
     }
 
     /// The folder of a service's certificate, issued when it is first asked for.

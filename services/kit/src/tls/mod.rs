@@ -23,9 +23,11 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, SignatureScheme};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use verify::{ClientVerifier, ServerVerifier};
+pub use verify::Clients;
+use verify::{ClientVerifier, ServerVerifier, Services};
 
 /// How often the files are looked at.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
@@ -102,12 +104,14 @@ struct Material {
     key: Arc<CertifiedKey>,
     anchors: Anchors,
     fingerprint: Vec<u8>,
+    files: Arc<Files>,
 }
 
-struct Files {
-    certificate: Vec<u8>,
-    key: Vec<u8>,
-    ca: Vec<u8>,
+/// What the files hold, as PEM: for a library that does not speak through rustls.
+pub(crate) struct Files {
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+    pub(crate) ca: Vec<u8>,
 }
 
 impl Files {
@@ -133,7 +137,7 @@ impl Files {
         digest.finish().as_ref().to_vec()
     }
 
-    fn parse(&self, dir: &Path) -> Result<Material, TlsError> {
+    fn parse(self, dir: &Path) -> Result<Material, TlsError> {
         let invalid = |name: &str, problem: String| TlsError::Invalid {
             path: dir.join(name),
             problem,
@@ -153,6 +157,7 @@ impl Files {
             key: Arc::new(key),
             anchors,
             fingerprint: self.fingerprint(),
+            files: Arc::new(self),
         })
     }
 }
@@ -174,6 +179,8 @@ struct TlsShared {
     region: RegionName,
     material: RwLock<Material>,
     peers: RwLock<BTreeMap<RegionName, Anchors>>,
+    /// How often the files were found changed.
+    changes: watch::Sender<u64>,
 }
 
 impl fmt::Debug for Tls {
@@ -207,6 +214,7 @@ impl Tls {
             region,
             material: RwLock::new(material),
             peers: RwLock::new(BTreeMap::new()),
+            changes: watch::Sender::new(0),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -223,7 +231,18 @@ impl Tls {
             return Ok(false);
         }
         *write(&self.shared.material) = files.parse(&self.shared.dir)?;
+        self.shared.changes.send_modify(|changes| *changes += 1);
         Ok(true)
+    }
+
+    /// How often certificate or trust have changed, for who cannot take each connection's from here.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Certificate and trust as they are now.
+    pub(crate) fn files(&self) -> Arc<Files> {
+        Arc::clone(&read(&self.shared.material).files)
     }
 
     /// Keeps reloading until `stop`.
@@ -271,9 +290,19 @@ impl Tls {
     /// # Errors
     /// When rustls refuses the set-up.
     pub fn server_config(&self, accept: Accept) -> Result<rustls::ServerConfig, TlsError> {
-        let verifier = Arc::new(ClientVerifier {
+        self.server_config_for(Arc::new(Services {
             tls: self.clone(),
             accept,
+        }))
+    }
+
+    /// For a server of this region that takes others than its services.
+    ///
+    /// # Errors
+    /// When rustls refuses the set-up.
+    pub fn server_config_for(&self, clients: Arc<dyn Clients>) -> Result<rustls::ServerConfig, TlsError> {
+        let verifier = Arc::new(ClientVerifier {
+            clients,
             algorithms: algorithms(),
         });
         let mut config = rustls::ServerConfig::builder_with_provider(provider())

@@ -15,19 +15,29 @@ fn not_for_us() -> rustls::Error {
     rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
 }
 
-#[derive(Debug)]
-pub(super) struct ClientVerifier {
-    pub(super) tls: Tls,
-    pub(super) accept: Accept,
-    pub(super) algorithms: WebPkiSupportedAlgorithms,
+/// Who is let into a server, by the certificate that they show.
+pub trait Clients: std::fmt::Debug + Send + Sync {
+    /// Verifies that it is one of them; that they hold its key is verified besides.
+    ///
+    /// # Errors
+    /// When it is not.
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error>;
 }
 
-impl ClientCertVerifier for ClientVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
+/// The services of a region, and of its peers where those are accepted.
+#[derive(Debug)]
+pub(super) struct Services {
+    pub(super) tls: Tls,
+    pub(super) accept: Accept,
+}
 
-    fn verify_client_cert(
+impl Clients for Services {
+    fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -42,6 +52,27 @@ impl ClientCertVerifier for ClientVerifier {
         verifier
             .ok_or_else(not_for_us)?
             .verify_client_cert(end_entity, intermediates, now)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ClientVerifier {
+    pub(super) clients: Arc<dyn Clients>,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.clients.verify(end_entity, intermediates, now)
     }
 
     fn verify_tls12_signature(

@@ -1,5 +1,6 @@
 //! `meridian evidence`: export in the region, verify and report anywhere.
 
+mod incident;
 mod report;
 
 use std::fmt::Display;
@@ -71,6 +72,9 @@ pub(crate) struct Report {
     /// What was declared: the region's policy, or its RegionStack as `kubectl get -o json` shows it.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Where to write the PrivacyIncidents that differences ask for, for `kubectl create -f`; not written where there are none.
+    #[arg(long, value_name = "FILE")]
+    incidents: Option<PathBuf>,
     /// Everything, as JSON.
     #[arg(long)]
     json: bool,
@@ -107,9 +111,16 @@ fn tell_report(asked: &Report) -> Result<(), String> {
     written.map_err(|error| format!("the report cannot be written: {error}"))?;
     match report.violations.len() {
         0 => Ok(()),
-        count => Err(format!(
-            "{count} violations: what was observed is not what was declared"
-        )),
+        count => {
+            if let Some(path) = &asked.incidents {
+                let manifests = incident::manifests(&report, Timestamp::now());
+                std::fs::write(path, format!("{manifests:#}\n"))
+                    .map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+            }
+            Err(format!(
+                "{count} violations: what was observed is not what was declared"
+            ))
+        }
     }
 }
 

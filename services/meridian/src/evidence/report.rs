@@ -79,11 +79,17 @@ pub(super) fn write(out: &mut impl Write, report: &Report, form: Form) -> io::Re
             for flow in &report.flows {
                 activity(out, flow)?;
             }
-            writeln!(out, "\n# Consents")?;
-            row(out, ["purpose", "class", "granted", "withdrawn"])?;
+            writeln!(
+                out,
+                "\n# Consents, objections (to a purpose) and restrictions (of every one)"
+            )?;
+            row(out, ["purpose", "class", "granted", "withdrawn", "limited", "lifted"])?;
             for matter in &report.consents {
-                let counts = [matter.consents.granted, matter.consents.withdrawn].map(|count| count.to_string());
-                row(out, [&matter.purpose, &matter.class, &counts[0], &counts[1]])?;
+                let counts = matter.consents;
+                let counts = [counts.granted, counts.withdrawn, counts.limited, counts.lifted];
+                let [granted, withdrawn, limited, lifted] = counts.map(|count| count.to_string());
+                let words = [&matter.purpose, &matter.class].map(|word| if word.is_empty() { "every" } else { word });
+                row(out, [words[0], words[1], &granted, &withdrawn, &limited, &lifted])?;
             }
         }
     }

@@ -169,6 +169,12 @@ impl Replica {
         Some((answer.status().is_success(), answer.text().await.ok()?))
     }
 
+    pub async fn metrics(&self) -> String {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = http.get(format!("http://{}/metrics", self.admin)).send().await.unwrap();
+        answer.text().await.unwrap()
+    }
+
     pub async fn is_ready(&self) {
         let began = Instant::now();
         while !self.readiness().await.is_some_and(|(ready, _)| ready) {

@@ -1,7 +1,5 @@
 //! What an importer lets in: the exporter has decided already; the importer decides again by its own policy.
 
-use std::collections::BTreeSet;
-
 use jiff::{SignedDuration, Timestamp};
 use meridian_policy::{CompiledEdge, DataClass, EdgeId, RegionName, Rule};
 use uuid::Uuid;
@@ -9,7 +7,9 @@ use uuid::Uuid;
 use super::edges::EdgeState;
 
 /// Events in one batch at most.
-pub const LARGEST_BATCH: usize = 100;
+pub const LARGEST_BATCH: usize = 500;
+/// Events that importers of every version take in one batch.
+pub const ALWAYS_TAKEN: usize = 100;
 
 /// What the envelope of one arriving event claims.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct Arriving {
     /// When it must be deleted.
     pub expires: Option<Timestamp>,
     /// Its fields.
-    pub fields: BTreeSet<String>,
+    pub fields: Vec<String>,
 }
 
 /// Why nothing of a batch is let in.
@@ -41,6 +41,9 @@ pub enum NotAdmitted {
         /// In words.
         reason: String,
     },
+    /// Our policy has the edge, and we cannot obey it as it is told.
+    #[error("what the importer's policy says of the edge is not understood here: it is upgraded first")]
+    NotUnderstood,
     /// The claimed origin is not who sent it.
     #[error("the batch claims another origin than its sender's certificate")]
     Impostor,
@@ -57,6 +60,7 @@ impl NotAdmitted {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Policy { rule, .. } => rule.as_str(),
+            Self::NotUnderstood => "edge-not-understood",
             Self::Impostor => "origin-not-proved",
             Self::BeingCut => "edge-being-cut",
             Self::Size => "batch-size",
@@ -111,7 +115,7 @@ pub fn admit(batch: &[Arriving], edge: &CompiledEdge, now: Timestamp) -> Result<
                 format!("the edge carries {}, not {}", edge.class, event.class),
             ));
         }
-        if let Some(field) = event.fields.iter().find(|field| !edge.fields.contains(*field)) {
+        if let Some(field) = event.fields.iter().find(|field| !edge.fields.contains(field.as_str())) {
             return Err(refuse(
                 Rule::FieldNotAllowed,
                 format!("`{field}` is not a field of the edge"),
@@ -171,7 +175,7 @@ mod tests {
             ("too much", vec![arriving(); LARGEST_BATCH + 1], "batch-size"),
             (
                 "a field more",
-                with(|e| _ = e.fields.insert("title".to_owned())),
+                with(|e| e.fields.push("title".to_owned())),
                 rule(Rule::FieldNotAllowed),
             ),
             (

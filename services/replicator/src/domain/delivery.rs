@@ -26,10 +26,14 @@ pub enum Waiting {
     NotInForce,
     /// The edge's condition does not hold at this hour.
     NotAtThisHour,
+    /// What the policy says of the edge is not understood here.
+    NotUnderstood,
     /// The consent service cannot be reached: that means no.
     ConsentUnreachable,
     /// The permit ran out before the push could start.
     PermitLapsed,
+    /// The push that it was to go with was full without it.
+    PushFull,
     /// The importer cannot be reached, or asks to wait.
     ImporterUnreachable,
     /// The keyring cannot be reached.
@@ -43,8 +47,10 @@ impl Waiting {
             Self::PolicyStale => "policy-stale",
             Self::NotInForce => "not-in-force",
             Self::NotAtThisHour => "not-at-this-hour",
+            Self::NotUnderstood => "not-understood",
             Self::ConsentUnreachable => "consent-unreachable",
             Self::PermitLapsed => "permit-lapsed",
+            Self::PushFull => "push-full",
             Self::ImporterUnreachable => "importer-unreachable",
             Self::KeyringUnreachable => "keyring-unreachable",
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use meridian_policy::{CompiledEdge, EdgeId, PolicyRevision, Rule};
+use meridian_policy::{CompiledEdge, EdgeId, HeldEdge, PolicyRevision, Rule};
 
 /// Where in its life an edge is, on either side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +61,16 @@ pub struct Policy<'a> {
     pub current: bool,
     /// Its edges.
     pub edges: &'a [CompiledEdge],
+    /// Edges that it has, and that are not understood here.
+    pub held: &'a [HeldEdge],
 }
 
 /// What the policy asks of the `known` edges at `now`.
 ///
 /// Opening needs a policy that is known to be current; cutting does not: an expiry is an expiry, and a removal that was
 /// seen is not unseen. Only a policy older than the one on record (a start from an old file) says nothing at all.
+///
+/// An edge that the policy has and that is not understood here stays as it is: it carries nothing, and is not cut either.
 ///
 /// An edge being cut stays so until its purge is acknowledged, whatever the policy says by then: otherwise old copies
 /// would come back to life with it.
@@ -77,7 +81,9 @@ pub fn changes(known: &BTreeMap<EdgeId, Known>, policy: Policy<'_>, now: Timesta
         .iter()
         .filter(|edge| policy.current && edge.lawful_at(now).is_ok())
     {
-        if known.get(&edge.id).is_none_or(|known| known.state == EdgeState::Cut) {
+        // Cut under a newer policy than this: another process is ahead of us.
+        let may_open = |known: &Known| known.state == EdgeState::Cut && known.revision <= policy.revision;
+        if known.get(&edge.id).is_none_or(may_open) {
             changes.push(Change::Open(edge.id.clone()));
         }
     }
@@ -93,6 +99,7 @@ pub fn changes(known: &BTreeMap<EdgeId, Known>, policy: Policy<'_>, now: Timesta
         {
             Some(Ok(())) => {}
             Some(Err(denial)) => changes.push(Change::Cut(id.clone(), denial.rule)),
+            None if policy.held.iter().any(|held| held.id == *id) => {}
             None => changes.push(Change::Cut(id.clone(), Rule::NoEdge)),
         }
     }
@@ -164,6 +171,13 @@ mod tests {
                 vec![lawful.clone()],
                 vec![],
             ),
+            (
+                "cut under a newer policy",
+                Some(Cut),
+                (3, true),
+                vec![lawful.clone()],
+                vec![],
+            ),
             ("cut and gone", Some(Cut), now, vec![], vec![]),
         ];
         for (case, state, (revision, current), edges, expected) in table {
@@ -180,9 +194,31 @@ mod tests {
                 revision: PolicyRevision(revision),
                 current,
                 edges: &edges,
+                held: &[],
             };
             assert_eq!(changes(&known.into_iter().collect(), policy, at(0)), expected, "{case}");
         }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_neither_opened_nor_cut() {
+        let edge = edge(&["sport_type"]);
+        let held = [HeldEdge {
+            id: edge.id.clone(),
+            because: "it says something new".to_owned(),
+        }];
+        let policy = Policy {
+            revision: PolicyRevision(5),
+            current: true,
+            edges: &[],
+            held: &held,
+        };
+        for state in [EdgeState::Open, EdgeState::Cutting, EdgeState::Cut] {
+            let revision = PolicyRevision(4);
+            let known = [(edge.id.clone(), Known { state, revision })].into();
+            assert!(changes(&known, policy, at(0)).is_empty(), "{state:?}");
+        }
+        assert!(changes(&BTreeMap::new(), policy, at(0)).is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use meridian_kit::SubjectId;
 use meridian_kit::client::{ClientError, ServiceClient};
-use meridian_policy::{DataClass, Purpose, TenantId};
+use meridian_policy::{CompiledEdge, DataClass, Purpose, TenantId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -17,10 +17,10 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// A client of the consent service.
 pub(super) struct Consent(ServiceClient);
 
-/// What the consent service says.
+/// What the consent service says of one delivery.
 pub(super) enum Answer {
     /// A push may start within the window; close it afterwards.
-    Permit { id: String, window: PermitWindow },
+    Permit { id: Uuid, window: PermitWindow },
     /// The subject does not consent, by this rule.
     No(String),
     /// Nothing: that means no, for now.
@@ -28,19 +28,37 @@ pub(super) enum Answer {
 }
 
 #[derive(Serialize)]
-struct PermitRequest<'a> {
+struct PermitsRequest<'a> {
     tenant: &'a TenantId,
-    subject: SubjectId,
     purpose: Purpose,
     class: DataClass,
-    delivery_id: Uuid,
     deliverer: &'static str,
+    deliveries: &'a [Asked],
+}
+
+/// A delivery that a permit is asked for.
+#[derive(Serialize)]
+pub(super) struct Asked {
+    pub(super) subject: SubjectId,
+    pub(super) delivery_id: Uuid,
 }
 
 #[derive(Deserialize)]
-struct Permit {
-    permit_id: String,
+struct Permits {
     valid_for_ms: u64,
+    permits: Vec<Word>,
+}
+
+#[derive(Deserialize)]
+struct Word {
+    permit_id: Option<Uuid>,
+    rule: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Closing<'a> {
+    tenant: &'a TenantId,
+    permits: &'a [Uuid],
 }
 
 impl Consent {
@@ -48,37 +66,35 @@ impl Consent {
         Self(client)
     }
 
-    pub(super) async fn ask(
-        &self,
-        tenant: &TenantId,
-        subject: SubjectId,
-        purpose: Purpose,
-        class: DataClass,
-        delivery_id: Uuid,
-    ) -> Answer {
-        let request = PermitRequest {
-            tenant,
-            subject,
+    /// Asks for all deliveries of a batch at once; the answers are in their order. The window of each counts from before that.
+    pub(super) async fn ask(&self, edge: &CompiledEdge, purpose: Purpose, deliveries: &[Asked]) -> Vec<Answer> {
+        if deliveries.is_empty() {
+            return Vec::new();
+        }
+        let request = PermitsRequest {
+            tenant: &edge.tenant,
             purpose,
-            class,
-            delivery_id,
+            class: edge.class,
             deliverer: "replicator",
+            deliveries,
         };
         let asked = Instant::now();
-        match self
+        let answer = self
             .0
-            .post("/internal/permits")
+            .post("/internal/permits/open")
             .json(&request)
             .within(ANSWER)
-            .fetch::<Permit>()
-            .await
-        {
-            Ok(permit) => {
-                let window = PermitWindow::new(asked, Duration::from_millis(permit.valid_for_ms));
-                Answer::Permit {
-                    id: permit.permit_id,
-                    window,
-                }
+            .fetch::<Permits>()
+            .await;
+        match answer {
+            Ok(answer) if answer.permits.len() == deliveries.len() => {
+                let window = PermitWindow::new(asked, Duration::from_millis(answer.valid_for_ms));
+                answer.permits.into_iter().map(|word| word.within(window)).collect()
+            }
+            Ok(answer) => {
+                let count = answer.permits.len();
+                tracing::warn!(count, "consent answered for other deliveries than were asked for");
+                all(deliveries, || Answer::Unreachable)
             }
             Err(ClientError::Refused {
                 status: StatusCode::FORBIDDEN,
@@ -90,28 +106,50 @@ impl Consent {
                     .as_ref()
                     .and_then(|body| body.get("rule")?.as_str())
                     .map(str::to_owned);
-                Answer::No(rule.or(code).unwrap_or_else(|| "no-consent".to_owned()))
+                let rule = rule.or(code).unwrap_or_else(no_consent);
+                all(deliveries, || Answer::No(rule.clone()))
             }
             Err(error) => {
                 tracing::warn!(%error, "consent could not be confirmed, so nothing is delivered");
-                Answer::Unreachable
+                all(deliveries, || Answer::Unreachable)
             }
         }
     }
 
     /// Closes permits, so that a withdrawal need not wait for them to run out. They run out anyway.
-    pub(super) async fn close(&self, permits: &[String]) {
-        for id in permits {
-            let closing = self
-                .0
-                .post(&format!("/internal/permits/{id}/close"))
-                .idempotent()
-                .within(ANSWER)
-                .send()
-                .await;
-            if let Err(error) = closing {
-                tracing::warn!(%error, "a permit could not be closed; it runs out by itself");
-            }
+    pub(super) async fn close(&self, tenant: &TenantId, permits: &[Uuid]) {
+        if permits.is_empty() {
+            return;
+        }
+        let closing = self
+            .0
+            .post("/internal/permits/close")
+            .json(&Closing { tenant, permits })
+            .idempotent()
+            .within(ANSWER)
+            .send()
+            .await;
+        if let Err(error) = closing {
+            tracing::warn!(%error, "permits could not be closed; they run out by themselves");
         }
     }
+}
+
+impl Word {
+    fn within(self, window: PermitWindow) -> Answer {
+        match self {
+            Self {
+                permit_id: Some(id), ..
+            } => Answer::Permit { id, window },
+            Self { rule, .. } => Answer::No(rule.unwrap_or_else(no_consent)),
+        }
+    }
+}
+
+fn no_consent() -> String {
+    "no-consent".to_owned()
+}
+
+fn all(deliveries: &[Asked], answer: impl Fn() -> Answer) -> Vec<Answer> {
+    deliveries.iter().map(|_| answer()).collect()
 }

@@ -1,5 +1,5 @@
 //! Edges open and are cut as the policy says. A cut stops deliveries at once, is told to the importer until it has purged,
-//! and then takes the edge's keys with it.
+//! and then takes the edge's keys with it. What the policy asks about is acknowledged whether or not it ever was open here.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -101,6 +101,7 @@ impl Exporter {
             revision: policy.revision,
             current,
             edges: &ours,
+            held: &policy.held,
         };
         let (mut opened, mut cut) = (false, false);
         for change in changes(&states, at_hand, Timestamp::now()) {
@@ -127,7 +128,14 @@ impl Exporter {
                 }
             }
         }
+        let asked = self.shared.asked.of(&policy, |edge| {
+            edge.from == policy.region && edge.tenant == *scope.tenant()
+        });
+        for edge in &asked {
+            exports::close(&mut tx, edge, policy.revision).await?;
+        }
         tx.commit().await?;
+        self.shared.asked.remember(&policy, &asked);
         if cut {
             // Whoever looked at the policy before it changed has ended when this is granted.
             drop(self.shared.passage.write().await);

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
 use http::StatusCode;
 use jiff::Timestamp;
 use meridian_kit::SubjectId;
@@ -11,14 +10,15 @@ use meridian_kit::client::ClientError;
 use meridian_kit::counted::Sent;
 use meridian_kit::db::{Scope, TenantTx};
 use meridian_kit::event::{Draft, Event, Imported};
-use meridian_kit::subject_keys::{self, KeyScope, SubjectKey};
+use meridian_kit::subject_keys::{self, KeyRequest, KeyScope, SubjectKey};
 use meridian_policy::{CompiledEdge, EdgeId, PolicyRevision, Rule};
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
-use super::consent::Answer;
+use super::consent::{Answer, Asked};
 use super::record::{Crossing, Outcome};
 use super::{Exporter, class_of};
-use crate::domain::admission::LARGEST_BATCH;
+use crate::domain::admission::{ALWAYS_TAKEN, LARGEST_BATCH, NotAdmitted};
 use crate::domain::delivery::{PURPOSE, PermitWindow, Refused, Verdict, Waiting, judge};
 use crate::domain::outgoing::{OpenedEvent, Outgoing, Withheld, prepare};
 use crate::domain::pseudonym::EdgeKey;
@@ -28,12 +28,12 @@ use crate::wire::{Batch, Stored, digest};
 
 /// How often the queue is looked at without being woken.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long what was just queued waits for more to go with it: a push costs much the same for one delivery and for a hundred.
+const GATHER: Duration = Duration::from_millis(25);
 /// How long taken deliveries are another exporter's to leave alone; longer than an attempt can last.
 const HOLD: Duration = Duration::from_secs(30);
-/// Consents asked for side by side. A batch is no larger than what can be asked within a permit's life.
-const ASKED_AT_ONCE: usize = 8;
-const BATCH: usize = 32;
-const _: () = assert!(BATCH <= LARGEST_BATCH);
+/// Bytes of one push at most, well below what an importer takes.
+const LARGEST_PUSH: usize = 768 * 1024;
 /// A permit with less left than this is not worth a push.
 const SHORTEST_PUSH: Duration = Duration::from_millis(100);
 /// How long a push lasts at most, whatever the permits say.
@@ -41,9 +41,16 @@ const LONGEST_PUSH: Duration = Duration::from_secs(5);
 
 /// A delivery that may go, with what it goes as.
 struct Ready {
-    copy: Event,
-    permit: String,
+    copy: Box<Event>,
     window: PermitWindow,
+}
+
+/// What all copies along an edge are made with.
+struct Maker<'a> {
+    edge: &'a CompiledEdge,
+    key: EdgeKey,
+    import_key: Zeroizing<[u8; 32]>,
+    now: Timestamp,
 }
 
 impl Exporter {
@@ -74,7 +81,9 @@ impl Exporter {
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = self.shared.wake.notified() => {}
+                () = self.shared.wake.notified() => {
+                    let _ = stop.run_until_cancelled(tokio::time::sleep(GATHER)).await;
+                }
                 _ = policy.changed() => changed = true,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
@@ -93,10 +102,14 @@ impl Exporter {
         let due = exports::edges_due(&mut tx, current).await?;
         tx.commit().await?;
         for edge in due {
+            // As many as the importer takes: what a push costs besides is shared by them.
+            let policy = self.shared.feed.current();
+            let to = policy.export(&edge).map(|edge| &edge.to);
+            let most = to.map_or(LARGEST_BATCH, |to| self.shared.peers.takes(to));
             let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
-            let deliveries = exports::claim(&mut tx, &edge, current, BATCH, HOLD).await?;
+            let deliveries = exports::claim(&mut tx, &edge, current, most, HOLD).await?;
             tx.commit().await?;
-            more |= deliveries.len() == BATCH;
+            more |= deliveries.len() == most;
             self.attempt(scope, &edge, deliveries).await?;
         }
         Ok(more)
@@ -107,9 +120,13 @@ impl Exporter {
         let edge = policy.export(id);
         let now = Timestamp::now();
         let mut outcomes: Vec<(Delivery, Outcome)> = Vec::with_capacity(deliveries.len());
-        let mut going = Vec::new();
+        let mut going = Vec::with_capacity(deliveries.len());
+        let held = policy.holds(id);
         for delivery in deliveries {
             match judge(edge, self.shared.feed.lease_valid(), delivery.queued_at, now) {
+                Verdict::Refuse(Refused::Policy(_)) if held => {
+                    outcomes.push((delivery, Outcome::Wait(Waiting::NotUnderstood)));
+                }
                 Verdict::Go => going.push(delivery),
                 Verdict::Wait(waiting) => outcomes.push((delivery, Outcome::Wait(waiting))),
                 Verdict::Refuse(refused) => outcomes.push((delivery, Outcome::Refuse(refused))),
@@ -142,39 +159,69 @@ impl Exporter {
                 return (all_wait(deliveries, Waiting::KeyringUnreachable), None);
             }
         };
-        let prepared: Vec<(Delivery, Result<Ready, Outcome>)> = futures::stream::iter(deliveries)
-            .map(|delivery| async {
-                let ready = self.ready(edge, &key, &delivery, now).await;
-                (delivery, ready)
-            })
-            .buffered(ASKED_AT_ONCE)
-            .collect()
-            .await;
-        let mut outcomes = Vec::new();
-        let mut ready = Vec::new();
-        for (delivery, result) in prepared {
-            match result {
-                Ok(one) => ready.push((delivery, one)),
+        let maker = Maker {
+            edge,
+            import_key: key.import_key(),
+            key,
+            now,
+        };
+        let keys = match self.shared.keyring.keys(deliveries.iter().map(key_of).collect()).await {
+            Ok(keys) => keys,
+            Err(error) => {
+                tracing::warn!(edge = %edge.id, %error, "the keys of those whom deliveries are about are not to be had");
+                return (all_wait(deliveries, Waiting::KeyringUnreachable), None);
+            }
+        };
+        let mut outcomes = Vec::with_capacity(deliveries.len());
+        let mut made = Vec::with_capacity(deliveries.len());
+        let mut bytes = 0;
+        for (delivery, key) in deliveries.into_iter().zip(keys) {
+            if bytes > LARGEST_PUSH {
+                outcomes.push((delivery, Outcome::Wait(Waiting::PushFull)));
+                continue;
+            }
+            match self.made(&maker, &delivery, key) {
+                Ok(copy) => {
+                    bytes += copy.length();
+                    made.push((delivery, Box::new(copy)));
+                }
                 Err(outcome) => outcomes.push((delivery, outcome)),
             }
         }
-        let permits: Vec<String> = ready.iter().map(|(_, ready)| ready.permit.clone()).collect();
+        // Last, so that the permits are fresh.
+        let asked = |(delivery, _): &(Delivery, Box<Event>)| Asked {
+            subject: delivery.event.data_subject,
+            delivery_id: delivery.copy_id,
+        };
+        let asked: Vec<Asked> = made.iter().map(asked).collect();
+        let answers = self.shared.consent.ask(edge, PURPOSE, &asked).await;
+        let mut permits = Vec::with_capacity(made.len());
+        let mut ready = Vec::with_capacity(made.len());
+        for ((delivery, copy), answer) in made.into_iter().zip(answers) {
+            match answer {
+                Answer::Permit { id, window } => {
+                    permits.push(id);
+                    ready.push((delivery, Ready { copy, window }));
+                }
+                Answer::No(rule) => outcomes.push((delivery, Outcome::Refuse(Refused::Consent(rule)))),
+                Answer::Unreachable => outcomes.push((delivery, Outcome::Wait(Waiting::ConsentUnreachable))),
+            }
+        }
         let (pushed, crossing) = self.push(edge, revision, ready).await;
         outcomes.extend(pushed);
-        self.shared.consent.close(&permits).await;
+        self.shared.consent.close(&edge.tenant, &permits).await;
         (outcomes, crossing)
     }
 
-    /// Opens, redacts and seals an event for the edge, and asks for consent last, so that the permit is fresh.
-    async fn ready(
+    /// Opens, redacts and seals an event for the edge.
+    fn made(
         &self,
-        edge: &CompiledEdge,
-        key: &EdgeKey,
+        maker: &Maker<'_>,
         delivery: &Delivery,
-        now: Timestamp,
-    ) -> Result<Ready, Outcome> {
+        key: Result<SubjectKey, subject_keys::Error>,
+    ) -> Result<Event, Outcome> {
         let event = &delivery.event;
-        let fields: Map<String, Value> = event.open(&self.shared.keyring).await.map_err(|error| match error {
+        let fields: Map<String, Value> = key.and_then(|key| event.open_with(&key)).map_err(|error| match error {
             subject_keys::Error::KeyDestroyed | subject_keys::Error::KeyAbsent => Outcome::Refuse(Refused::Erased),
             error if error.is_transient() => Outcome::Wait(Waiting::KeyringUnreachable),
             // It will never open: there is nothing in it for anyone.
@@ -188,8 +235,9 @@ impl Exporter {
             imported: event.origin.is_some(),
             fields,
         };
+        let Maker { edge, key, now, .. } = maker;
         let outgoing =
-            prepare(&opened, edge, key, delivery.copy_id, class_of, now).map_err(|withheld| match withheld {
+            prepare(&opened, edge, key, delivery.copy_id, class_of, *now).map_err(|withheld| match withheld {
                 Withheld::NotLawful(denial) if denial.rule == Rule::ConditionNotMet && edge.may_hold_later() => {
                     Outcome::Wait(Waiting::NotAtThisHour)
                 }
@@ -197,29 +245,16 @@ impl Exporter {
                 Withheld::NotOfThisEdge { .. } | Withheld::Onward => Outcome::Refuse(Refused::Policy(Rule::NoEdge)),
                 Withheld::NothingToSend => Outcome::Refuse(Refused::NothingToSend),
             })?;
-        let copy = self
-            .copy(edge, key, &outgoing)
-            .map_err(|_| Outcome::Wait(Waiting::KeyringUnreachable))?;
-        let consent = &self.shared.consent;
-        match consent
-            .ask(&edge.tenant, event.data_subject, PURPOSE, edge.class, delivery.copy_id)
-            .await
-        {
-            Answer::Permit { id, window } => Ok(Ready {
-                copy,
-                permit: id,
-                window,
-            }),
-            Answer::No(rule) => Err(Outcome::Refuse(Refused::Consent(rule))),
-            Answer::Unreachable => Err(Outcome::Wait(Waiting::ConsentUnreachable)),
-        }
+        self.copy(maker, &outgoing)
+            .map_err(|_| Outcome::Wait(Waiting::KeyringUnreachable))
     }
 
     /// The envelope of what leaves: a new id, the pseudonym, the day, and nothing of the original's trace.
-    fn copy(&self, edge: &CompiledEdge, key: &EdgeKey, outgoing: &Outgoing) -> Result<Event, subject_keys::Error> {
+    fn copy(&self, maker: &Maker<'_>, outgoing: &Outgoing) -> Result<Event, subject_keys::Error> {
+        let edge = maker.edge;
         let author = SubjectId(outgoing.author);
         let scope = KeyScope::Import(edge.id.clone());
-        let import_key = SubjectKey::from_bytes(edge.importer_tenant.clone(), author, scope, key.import_key());
+        let import_key = SubjectKey::from_bytes(edge.importer_tenant.clone(), author, scope, maker.import_key.clone());
         let draft = Draft {
             kind: &outgoing.event_type,
             stream: outgoing.id.to_string(),
@@ -263,13 +298,13 @@ impl Exporter {
         }
         let started = Instant::now();
         let mut until = started + LONGEST_PUSH;
-        let mut outcomes = Vec::new();
-        let mut going = Vec::new();
-        let mut copies = Vec::new();
+        let mut outcomes = Vec::with_capacity(ready.len());
+        let mut going = Vec::with_capacity(ready.len());
+        let mut copies = Vec::with_capacity(ready.len());
         for (delivery, one) in ready {
             if one.window.admits(started + SHORTEST_PUSH) {
                 until = until.min(one.window.until());
-                copies.push(one.copy);
+                copies.push(*one.copy);
                 going.push(delivery);
             } else {
                 outcomes.push((delivery, Outcome::Wait(Waiting::PermitLapsed)));
@@ -283,14 +318,12 @@ impl Exporter {
             revision,
             events: copies,
         };
-        let body = match serde_json::to_vec(&batch) {
-            Ok(body) => body,
-            Err(_) => {
-                let ends = |delivery| (delivery, Outcome::Refuse(Refused::NothingToSend));
-                outcomes.extend(going.into_iter().map(ends));
-                return (outcomes, None);
-            }
-        };
+        let mut body = Vec::with_capacity(batch.events.iter().map(Event::length).sum());
+        if serde_json::to_writer(&mut body, &batch).is_err() {
+            let ends = |delivery| (delivery, Outcome::Refuse(Refused::NothingToSend));
+            outcomes.extend(going.into_iter().map(ends));
+            return (outcomes, None);
+        }
         let mut crossing = Crossing {
             at: Timestamp::now(),
             bytes: 0,
@@ -308,6 +341,15 @@ impl Exporter {
             }
             Err(error) => Err(error),
         };
+        if let Err(error) = &pushed
+            && going.len() > ALWAYS_TAKEN
+            && code_of(error) == Some(NotAdmitted::Size.code())
+        {
+            self.shared.peers.found_too_large(&edge.to);
+            let waits = |delivery| (delivery, Outcome::Wait(Waiting::PushFull));
+            outcomes.extend(going.into_iter().map(waits));
+            return (outcomes, Some(crossing));
+        }
         let outcome = pushed.map_or_else(|error| refused_or_waiting(&error), |()| None);
         outcomes.extend(going.into_iter().map(|delivery| {
             let outcome = match &outcome {
@@ -321,6 +363,14 @@ impl Exporter {
     }
 }
 
+/// The code of a refusal.
+fn code_of(error: &ClientError) -> Option<&str> {
+    match error {
+        ClientError::Refused { code, .. } => code.as_deref(),
+        _ => None,
+    }
+}
+
 fn taken(body: &[u8]) -> Result<(), ClientError> {
     serde_json::from_slice::<Stored>(body)
         .map(|_| ())
@@ -328,6 +378,16 @@ fn taken(body: &[u8]) -> Result<(), ClientError> {
             peer: crate::REPLICATOR.to_owned(),
             problem: error.to_string(),
         })
+}
+
+/// The key that a delivery's event is sealed under.
+fn key_of(delivery: &Delivery) -> KeyRequest {
+    KeyRequest {
+        tenant: delivery.event.tenant.clone(),
+        subject: delivery.event.data_subject,
+        scope: delivery.event.key_scope.clone(),
+        create: false,
+    }
 }
 
 fn all_wait(deliveries: Vec<Delivery>, waiting: Waiting) -> Vec<(Delivery, Outcome)> {

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, RwLock};
 
 use self::consent::Consent;
 use self::peers::Peers;
+use crate::asked::Asked;
 use crate::keys::EdgeKeys;
 use crate::metrics::Meters;
 use crate::patience::Patience;
@@ -61,6 +62,7 @@ struct Shared {
     wake: Notify,
     /// When to tell of a cut again.
     patience: Patience,
+    asked: Asked,
 }
 
 impl Exporter {
@@ -83,6 +85,7 @@ impl Exporter {
             passage: RwLock::new(()),
             wake: Notify::new(),
             patience: Patience::default(),
+            asked: Asked::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),

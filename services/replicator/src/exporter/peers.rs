@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use meridian_kit::Start;
 use meridian_kit::client::{ClientError, ServiceClient};
@@ -11,11 +12,18 @@ use meridian_kit::tls::PeerId;
 use meridian_policy::RegionName;
 use prometheus_client::metrics::counter::Counter;
 
+use crate::domain::admission::{ALWAYS_TAKEN, LARGEST_BATCH};
+
+/// How long an importer that found a batch too large gets small ones: until then it may have been upgraded.
+const SMALL_FOR: Duration = Duration::from_secs(600);
+
 /// Clients by region and address; made when first needed.
 pub(super) struct Peers {
     start: Start,
     egress: Counter,
     known: Mutex<HashMap<(RegionName, String), Peer>>,
+    /// Regions whose replicator is of an older version, which takes no large batch, and until when that is believed.
+    small: Mutex<HashMap<RegionName, Instant>>,
 }
 
 /// How another region's replicator is reached.
@@ -33,7 +41,23 @@ impl Peers {
             start: start.clone(),
             egress,
             known: Mutex::default(),
+            small: Mutex::default(),
         }
+    }
+
+    /// Events that a region's replicator takes in one batch.
+    pub(super) fn takes(&self, region: &RegionName) -> usize {
+        let small = self.small.lock().unwrap_or_else(PoisonError::into_inner);
+        match small.get(region) {
+            Some(until) if Instant::now() < *until => ALWAYS_TAKEN,
+            _ => LARGEST_BATCH,
+        }
+    }
+
+    /// A region's replicator found a batch too large.
+    pub(super) fn found_too_large(&self, region: &RegionName) {
+        let mut small = self.small.lock().unwrap_or_else(PoisonError::into_inner);
+        small.insert(region.clone(), Instant::now() + SMALL_FOR);
     }
 
     /// The replicator of a region that the policy knows.

@@ -1,34 +1,83 @@
 //! Events that an edge concerns are queued for it, in the transaction that marks them as consumed: from then on they are
-//! delivered or end with an entry of evidence.
+//! delivered or end with an entry of evidence. A round of the consumer is one transaction per tenant.
 
-use meridian_kit::db::TenantTx;
+use std::collections::{BTreeMap, HashSet};
+
+use meridian_kit::db::{Scope, TenantTx};
 use meridian_kit::event::Event;
-use meridian_kit::kafka::{Failure, Handled, Handler};
+use meridian_kit::inbox;
+use meridian_kit::kafka::{BatchHandler, Failure};
+use meridian_policy::{EdgeId, RegionPolicy, TenantId};
 
 use super::{Exporter, class_of};
+use crate::domain::admission::LARGEST_BATCH;
 use crate::domain::outgoing::concerns;
 use crate::store::exports;
 
 /// The consumer of this region's own events.
 pub struct Queue(pub Exporter);
 
-impl Handler for Queue {
-    async fn handle(&self, event: &Event, tx: &mut TenantTx) -> Result<Handled, Failure> {
-        if event.origin.is_some() {
-            return Ok(Handled::Ignored);
+impl BatchHandler for Queue {
+    /// As many as go in one push.
+    const ROUND: usize = LARGEST_BATCH;
+
+    async fn handle(&self, events: &[Event]) -> Result<(), Failure> {
+        let mut of_tenants: BTreeMap<&TenantId, Vec<&Event>> = BTreeMap::new();
+        for event in events {
+            of_tenants.entry(&event.tenant).or_default().push(event);
         }
-        let policy = self.0.shared.feed.current();
-        let mut handled = Handled::Ignored;
-        for edge in &policy.exports {
-            if edge.tenant == event.tenant && concerns(edge, &event.kind, class_of) {
-                exports::queue(tx, &edge.id, event).await?;
-                handled = Handled::Done;
+        let mut stranger = false;
+        for (tenant, events) in of_tenants {
+            match self.0.shared.homes.scope(tenant) {
+                Some(scope) => self.queue(&scope, &events).await?,
+                None => stranger = true,
             }
         }
-        if handled == Handled::Done {
-            // Before the commit; if the deliverer looks too early it looks again soon.
-            self.0.shared.wake.notify_one();
+        if stranger {
+            // The policy may be a moment behind; after the attempts the event is kept among the dead letters.
+            let reason = "an event's tenant is not at home in this region";
+            return Err(Failure::Retry(reason.to_owned()));
         }
-        Ok(handled)
+        Ok(())
     }
+}
+
+impl Queue {
+    async fn queue(&self, scope: &Scope, events: &[&Event]) -> Result<(), Failure> {
+        let exporter = &self.0.shared;
+        let policy = exporter.feed.current();
+        let mut tx = TenantTx::begin(&exporter.pool, scope).await?;
+        let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+        let fresh: HashSet<_> = inbox::mark(&mut tx, exporter.start.service(), &ids)
+            .await?
+            .into_iter()
+            .collect();
+        let queued: Vec<(&EdgeId, &Event)> = events
+            .iter()
+            .filter(|event| event.origin.is_none() && fresh.contains(&event.id))
+            .flat_map(|event| edges_of(&policy, event).map(move |edge| (edge, *event)))
+            .collect();
+        if !queued.is_empty() {
+            exports::queue(&mut tx, &queued).await?;
+        }
+        tx.commit().await?;
+        if !queued.is_empty() {
+            exporter.wake.notify_one();
+        }
+        Ok(())
+    }
+}
+
+/// The edges that an event is queued for. Where one is held it waits, like what is queued already: what was shared meanwhile
+/// is not lost.
+fn edges_of<'a>(policy: &'a RegionPolicy, event: &'a Event) -> impl Iterator<Item = &'a EdgeId> {
+    let open = policy
+        .exports
+        .iter()
+        .filter(|edge| edge.tenant == event.tenant && concerns(edge, &event.kind, class_of));
+    let held = policy.held.iter().filter(|edge| {
+        let named = format!("{}.{}.", event.tenant, event.class);
+        edge.id.as_str().starts_with(&named)
+    });
+    open.map(|edge| &edge.id).chain(held.map(|edge| &edge.id))
 }

@@ -46,13 +46,14 @@ impl Exporter {
         let keys = self.keys_of_those_concerned(outcomes, crossing).await;
         let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
         let mut sent = Vec::new();
+        let mut waiting = Vec::new();
         let mut refused: Vec<(String, Vec<&Delivery>)> = Vec::new();
         for (delivery, outcome) in outcomes {
             match outcome {
                 Outcome::Sent => sent.push(delivery.copy_id),
-                Outcome::Wait(waiting) => {
-                    exports::postpone(&mut tx, delivery, *waiting).await?;
-                    self.shared.meters.waited(id, *waiting);
+                Outcome::Wait(why) => {
+                    waiting.push((delivery, *why));
+                    self.shared.meters.waited(id, *why);
                 }
                 Outcome::Refuse(why) => {
                     let rule = why.rule();
@@ -62,6 +63,9 @@ impl Exporter {
                     }
                 }
             }
+        }
+        if !waiting.is_empty() {
+            exports::postpone(&mut tx, &waiting).await?;
         }
         // Also what was not taken has left: its bytes count.
         if let Some(crossing) = crossing.filter(|crossing| crossing.bytes > 0 || !sent.is_empty()) {

@@ -17,7 +17,7 @@ use crate::importer::{Importer, SINKS};
 use crate::store::imports::SinkAck;
 use crate::wire::{Batch, Cut, KeyLease, Purge, Stored};
 
-/// A batch's largest body: a hundred events with room to spare.
+/// A batch's largest body: what an exporter sends at most, with room to spare.
 const LARGEST_BATCH_BYTES: usize = 1024 * 1024;
 
 /// Entries of evidence in one answer at most.

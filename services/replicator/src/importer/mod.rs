@@ -16,6 +16,7 @@ use meridian_policy::CompiledEdge;
 use tokio::sync::Notify;
 
 use self::topic::ImportsTopic;
+use crate::asked::Asked;
 use crate::keys::EdgeKeys;
 use crate::patience::Patience;
 
@@ -43,6 +44,7 @@ struct Shared {
     source: EventSource,
     topic: ImportsTopic,
     patience: Patience,
+    asked: Asked,
     /// A purge may have come further.
     wake: Notify,
 }
@@ -60,8 +62,9 @@ impl Importer {
             feed: start.feed().clone(),
             edge_keys: EdgeKeys::new(start.client("keyring")?),
             source: start.event_source(),
-            topic: ImportsTopic::new(start),
+            topic: ImportsTopic::new(start.kafka()),
             patience: Patience::default(),
+            asked: Asked::default(),
             wake: Notify::new(),
         };
         Ok(Self {

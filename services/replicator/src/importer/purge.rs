@@ -14,7 +14,7 @@ use meridian_kit::evidence::{self, Entry, Kind, entry_of};
 use meridian_kit::outbox;
 use meridian_kit::policy_feed::{Ack, AckRole, FeedError};
 use meridian_kit::subject_keys::{KeyScope, SubjectKey};
-use meridian_policy::{CompiledEdge, DataClass, EdgeId, PolicyRevision, Rule};
+use meridian_policy::{CompiledEdge, CutEdge, DataClass, EdgeId, PolicyRevision, Rule};
 use serde::Serialize;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -107,11 +107,22 @@ impl Importer {
             revision: policy.revision,
             current: false,
             edges: &arriving,
+            held: &policy.held,
         };
         for change in changes(&states, at_hand, Timestamp::now()) {
             if let Change::Cut(id, rule) = change {
                 self.begin_purge(scope, &id, rule, policy.revision).await?;
             }
+        }
+        let arrived = |edge: &CutEdge| edge.to == policy.region && edge.importer_tenant == *scope.tenant();
+        let asked = self.shared.asked.of(&policy, arrived);
+        if !asked.is_empty() {
+            let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
+            for edge in &asked {
+                imports::close(&mut tx, edge, policy.revision).await?;
+            }
+            tx.commit().await?;
+            self.shared.asked.remember(&policy, &asked);
         }
         self.expire(scope, policy.revision).await?;
         for edge in known.iter().filter(|edge| edge.state != EdgeState::Open) {

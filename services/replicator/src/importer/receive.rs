@@ -1,6 +1,5 @@
 //! What a peer's replicator may do here: lease a key, push a batch, cut an edge.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -75,6 +74,7 @@ impl From<ReceiveError> for Problem {
         let message = error.to_string();
         match error {
             ReceiveError::NotAdmitted(NotAdmitted::BeingCut) => Self::conflict(NotAdmitted::BeingCut.code(), message),
+            ReceiveError::NotAdmitted(why @ NotAdmitted::NotUnderstood) => Self::unavailable(why.code(), message),
             ReceiveError::NotAdmitted(why) => Self::forbidden(why.code(), message).rule(why.code()),
             ReceiveError::NotLeased => Self::unavailable("key-not-leased", message),
             ReceiveError::Retired => Self::conflict("key-retired", message),
@@ -96,7 +96,7 @@ impl Importer {
     pub async fn lease(&self, sender: &RegionName, lease: KeyLease) -> Result<(), ReceiveError> {
         let now = Timestamp::now();
         let policy = self.shared.feed.current();
-        let edge = admit_edge(policy.import(&lease.edge), sender, None, now)?;
+        let edge = admitted(&policy, &lease.edge, sender, now)?;
         let scope = self.scope(edge).ok_or(ReceiveError::NotHome)?;
         let lawful_for = Duration::try_from(edge.expires.duration_since(now)).unwrap_or_default();
         let valid_for = Duration::from_millis(lease.valid_for_ms)
@@ -122,7 +122,7 @@ impl Importer {
     pub async fn receive(&self, sender: &RegionName, batch: Batch, body: &[u8]) -> Result<Stored, ReceiveError> {
         let now = Timestamp::now();
         let policy = self.shared.feed.current();
-        let edge = admit_edge(policy.import(&batch.edge), sender, None, now)?;
+        let edge = admitted(&policy, &batch.edge, sender, now)?;
         let scope = self.scope(edge).ok_or(ReceiveError::NotHome)?;
         let key = self.shared.edge_keys.of_import(&edge.importer_tenant, &edge.id).await?;
         let mut arriving = Vec::with_capacity(batch.events.len());
@@ -137,9 +137,8 @@ impl Importer {
             arriving.push(self.opened(edge, event, &key)?);
             authors.push(key);
         }
-        let mut tx = TenantTx::begin(&self.shared.pool, &scope).await?;
-        let admitted = admit(&arriving, edge, now).map_err(ReceiveError::from);
-        if let Err(ReceiveError::NotAdmitted(why)) = &admitted {
+        if let Err(why) = admit(&arriving, edge, now) {
+            let mut tx = TenantTx::begin(&self.shared.pool, &scope).await?;
             let entry = along(entry_of(&tx, Kind::Refusal), &edge.id, Some(edge), policy.revision);
             let mut refusal = Entry {
                 rule: Some(why.code().to_owned()),
@@ -149,8 +148,8 @@ impl Importer {
             commit_to(&mut refusal, &authors).map_err(StoreError::from)?;
             evidence::append(&mut tx, &refusal).await?;
             tx.commit().await?;
+            return Err(why.into());
         }
-        admitted?;
         let mut tx = TenantTx::begin(&self.shared.pool, &scope).await?;
         // The row stays as it is until this commits: a purge begins before these copies or deletes them as well.
         let known = imports::edge_kept(&mut tx, &edge.id).await?;
@@ -159,18 +158,15 @@ impl Importer {
             Some(crate::domain::edges::EdgeState::Cutting) => return Err(NotAdmitted::BeingCut.into()),
             Some(crate::domain::edges::EdgeState::Cut) | None => return Err(ReceiveError::NotLeased),
         }
-        let mut stored = Vec::new();
-        let total = batch.events.len();
-        for mut event in batch.events {
-            if !imports::keep(&mut tx, edge, &event, edge.epoch).await? {
-                continue;
-            }
-            stored.push(event.id);
-            event.epoch = scope.epoch();
-            // Keyed by the edge: its purge comes after all of its copies, for every reader.
-            outbox::append_keyed(&mut tx, TOPIC, edge.id.as_str(), &event).await?;
-        }
+        let mut events = batch.events;
+        let total = events.len();
+        let stored = imports::keep(&mut tx, edge, &events, edge.epoch).await?;
         if !stored.is_empty() {
+            events.iter_mut().for_each(|event| event.epoch = scope.epoch());
+            let mut left = stored.clone();
+            let new: Vec<&Event> = events.iter().filter(|event| left.remove(&event.id)).collect();
+            // Keyed by the edge: its purge comes after all of its copies, for every reader.
+            outbox::append_all_keyed(&mut tx, TOPIC, edge.id.as_str(), &new).await?;
             let entry = along(entry_of(&tx, Kind::Transfer), &edge.id, Some(edge), policy.revision);
             let mut arrival = Entry {
                 count: Some(stored.len() as u64),
@@ -201,7 +197,7 @@ impl Importer {
             class: event.class,
             time: event.time,
             expires: event.expires,
-            fields: fields.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>(),
+            fields: fields.into_iter().map(|(name, _)| name).collect(),
         })
     }
 
@@ -220,7 +216,9 @@ impl Importer {
             if edge.origin != *sender {
                 return Err(NotAdmitted::Impostor.into());
             }
-            self.begin_purge(&scope, &cut.edge, cut.rule, cut.revision).await?;
+            // On record is always our own policy's revision, whoever's word it was.
+            let revision = self.shared.feed.current().revision;
+            self.begin_purge(&scope, &cut.edge, cut.rule, revision).await?;
             return Ok(self.progress(&scope, &cut.edge).await?);
         }
         self.never_arrived(sender, cut).await
@@ -256,6 +254,19 @@ impl Importer {
         tracing::info!(edge = %cut.edge, rule = %Rule::NoEdge, "an edge was cut that never arrived here");
         Ok(purge)
     }
+}
+
+/// The edge, if anything may come along it from `sender` at `now`.
+fn admitted<'a>(
+    policy: &'a RegionPolicy,
+    edge: &EdgeId,
+    sender: &RegionName,
+    now: Timestamp,
+) -> Result<&'a CompiledEdge, NotAdmitted> {
+    if policy.holds(edge) {
+        return Err(NotAdmitted::NotUnderstood);
+    }
+    admit_edge(policy.import(edge), sender, None, now)
 }
 
 /// Whether the sender's tenant that the edge is of has one of its organization at home here.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meridian_kit::Start;
+use meridian_kit::kafka::Kafka;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -27,28 +27,20 @@ pub(super) enum TopicError {
 
 /// The topic on the region's broker.
 #[derive(Clone, Debug)]
-pub(super) struct ImportsTopic {
-    brokers: String,
-    prefix: String,
-}
+pub(super) struct ImportsTopic(Kafka);
 
 impl ImportsTopic {
-    pub(super) fn new(start: &Start) -> Self {
-        Self {
-            brokers: start.config().kafka.clone(),
-            prefix: start.config().topic_prefix.clone(),
-        }
+    pub(super) fn new(kafka: Kafka) -> Self {
+        Self(kafka)
     }
 
     fn name(&self) -> String {
-        format!("{}{TOPIC}", self.prefix)
+        self.0.topic_name(TOPIC)
     }
 
     fn config(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &self.brokers)
-            .set("client.id", "replicator-purge");
+        let mut config = self.0.config();
+        config.set("client.id", "replicator-purge");
         config
     }
 
@@ -71,7 +63,7 @@ impl ImportsTopic {
 
     /// Whether every group has committed what lies before these offsets.
     pub(super) async fn passed(&self, groups: &[&str], upto: &Offsets) -> Result<bool, TopicError> {
-        let groups: Vec<String> = groups.iter().map(|group| format!("{}{group}", self.prefix)).collect();
+        let groups: Vec<String> = groups.iter().map(|group| self.0.topic_name(group)).collect();
         let (this, upto) = (self.clone(), upto.clone());
         blocking(move || {
             for group in &groups {

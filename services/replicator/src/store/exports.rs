@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff_sqlx::Timestamp as SqlTimestamp;
 use meridian_kit::db::TenantTx;
 use meridian_kit::event::Event;
-use meridian_policy::{CompiledEdge, EdgeId, PolicyRevision, RegionName, Rule};
+use meridian_policy::{CompiledEdge, CutEdge, EdgeId, PolicyRevision, RegionName, Rule};
 use uuid::Uuid;
 
 use super::StoreError;
@@ -85,7 +85,8 @@ pub async fn open(tx: &mut TenantTx, edge: &CompiledEdge, revision: PolicyRevisi
     sqlx::query(
         "insert into export_edge (edge, to_region, state, rule, revision) values ($1, $2, 'open', $3, $4) \
          on conflict (tenant, edge) do update set to_region = excluded.to_region, state = 'open', rule = excluded.rule, \
-         revision = excluded.revision, changed_at = now(), purged = null, sinks = '{}', reported = false",
+         revision = excluded.revision, changed_at = now(), purged = null, sinks = '{}', reported = false \
+         where export_edge.state = 'cut' and export_edge.revision <= excluded.revision",
     )
     .bind(edge.id.as_str())
     .bind(edge.to.as_str())
@@ -116,6 +117,25 @@ pub async fn cut(tx: &mut TenantTx, edge: &EdgeId, rule: Rule, revision: PolicyR
     .execute(tx.conn())
     .await?;
     Ok(cut.rows_affected() == 1)
+}
+
+/// Sees to it that the end of an edge is reported (again). One that was never open here is cut like any other, so that its
+/// importer is asked too, and nobody opens it by an older policy.
+///
+/// # Errors
+/// The database.
+pub async fn close(tx: &mut TenantTx, edge: &CutEdge, revision: PolicyRevision) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into export_edge (edge, to_region, state, rule, revision) values ($1, $2, 'cutting', $3, $4) \
+         on conflict (tenant, edge) do update set reported = false where export_edge.state = 'cut'",
+    )
+    .bind(edge.id.as_str())
+    .bind(edge.to.as_str())
+    .bind(Rule::NoEdge.as_str())
+    .bind(revision.as_i64())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }
 
 /// Records the importer's acknowledgement: nothing of the edge is left there.
@@ -153,8 +173,8 @@ pub async fn mark_reported(tx: &mut TenantTx, edge: &EdgeId, state: EdgeState) -
 pub struct Delivery {
     /// The id under which the copy leaves.
     pub copy_id: Uuid,
-    /// The event as it was consumed.
-    pub event: Event,
+    /// The event as it was consumed. Boxed: a delivery is handed on from step to step.
+    pub event: Box<Event>,
     /// Since when it waits.
     pub queued_at: Timestamp,
     /// How often it was tried, and each time was left waiting for the same.
@@ -163,20 +183,25 @@ pub struct Delivery {
     pub waited_for: Option<String>,
 }
 
-/// Queues an event for an edge; once, however often it is consumed.
+/// Queues events for edges; each once, however often it is consumed.
 ///
 /// # Errors
 /// The database.
-pub async fn queue(tx: &mut TenantTx, edge: &EdgeId, event: &Event) -> Result<(), StoreError> {
+pub async fn queue(tx: &mut TenantTx, events: &[(&EdgeId, &Event)]) -> Result<(), StoreError> {
+    // Random, not ordered by time: the copy's id must not say when the original was made.
+    let copies: Vec<Uuid> = events.iter().map(|_| Uuid::new_v4()).collect();
+    let edges: Vec<&str> = events.iter().map(|(edge, _)| edge.as_str()).collect();
+    let sources: Vec<Uuid> = events.iter().map(|(_, event)| event.id).collect();
+    let bytes: Vec<Vec<u8>> = events.iter().map(|(_, event)| event.to_bytes()).collect();
     sqlx::query(
-        "insert into delivery (copy_id, edge, source_event, event) values ($1, $2, $3, $4) \
+        "insert into delivery (copy_id, edge, source_event, event) \
+         select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bytea[]) \
          on conflict (tenant, edge, source_event) do nothing",
     )
-    // Random, not ordered by time: the copy's id must not say when the original was made.
-    .bind(Uuid::new_v4())
-    .bind(edge.as_str())
-    .bind(event.id)
-    .bind(event.to_bytes())
+    .bind(copies)
+    .bind(edges)
+    .bind(sources)
+    .bind(bytes)
     .execute(tx.conn())
     .await?;
     Ok(())
@@ -234,7 +259,7 @@ pub async fn claim(
         .await?;
     rows.into_iter()
         .map(|(copy_id, event, queued_at, attempts, waited_for)| {
-            let event = Event::from_bytes(&event).map_err(|_| StoreError::Row {
+            let event = Event::from_bytes(&event).map(Box::new).map_err(|_| StoreError::Row {
                 table: "delivery",
                 column: "event",
             })?;
@@ -262,21 +287,39 @@ pub const CLAIM: &str = "with due as (select copy_id, queued_at, waits_for from 
      where d.copy_id = taken.copy_id \
      returning d.copy_id, d.event, d.queued_at, d.attempts, taken.waits_for";
 
-/// Lets a delivery wait: longer each time that it is for the same, anew when it is for something else.
+/// Lets deliveries wait: each longer each time that it is for the same, anew when it is for something else.
 ///
 /// # Errors
 /// The database.
-pub async fn postpone(tx: &mut TenantTx, delivery: &Delivery, waiting: Waiting) -> Result<(), StoreError> {
-    let again = delivery.waited_for.as_deref() == Some(waiting.as_str());
-    let attempts = if again { delivery.attempts.saturating_add(1) } else { 1 };
+pub async fn postpone(tx: &mut TenantTx, deliveries: &[(&Delivery, Waiting)]) -> Result<(), StoreError> {
+    let copies: Vec<Uuid> = deliveries.iter().map(|(delivery, _)| delivery.copy_id).collect();
+    let words: Vec<&str> = deliveries.iter().map(|(_, waiting)| waiting.as_str()).collect();
+    let attempts: Vec<u32> = deliveries
+        .iter()
+        .map(|(delivery, waiting)| match delivery.waited_for.as_deref() {
+            Some(word) if word == waiting.as_str() => delivery.attempts.saturating_add(1),
+            _ => 1,
+        })
+        .collect();
+    let pauses: Vec<f64> = deliveries
+        .iter()
+        .zip(&attempts)
+        .map(|((_, waiting), attempts)| waiting.pause(*attempts).as_secs_f64())
+        .collect();
+    let attempts: Vec<i32> = attempts
+        .into_iter()
+        .map(|attempts| i32::try_from(attempts).unwrap_or(i32::MAX))
+        .collect();
     sqlx::query(
-        "update delivery set attempts = $2, next_attempt = now() + make_interval(secs => $3), waits_for = $4 \
-         where copy_id = $1",
+        "update delivery d set attempts = w.attempts, next_attempt = now() + make_interval(secs => w.pause), \
+         waits_for = w.word \
+         from unnest($1::uuid[], $2::integer[], $3::float8[], $4::text[]) as w (copy_id, attempts, pause, word) \
+         where d.copy_id = w.copy_id",
     )
-    .bind(delivery.copy_id)
-    .bind(i32::try_from(attempts).unwrap_or(i32::MAX))
-    .bind(waiting.pause(attempts).as_secs_f64())
-    .bind(waiting.as_str())
+    .bind(copies)
+    .bind(attempts)
+    .bind(pauses)
+    .bind(words)
     .execute(tx.conn())
     .await?;
     Ok(())

@@ -1,11 +1,11 @@
 //! The importer's edges, copies and purges.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff_sqlx::ToSqlx as _;
 use meridian_kit::db::TenantTx;
 use meridian_kit::event::Event;
-use meridian_policy::{CompiledEdge, EdgeId, Epoch, PolicyRevision, RegionName, Rule};
+use meridian_policy::{CompiledEdge, CutEdge, EdgeId, Epoch, PolicyRevision, RegionName, Rule};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -126,30 +126,39 @@ pub async fn open(tx: &mut TenantTx, edge: &CompiledEdge, revision: PolicyRevisi
     Ok(opened.rows_affected() == 1)
 }
 
-/// Keeps a copy; false: it was there.
+/// Keeps copies, and returns which were not there.
 ///
 /// # Errors
 /// The database.
 pub async fn keep(
     tx: &mut TenantTx,
     edge: &CompiledEdge,
-    event: &Event,
+    events: &[Event],
     origin_epoch: Epoch,
-) -> Result<bool, StoreError> {
-    let kept = sqlx::query(
+) -> Result<HashSet<Uuid>, StoreError> {
+    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+    let authors: Vec<Uuid> = events.iter().map(|event| event.data_subject.as_uuid()).collect();
+    let expiries: Vec<_> = events
+        .iter()
+        .map(|event| event.expires.unwrap_or(edge.expires).to_sqlx())
+        .collect();
+    let sealed: Vec<&[u8]> = events.iter().map(Event::sealed_payload).collect();
+    let kept: Vec<Uuid> = sqlx::query_scalar(
         "insert into imported_event (origin_event, edge, origin, origin_epoch, author, expires_at, sealed) \
-         values ($1, $2, $3, $4, $5, $6, $7) on conflict (tenant, origin_event) do nothing",
+         select id, $2, $3, $4, author, expires, sealed \
+         from unnest($1::uuid[], $5::uuid[], $6::timestamptz[], $7::bytea[]) as copy (id, author, expires, sealed) \
+         on conflict (tenant, origin_event) do nothing returning origin_event",
     )
-    .bind(event.id)
+    .bind(ids)
     .bind(edge.id.as_str())
     .bind(edge.from.as_str())
     .bind(origin_epoch.as_i64())
-    .bind(event.data_subject)
-    .bind(event.expires.unwrap_or(edge.expires).to_sqlx())
-    .bind(event.sealed_payload())
-    .execute(tx.conn())
+    .bind(authors)
+    .bind(expiries)
+    .bind(sealed)
+    .fetch_all(tx.conn())
     .await?;
-    Ok(kept.rows_affected() == 1)
+    Ok(kept.into_iter().collect())
 }
 
 /// Begins a purge of an open edge: from here on nothing of it is let in. Returns how many copies were deleted; none where
@@ -188,6 +197,24 @@ pub async fn begin_purge(
         .execute(tx.conn())
         .await?;
     Ok(Some(deleted))
+}
+
+/// Sees to it that the end of an edge is reported (again). Of one that was never open here there is nothing to purge.
+///
+/// # Errors
+/// The database.
+pub async fn close(tx: &mut TenantTx, edge: &CutEdge, revision: PolicyRevision) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into import_edge (edge, origin, state, rule, revision) values ($1, $2, 'cut', $3, $4) \
+         on conflict (tenant, edge) do update set reported = false where import_edge.state = 'cut'",
+    )
+    .bind(edge.id.as_str())
+    .bind(edge.from.as_str())
+    .bind(Rule::NoEdge.as_str())
+    .bind(revision.as_i64())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }
 
 /// Records a sink's acknowledgement. False: there is no such purge.

@@ -13,7 +13,6 @@ use meridian_kit::client::ServiceClient;
 use meridian_kit::db::TenantTx;
 use meridian_kit::event::{Draft, Event, EventSource};
 use meridian_kit::kafka::{Consumer, Failure, Handled, Handler, Topic};
-use meridian_kit::problem::Problem;
 use meridian_kit::service::{self, Parts};
 use meridian_kit::subject_keys::{Create, KeyScope, Keyring};
 use meridian_kit::testing::{Athlete, Database, Region, until};
@@ -60,29 +59,34 @@ impl Consent {
     }
 
     pub fn router(&self) -> Router {
-        async fn permit(State(consent): State<Consent>, axum::Json(request): axum::Json<Value>) -> Response {
+        async fn open(State(consent): State<Consent>, axum::Json(request): axum::Json<Value>) -> Response {
             assert_eq!(request["deliverer"], "replicator");
             assert_eq!(
                 (&request["purpose"], &request["class"]),
                 (&json!("cross-border-sharing"), &json!("workout-summary"))
             );
             let mut state = consent.state();
-            state.asked += 1;
-            if !state.granted {
-                return Problem::forbidden("no-consent", "the subject does not consent")
-                    .rule("not-granted")
-                    .into_response();
-            }
-            let id = Uuid::new_v4().to_string();
-            state.open.push(id.clone());
-            axum::Json(json!({"permit_id": id, "valid_for_ms": 1500})).into_response()
+            let deliveries = request["deliveries"].as_array().map_or(0, Vec::len);
+            state.asked += deliveries;
+            let permits: Vec<Value> = (0..deliveries)
+                .map(|_| {
+                    if !state.granted {
+                        return json!({"rule": "not-granted"});
+                    }
+                    let id = Uuid::new_v4().to_string();
+                    state.open.push(id.clone());
+                    json!({"permit_id": id})
+                })
+                .collect();
+            axum::Json(json!({"valid_for_ms": 1500, "permits": permits})).into_response()
         }
-        async fn close(State(consent): State<Consent>, axum::extract::Path(id): axum::extract::Path<String>) {
-            consent.state().open.retain(|open| *open != id);
+        async fn close(State(consent): State<Consent>, axum::Json(request): axum::Json<Value>) {
+            let closed = request["permits"].as_array().expect("permits").clone();
+            consent.state().open.retain(|open| !closed.contains(&json!(open)));
         }
         Router::new()
-            .route("/internal/permits", post(permit))
-            .route("/internal/permits/{id}/close", post(close))
+            .route("/internal/permits/open", post(open))
+            .route("/internal/permits/close", post(close))
             .with_state(self.clone())
     }
 }
@@ -196,26 +200,37 @@ impl Side {
 
     /// Puts a share of `athlete` on social.events, as social would.
     pub async fn share(&self, athlete: &Athlete, payload: &Value) -> Event {
+        self.shares(athlete, payload, 1).await.pop().expect("one share")
+    }
+
+    /// As [`Side::share`], so many times.
+    pub async fn shares(&self, athlete: &Athlete, payload: &Value, count: usize) -> Vec<Event> {
         let keyring = self.region.keyring("social");
         let key = keyring
             .key(&athlete.tenant, &athlete.subject, &KeyScope::Personal, Create::Yes)
             .await
             .expect("a key");
-        let draft = Draft {
-            kind: SHARED,
-            stream: Uuid::now_v7().to_string(),
-            sequence: 1,
-            class: DataClass::WorkoutSummary,
-            epoch: athlete.epoch,
-        };
         let source = EventSource::new(self.region.name().parse().expect("a region"), "social");
-        let event = Event::sealed(&source, draft, &key, payload).expect("an event");
         let producer = self.region.kafka("social").producer().expect("a producer");
-        producer
-            .send("social.events", &athlete.subject.to_string(), &event.to_bytes())
-            .await
-            .expect("a send");
-        event
+        let (mut events, mut sent) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let draft = Draft {
+                kind: SHARED,
+                stream: Uuid::now_v7().to_string(),
+                sequence: 1,
+                class: DataClass::WorkoutSummary,
+                epoch: athlete.epoch,
+            };
+            let event = Event::sealed(&source, draft, &key, payload).expect("an event");
+            let (subject, bytes) = (athlete.subject.to_string(), event.to_bytes());
+            let delivery = producer.enqueue("social.events", &subject, &bytes).await;
+            sent.push(delivery.expect("room"));
+            events.push(event);
+        }
+        for delivery in sent {
+            delivery.await.expect("a send");
+        }
+        events
     }
 
     pub async fn count(&self, table: &'static str) -> i64 {

@@ -43,7 +43,7 @@ impl App {
     pub fn new(start: &Start, settings: &Settings) -> Result<Self, StartError> {
         let admission = Admission::new(settings, start.metrics());
         let keyring = start.keyring()?;
-        let producer = start.kafka().producer()?;
+        let producer = start.kafka().producer()?.renewed();
         let publisher = Publisher::new(
             producer,
             keyring.clone(),
@@ -51,7 +51,7 @@ impl App {
             admission.clone(),
             start.metrics(),
         );
-        let backlog = Backlog::new(start.config().kafka.clone(), &start.kafka());
+        let backlog = Backlog::new(start.kafka());
         Ok(Self {
             pool: start.database()?,
             keyring,

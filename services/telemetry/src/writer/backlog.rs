@@ -1,10 +1,9 @@
 //! How much of the topic the writers have not stored yet: the broker's end of each partition against the group's commits.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_kit::kafka::{Kafka, KafkaError};
-use rdkafka::ClientConfig;
+use meridian_kit::kafka::{Current, Kafka, KafkaError};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -16,10 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Asks. Cheap to clone; connects when first asked.
 #[derive(Clone)]
 pub struct Backlog {
-    brokers: String,
-    topic: String,
-    group: String,
-    client: Arc<OnceLock<BaseConsumer>>,
+    topic: Arc<str>,
+    client: Current<BaseConsumer>,
 }
 
 impl std::fmt::Debug for Backlog {
@@ -34,13 +31,10 @@ impl std::fmt::Debug for Backlog {
 impl Backlog {
     /// For the region's Kafka.
     #[must_use]
-    pub fn new(brokers: String, kafka: &Kafka) -> Self {
-        let (topic, group) = (kafka.topic_name(TOPIC), kafka.topic_name(WRITERS));
+    pub fn new(kafka: Kafka) -> Self {
         Self {
-            brokers,
-            topic,
-            group,
-            client: Arc::default(),
+            topic: kafka.topic_name(TOPIC).into(),
+            client: Current::new(kafka, client),
         }
     }
 
@@ -56,29 +50,12 @@ impl Backlog {
         asked.unwrap_or_else(|_| Err(KafkaError::Consume(rdkafka::error::KafkaError::Canceled)))
     }
 
-    fn client(&self) -> Result<&BaseConsumer, KafkaError> {
-        if let Some(client) = self.client.get() {
-            return Ok(client);
-        }
-        // It never subscribes: it reads the group's commits and is no member of it.
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &self.brokers)
-            .set("group.id", &self.group)
-            .set("client.id", "telemetry-backlog")
-            .set("enable.auto.commit", "false")
-            .set("allow.auto.create.topics", "false")
-            .set_log_level(rdkafka::config::RDKafkaLogLevel::Error);
-        let client = config.create().map_err(KafkaError::Setup)?;
-        Ok(self.client.get_or_init(|| client))
-    }
-
     fn ask(&self) -> Result<i64, KafkaError> {
-        let client = self.client()?;
+        let client = self.client.get()?;
         let metadata = client
             .fetch_metadata(Some(&self.topic), PATIENCE)
             .map_err(KafkaError::Consume)?;
-        let partitions = metadata.topics().iter().find(|topic| topic.name() == self.topic);
+        let partitions = metadata.topics().iter().find(|topic| topic.name() == &*self.topic);
         let partitions: Vec<i32> = partitions
             .iter()
             .flat_map(|topic| topic.partitions())
@@ -108,4 +85,16 @@ impl Backlog {
         });
         Ok(behind.sum())
     }
+}
+
+/// It never subscribes: it reads the group's commits and is no member of it.
+fn client(kafka: &Kafka) -> Result<BaseConsumer, KafkaError> {
+    let mut config = kafka.config();
+    config
+        .set("group.id", kafka.topic_name(WRITERS))
+        .set("client.id", "telemetry-backlog")
+        .set("enable.auto.commit", "false")
+        .set("allow.auto.create.topics", "false")
+        .set_log_level(rdkafka::config::RDKafkaLogLevel::Error);
+    config.create().map_err(KafkaError::Setup)
 }

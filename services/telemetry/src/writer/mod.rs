@@ -43,7 +43,7 @@ async fn watch_backlog(start: Start) -> Result<(), StartError> {
         "meridian_ingest_lag",
         "Batches that no writer has stored yet, of the whole group",
     );
-    let backlog = Backlog::new(start.config().kafka.clone(), &start.kafka());
+    let backlog = Backlog::new(start.kafka());
     let stop = start.stop();
     while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
         match backlog.batches().await {

@@ -6,16 +6,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use meridian_operator::manifest::TENANT_DATA_RESIDENCY;
-use tokio::task::JoinSet;
 
+use super::beat;
 use super::fleet::{self, Fleet, HOMES, expiry, region_name, region_of, tenant_name};
 use super::hub::Hub;
 use super::regions::{Regions, Seen};
 use super::servers::{Server, Servers};
 use crate::Programs;
-use crate::measure::percentile;
 use crate::report::{Bound, Metric, Report};
 
 /// Regions, each a member of its own.
@@ -24,8 +23,6 @@ pub const REGIONS: usize = 100;
 const ORGANIZATIONS: usize = 334;
 const PER_SECOND: u32 = 20;
 const LASTS: Duration = Duration::from_secs(60);
-/// How long the last change may be on its way before it counts as lost.
-const DRAIN: Duration = Duration::from_secs(60);
 /// How long the hub may take to lay the fleet out.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -51,19 +48,8 @@ pub async fn measure(servers: &Servers, programs: &Programs, report: &mut Report
     hub.stop().await?;
 
     let changes = f64::from(u32::try_from(latencies.len()).context("too many changes")?);
-    for (name, share, bound) in [
-        ("p99", 0.99, Bound::AtMost(1.0)),
-        ("p50", 0.5, Bound::Reported),
-        ("slowest", 1.0, Bound::Reported),
-    ] {
-        let latency = percentile(&latencies, share).context("no change was measured")?;
-        report.add(Metric::own(
-            format!("a residency change to its members, 20/s, {REGIONS} members: {name}"),
-            latency,
-            "s",
-            bound,
-        ))?;
-    }
+    let what = format!("a residency change to its members, 20/s, {REGIONS} members");
+    beat::report(report, &what, &latencies, 1.0)?;
     #[expect(clippy::cast_precision_loss, reason = "a count of requests in a few minutes")]
     let writes = (after.writes - before.writes) as f64;
     report.add(Metric::own(
@@ -90,34 +76,17 @@ pub async fn measure(servers: &Servers, programs: &Programs, report: &mut Report
     Ok(())
 }
 
-/// Sends the changes on their beat; gives the seconds that each took.
+/// Sends the changes; gives the seconds that each took.
 async fn load(hub: &Server, seen: &Seen) -> Result<Vec<f64>> {
-    let beat = Duration::from_secs(1) / PER_SECOND;
-    let total = u32::try_from(LASTS.as_millis() / beat.as_millis())?;
-    let began = Instant::now();
-    let mut changes = JoinSet::new();
-    for number in 0..total {
-        let due = began + beat * number;
-        tokio::time::sleep_until(due.into()).await;
+    let total = u32::try_from(LASTS.as_secs())? * PER_SECOND;
+    beat::send(PER_SECOND, total, |number| {
         let (hub, seen) = (hub.clone(), seen.clone());
-        changes.spawn(async move { change(&hub, &seen, number, due).await });
-    }
-    let (mut latencies, lost) = (Vec::new(), tokio::time::Instant::now() + DRAIN);
-    while !changes.is_empty() {
-        match tokio::time::timeout_at(lost, changes.join_next()).await {
-            Ok(Some(ended)) => latencies.push(ended??),
-            Ok(None) => {}
-            Err(_) => bail!(
-                "{} of {total} changes had not arrived {} s after the last was sent",
-                changes.len(),
-                DRAIN.as_secs()
-            ),
-        }
-    }
-    Ok(latencies)
+        async move { change(&hub, &seen, number).await }
+    })
+    .await
 }
 
-async fn change(hub: &Server, seen: &Seen, number: u32, due: Instant) -> Result<f64> {
+async fn change(hub: &Server, seen: &Seen, number: u32) -> Result<()> {
     // A stride that shares no factor with the number of tenants: every tenant's turn comes, neighbours far apart.
     let tenant = (number as usize * 389) % (ORGANIZATIONS * HOMES);
     let (organization, home) = (tenant / HOMES, tenant % HOMES);
@@ -133,5 +102,5 @@ async fn change(hub: &Server, seen: &Seen, number: u32, due: Instant) -> Result<
         let edge = format!("{name}.workout-summary.{}", region(other));
         seen.arrived(&name, &edge, &region(home), &region(other), expires).await;
     }
-    Ok(due.elapsed().as_secs_f64())
+    Ok(())
 }

@@ -90,6 +90,7 @@ impl<'a> Fleet<'a> {
         release_all(hub, TENANT_DATA_RESIDENCY).await?;
         remove_all(hub, TENANT_DATA_RESIDENCY, "").await?;
         for server in &self.servers.members {
+            release_all(server, REGION_STACK).await?;
             remove_all(server, REGION_STACK, "").await?;
         }
         let spaces = (0..self.regions).map(|number| async move {
@@ -108,7 +109,7 @@ impl<'a> Fleet<'a> {
     }
 }
 
-/// Takes all finalizers off: no hub runs that would, and none of its members may be asked for it.
+/// Takes all finalizers off: no role runs that would, and no member may be asked for it.
 async fn release_all(server: &Server, kind: meridian_operator::manifest::Kind) -> Result<()> {
     let api = server.api(kind, "");
     let listed = api.list_metadata(&ListParams::default()).await;
@@ -144,7 +145,9 @@ async fn make_namespace(server: &Server, name: &str) -> Result<()> {
     if api.get_opt(name).await?.is_some() {
         return Ok(());
     }
-    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+    // Where a region role runs, it takes its own over.
+    let metadata = json!({"name": name, "annotations": {"meridian.sh/adopt": "true"}});
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": metadata}))?;
     api.create(&PostParams::default(), &namespace)
         .await
         .with_context(|| format!("namespace {name} cannot be made"))?;

@@ -48,26 +48,11 @@ impl Hub {
     /// When it cannot be started.
     pub fn start(meridian: &Path, server: &Server, log: &Path) -> Result<Self> {
         let (admin, webhook) = (free_address()?, free_address()?);
-        if let Some(folder) = log.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let output = fs::OpenOptions::new().create(true).append(true).open(log);
-        let output = output.with_context(|| format!("cannot write {}", log.display()))?;
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(meridian)
-            .args(["operator", "hub"])
-            .env("KUBECONFIG", &server.kubeconfig)
-            .env("POD_NAMESPACE", SYSTEM)
+        let child = role(meridian, "hub", &server.kubeconfig, log)?
             .env("POD_NAME", "bench-hub")
             .env("MERIDIAN_ADMIN_LISTEN", admin.to_string())
             .env("MERIDIAN_WEBHOOK_LISTEN", webhook.to_string())
             .env("MERIDIAN_APPROVAL", "NotRequired")
-            .env("RUST_LOG", "info")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .kill_on_drop(true)
             .spawn()
             .context("setpriv (util-linux) cannot start the hub role")?;
         let pid = child.id().context("the hub role has ended at once")?;
@@ -161,7 +146,37 @@ impl Hub {
     }
 }
 
-fn free_address() -> Result<SocketAddr> {
+/// A role of the operator on an API server, not started yet; what it logs goes to `log`. It is killed when it is dropped,
+/// and by the kernel when this program ends.
+///
+/// # Errors
+/// When the log cannot be written.
+pub fn role(meridian: &Path, role: &str, kubeconfig: &Path, log: &Path) -> Result<Command> {
+    if let Some(folder) = log.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let output = fs::OpenOptions::new().create(true).append(true).open(log);
+    let output = output.with_context(|| format!("cannot write {}", log.display()))?;
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(meridian)
+        .args(["operator", role])
+        .env("KUBECONFIG", kubeconfig)
+        .env("POD_NAMESPACE", SYSTEM)
+        .env("RUST_LOG", "info")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .kill_on_drop(true);
+    Ok(command)
+}
+
+/// An address of this machine that nobody listens on.
+///
+/// # Errors
+/// When there is none.
+pub fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 

@@ -1,6 +1,8 @@
 //! `meridian-bench operator`: the operator against kubectl and helm, and against its own promises.
 
+mod beat;
 mod change;
+mod enforcement;
 mod fleet;
 mod hub;
 mod lay_down;
@@ -17,7 +19,7 @@ use crate::report::Report;
 use servers::Servers;
 
 /// The figures, in the order in which they are measured: the quick ones first.
-const FIGURES: [&str; 4] = ["lay-down", "no-op", "change", "fleet"];
+const FIGURES: [&str; 5] = ["lay-down", "no-op", "change", "fleet", "enforcement"];
 
 /// Measures the figures of `only`, or all. One that cannot be measured does not stop the others.
 ///
@@ -39,6 +41,7 @@ pub async fn run(programs: &Programs, only: &[String], report: &mut Report) -> R
             "lay-down" => lay_down::measure(&servers, programs, report).await,
             "no-op" => no_op::measure(&servers, report).await,
             "change" => change::measure(&servers, programs, report).await,
+            "enforcement" => enforcement::measure(&servers, programs, report).await,
             _ => scale::measure(&servers, programs, report).await,
         };
         if let Err(error) = measured {

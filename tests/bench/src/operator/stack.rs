@@ -154,7 +154,7 @@ pub fn planned(region: &str) -> Result<Plan> {
     let mut object = region_stack(region)?;
     object["metadata"]["uid"] = json!("0b4a7c1e-0000-4000-8000-000000000001");
     let request = validate(&object, &images())?;
-    let policy = request.policy.clone();
+    let policy = request.policy.clone().map_err(anyhow::Error::msg)?;
     let pool = Settings {
         partitions: 6,
         ..Settings::default()

@@ -13,7 +13,7 @@ use crate::rows::Outcome;
 use crate::rows::shared_workout::{EDGE, arrival, copies, edge_is_open, imported, reader_and_sharer, share};
 use crate::world::{Site, World, until};
 
-const LAWFUL: &str = include_str!("../../../../regions/local/40-tenants.yaml");
+pub(super) const LAWFUL: &str = include_str!("../../../../regions/local/40-tenants.yaml");
 const CUT: Duration = Duration::from_secs(120);
 
 pub async fn prove(world: &World) -> Result<Outcome> {
@@ -101,7 +101,7 @@ async fn without_edge(world: &World, reader: &Athlete, athlete: &Athlete) -> Res
 }
 
 /// The tenant's policy without what may leave.
-fn tenant_without_edges() -> Result<String> {
+pub(super) fn tenant_without_edges() -> Result<String> {
     for document in serde_yaml::Deserializer::from_str(LAWFUL) {
         let mut tenant = Value::deserialize(document).context("regions/local/40-tenants.yaml")?;
         if tenant["metadata"]["name"] == "stride-eu" {
@@ -124,14 +124,15 @@ async fn stack(site: &Site) -> Result<Value> {
     serde_json::from_str(&stack).context("the RegionStack")
 }
 
-async fn revision(site: &Site) -> Result<u64> {
+/// The revision of a region's policy: each region counts its own.
+pub(super) async fn revision(site: &Site) -> Result<u64> {
     stack(site).await?["spec"]["revision"]
         .as_u64()
         .context("a RegionStack has a revision")
 }
 
 /// Waits for the acknowledgement of this cut, not of an earlier one, in the RegionStack's status.
-async fn acknowledged(site: &Site, role: &str, after: u64) -> Result<Value> {
+pub(super) async fn acknowledged(site: &Site, role: &str, after: u64) -> Result<Value> {
     until(CUT, &format!("{}'s acknowledgement as {role}", site.region), || async {
         let stack = stack(site).await?;
         let acks = stack["status"]["acks"].as_array().cloned().unwrap_or_default();
@@ -168,7 +169,7 @@ async fn records(site: &Site) -> Result<u64> {
 }
 
 /// Waits until what social told has left its outbox and the replicator has looked at all of it.
-async fn consumed(site: &Site) -> Result<()> {
+pub(super) async fn consumed(site: &Site) -> Result<()> {
     until(CUT, "the replicator past everything that was shared", || async {
         let waiting = site.count("social", "select count(*) from outbox").await?;
         if waiting != 0 {

@@ -2,7 +2,9 @@
 
 mod consent_before_promotion;
 mod cut_edge;
+mod cut_off;
 mod foreign_gateway;
+mod frozen;
 mod hub_lost;
 mod killed_parts;
 mod nowhere_else;
@@ -11,6 +13,7 @@ mod real_ride;
 mod refused_policy;
 mod scaled_ingest;
 mod shared_workout;
+mod walk;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -38,7 +41,7 @@ pub enum Outcome {
 }
 
 /// Every row, in order.
-pub const ALL: [Row; 17] = [
+pub const ALL: [Row; 18] = [
     Row {
         number: 1,
         promise: "An EU athlete's profile text, positions and heart rates are in eu and nowhere in us or on the hub",
@@ -107,11 +110,15 @@ pub const ALL: [Row; 17] = [
         number: 17,
         promise: "A row of an eu tenant put into us's database by hand is found by one run of the verifier",
     },
+    Row {
+        number: 18,
+        promise: "A random walk of policies, tenants, consents and dying parts loses nothing and leaks nothing",
+    },
 ];
 
 /// One after the other: rows that may run side by side. Within a lane they wait for each other, since they change the same
 /// tenant's policy or what the row before them left.
-pub const STAGES: [&[&[u8]]; 7] = [
+pub const STAGES: [&[&[u8]]; 8] = [
     // Compares times, so nothing else runs.
     &[&[2]],
     &[&[5, 6, 8], &[1], &[3, 4]],
@@ -121,10 +128,14 @@ pub const STAGES: [&[&[u8]]; 7] = [
     &[&[10], &[11, 12, 13, 14], &[17]],
     &[&[15]],
     &[&[16]],
+    &[&[WALK]],
 ];
 
 /// What `cargo xtask up` proves; the others are proved by `cargo xtask test`, and by number.
 pub const OF_THE_DEMO: RangeInclusive<u8> = 1..=10;
+
+/// The row of the long runs (`cargo xtask test chaos`); otherwise it is proved only by number.
+pub const WALK: u8 = 18;
 
 /// Rows that put load on the demo or take parts of it away. They take minutes, and are not proved again while what they
 /// proved still stands as it was.
@@ -150,6 +161,7 @@ pub async fn prove(number: u8, world: &World) -> Result<Outcome> {
         15 => operations::chart_upgraded::prove(world).await,
         16 => operations::hub_rebuilt::prove(world).await,
         17 => operations::smuggled_row::prove(world).await,
+        WALK => walk::prove(world).await,
         _ => bail!("row {number} has no proof"),
     }
 }

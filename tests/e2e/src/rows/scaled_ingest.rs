@@ -13,8 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::{Timestamp, ToSpan};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ListParams};
+use kube::api::Api;
 use meridian_crds::IngestPool;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -22,8 +21,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::athlete::Athlete;
-use crate::node::{self, docker};
 use crate::rows::Outcome;
+use crate::rows::frozen::Frozen;
 use crate::world::{Site, World, until};
 
 const POOL: &str = "eu-telemetry";
@@ -82,7 +81,7 @@ async fn up_and_down(world: &World) -> Result<Outcome> {
 
 /// A pool that has grown under load.
 pub(super) struct Grown {
-    /// The most writers that were ready.
+    /// Writers at the start, and the most that came beside them and were ready.
     pub(super) writers: u32,
     /// The most that waited.
     lag: u64,
@@ -99,19 +98,19 @@ pub(super) async fn grow(site: &Site, few: u32) -> Result<Grown> {
         devices.push(Device::new(site).await?);
     }
     let (seen, looks) = watch::channel(Seen::default());
-    let hanging = Frozen::writers(site).await?;
+    let hanging = Frozen::component(site, "telemetry-writer").await?;
     let began = Instant::now();
     let loaded = tokio::select! {
-        load = load(site, &mut devices, &looks, few) => load,
-        blind = look_on(site, &seen) => Err(blind),
+        load = load(site, &mut devices, &looks) => load,
+        blind = look_on(site, &hanging, &seen) => Err(blind),
     };
     hanging.go_on().await?;
     loaded?;
     let after = began.elapsed();
     let kept = none_lost_none_twice(site, &devices).await?;
-    let Seen { ready: writers, lag } = looks.borrow().clone();
+    let Seen { came, lag } = looks.borrow().clone();
     Ok(Grown {
-        writers,
+        writers: few + came,
         lag,
         after,
         kept,
@@ -121,7 +120,8 @@ pub(super) async fn grow(site: &Site, few: u32) -> Result<Grown> {
 /// The most that was seen.
 #[derive(Clone, Default)]
 struct Seen {
-    ready: u32,
+    /// Writers that are ready and are not those that hang, which are not ready any more soon.
+    came: u32,
     lag: u64,
 }
 
@@ -171,15 +171,15 @@ pub(super) async fn at_rest(site: &Site, limit: Duration) -> Result<u32> {
 }
 
 /// Keeps the most that was seen; ends only when the pool cannot be looked at.
-async fn look_on(site: &Site, seen: &watch::Sender<Seen>) -> anyhow::Error {
+async fn look_on(site: &Site, hanging: &Frozen, seen: &watch::Sender<Seen>) -> anyhow::Error {
     loop {
         let looked = until(Duration::from_secs(10), "the pool", || async {
-            look(site).await.map(Some)
+            Ok(Some((look(site).await?, hanging.others_ready(site).await?)))
         })
         .await;
         match looked {
-            Ok(look) => seen.send_modify(|seen| {
-                seen.ready = seen.ready.max(look.writers[2]);
+            Ok((look, came)) => seen.send_modify(|seen| {
+                seen.came = seen.came.max(came);
                 seen.lag = seen.lag.max(look.lag.unwrap_or(0));
             }),
             Err(error) => return error,
@@ -188,65 +188,22 @@ async fn look_on(site: &Site, seen: &watch::Sender<Seen>) -> anyhow::Error {
     }
 }
 
-/// Delivery after delivery until more writers than `few` are ready.
-async fn load(site: &Site, devices: &mut [Device], looks: &watch::Receiver<Seen>, few: u32) -> Result<()> {
+/// Delivery after delivery until another writer is ready.
+async fn load(site: &Site, devices: &mut [Device], looks: &watch::Receiver<Seen>) -> Result<()> {
     let began = Instant::now();
-    while looks.borrow().ready <= few {
+    while looks.borrow().came == 0 {
         let deliveries = devices.iter_mut().map(|device| device.deliver(site, AT_ONCE, SAMPLES));
         futures::future::try_join_all(deliveries).await?;
         if began.elapsed() > GROWS {
             let acknowledged: usize = devices.iter().map(|device| device.batches).sum();
             bail!(
-                "{acknowledged} batches in {} s made no second writer ready; most waiting {}",
+                "{acknowledged} batches in {} s made no other writer ready; most waiting {}",
                 GROWS.as_secs(),
                 looks.borrow().lag
             );
         }
     }
     Ok(())
-}
-
-/// Writers that hang. Even when the proof panics they go on.
-struct Frozen {
-    node: String,
-    containers: Vec<String>,
-}
-
-impl Frozen {
-    async fn writers(site: &Site) -> Result<Self> {
-        let pods: Api<Pod> = Api::namespaced(site.cluster.client.clone(), &site.namespace());
-        let writers = ListParams::default().labels("meridian.sh/component=telemetry-writer");
-        let mut frozen = Self {
-            node: node::name(site.region),
-            containers: Vec::new(),
-        };
-        for pod in pods.list(&writers).await? {
-            let id = node::container(&pod).context("a writer's container has no id")?;
-            docker(&node::task(&frozen.node, &["pause", id])).await?;
-            frozen.containers.push(id.to_owned());
-        }
-        ensure!(!frozen.containers.is_empty(), "there is no writer");
-        Ok(frozen)
-    }
-
-    async fn go_on(mut self) -> Result<()> {
-        while let Some(id) = self.containers.last() {
-            docker(&node::task(&self.node, &["resume", id])).await?;
-            self.containers.pop();
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        for id in &self.containers {
-            // Nobody is left to tell when this fails too; the error that led here is told.
-            let _ = std::process::Command::new("docker")
-                .args(node::task(&self.node, &["resume", id]))
-                .output();
-        }
-    }
 }
 
 /// More than the quota admits at once. Gives how often the athlete was told to wait.

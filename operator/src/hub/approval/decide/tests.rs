@@ -147,6 +147,20 @@ fn what_an_importer_still_has_of_an_edge_that_its_exporter_has_cut_opens_nothing
 }
 
 #[test]
+fn what_is_held_of_an_edge_and_not_understood_is_not_taken_for_approved() {
+    let bed = Bed::settled();
+    for (region, side) in [("eu", "exports"), ("us", "imports")] {
+        edit(bed.world.held(region), REGION_STACK, region, |stack| {
+            policy_form::open(&mut stack["spec"]["policy"]).unwrap();
+            stack["spec"]["policy"][side][0]["adults_only"] = serde_json::json!(true);
+        });
+    }
+    let (in_force, decisions) = bed.decide(&bed.held(), bed.unrecorded(), &[]);
+    waiting(&decisions, "stride-eu");
+    assert!(edge_of(&compiled(&in_force)).is_none());
+}
+
+#[test]
 fn a_tenant_that_nobody_holds_waits_to_move_in_and_one_whose_home_cannot_be_asked_is_not_decided() {
     let mut bed = Bed::settled();
     for cluster in ["eu", "us"] {

@@ -1,8 +1,10 @@
 //! The one table of what a region runs and who may talk to whom. NetworkPolicies, credentials, certificates, migrations
 //! and Deployments are all derived from it.
 
+use super::super::data_plane::{Kafka, Postgres};
 use super::super::secrets::{Credential, Wanted};
 use super::super::validate::Stack;
+use super::{external, strimzi};
 
 /// How a component is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +65,7 @@ pub const COMPONENTS: &[Component] = &[
     },
     Component {
         workload: Workload::Elsewhere,
-        port: 9092,
+        port: 9094,
         database: false,
         follows_policy: false,
         ..service("kafka", &[])
@@ -102,7 +104,7 @@ pub const COMPONENTS: &[Component] = &[
     },
     Component {
         database: false,
-        ..service(VERIFIER, &["postgres"])
+        ..service(VERIFIER, &["postgres", "kafka"])
     },
     Component {
         database: false,
@@ -118,7 +120,7 @@ pub const COMPONENTS: &[Component] = &[
 pub const GATEWAY: &str = "gateway";
 /// Name of the component that alone reaches other regions.
 pub const REPLICATOR: &str = "replicator";
-/// Name of the component that looks at what is in the region's databases.
+/// Name of the component that looks at what is in the region's databases and topics.
 pub const VERIFIER: &str = "verifier";
 /// Name of the component that keeps subjects' keys.
 pub const KEYRING: &str = "keyring";
@@ -150,13 +152,19 @@ pub fn credentials(stack: &Stack) -> Vec<Credential> {
         .homes
         .iter()
         .map(|home| Credential::Marketing(home.tenant.clone()));
+    let maker = match stack.data_plane.postgres {
+        Postgres::Embedded => Some(Credential::Superuser),
+        Postgres::CloudNativePg(_) => Some(Credential::Administrator),
+        // Somebody else's, and nothing that is made here.
+        Postgres::External(_) => None,
+    };
     [
-        Credential::Superuser,
         Credential::Verifier,
         Credential::Pepper("identity".to_owned()),
         Credential::KeyEncryption,
     ]
     .into_iter()
+    .chain(maker)
     .chain(WITH_EVIDENCE.map(|name| Credential::Evidence(name.to_owned())))
     .chain(databases)
     .chain(marketing)
@@ -179,10 +187,17 @@ pub fn certificates(stack: &Stack) -> Vec<Wanted> {
         .filter(|c| c.follows_policy)
         .map(|c| of(c.name))
         .collect();
-    wanted.push(Wanted {
-        uri: None,
-        ..of("postgres")
-    });
+    if external::of(stack, "postgres").is_none() {
+        wanted.push(Wanted {
+            uri: None,
+            ..of("postgres")
+        });
+    }
+    let mut kafka = of("kafka");
+    if let Kafka::Strimzi(strimzi) = &stack.data_plane.kafka {
+        kafka.dns.extend(strimzi::node_names(stack, strimzi));
+    }
+    wanted.push(kafka);
     wanted.push(Wanted {
         secret: PUBLIC_CERTIFICATE.to_owned(),
         dns: vec![stack.public_host.clone()],

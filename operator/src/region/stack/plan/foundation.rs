@@ -1,5 +1,6 @@
 //! What everything else stands on: the namespace with its bounds, the account, the policy file, the trust anchor.
 
+use super::super::data_plane::MODES;
 use super::super::validate::Stack;
 use super::pods::SERVICE_ACCOUNT_NAME;
 use crate::manifest::{CONFIG_MAP, LIMIT_RANGE, NAMESPACE, RESOURCE_QUOTA, SERVICE_ACCOUNT};
@@ -52,8 +53,19 @@ pub fn objects(stack: &Stack, ca_certificate: &str) -> Vec<Value> {
             "apiVersion": CONFIG_MAP.api_version(), "kind": CONFIG_MAP.kind, "metadata": metadata(TRUST),
             "data": {"ca.crt": ca_certificate},
         }),
+        modes(stack),
         policy(stack),
     ]
+}
+
+/// In which modes the region lives: what holds one that is to change.
+fn modes(stack: &Stack) -> Value {
+    let mut metadata = stack.metadata(MODES, "foundation");
+    metadata["namespace"] = json!(stack.namespace());
+    json!({
+        "apiVersion": CONFIG_MAP.api_version(), "kind": CONFIG_MAP.kind, "metadata": metadata,
+        "data": stack.data_plane.modes(),
+    })
 }
 
 /// The policy in force, for processes that start and for an operator that starts anew.

@@ -1,9 +1,10 @@
 //! Migration jobs. Their names carry a digest of everything they run with, so that they run again exactly when that
 //! changes; a finished job of an older digest has left the plan and is pruned.
 
-use super::super::secrets::Credential;
+use super::super::secrets::{Credential, Server};
 use super::super::validate::Stack;
 use super::components::with_database;
+use super::external;
 use super::foundation::TRUST;
 use super::pods::{Pod, SERVICE_USER, TLS_DIR, config_volume, env, env_secret, mount, resources, scratch, template};
 use super::{Material, POLICY_URL};
@@ -35,14 +36,26 @@ pub fn cluster(stack: &Stack, material: &Material) -> Value {
     let sources: Vec<_> = roles.iter().map(source).collect();
     let read: Vec<_> = roles.iter().map(|secret| material.digest_of(secret)).collect();
     let extra = Extra {
-        env: vec![
-            env_secret("MERIDIAN_SUPERUSER_URL", "db-superuser", "url"),
-            env("MERIDIAN_DB_CREDENTIALS_DIR", CREDENTIALS_DIR),
-        ],
+        env: superuser(stack)
+            .into_iter()
+            .chain([env("MERIDIAN_DB_CREDENTIALS_DIR", CREDENTIALS_DIR)])
+            .collect(),
         volumes: vec![json!({"name": "databases", "projected": {"defaultMode": 0o440, "sources": sources}})],
         mounts: vec![mount("databases", CREDENTIALS_DIR)],
     };
     job(stack, "cluster", extra, &json!(read))
+}
+
+/// As whom roles and databases are made.
+fn superuser(stack: &Stack) -> Vec<Value> {
+    let Some(external) = external::of(stack, "postgres") else {
+        return vec![env_secret("MERIDIAN_SUPERUSER_URL", "db-superuser", "url")];
+    };
+    vec![
+        env("MERIDIAN_SUPERUSER_URL", &Server::of(stack).url("", "postgres")),
+        env_secret("MERIDIAN_SUPERUSER_USERNAME", &external.secret, "username"),
+        env_secret("MERIDIAN_SUPERUSER_PASSWORD", &external.secret, "password"),
+    ]
 }
 
 /// One job per service with a database, as the schema's owner.
@@ -81,6 +94,10 @@ fn job(stack: &Stack, what: &str, extra: Extra, read: &Value) -> Value {
     mounts.extend(extra.mounts);
     let mut volumes = vec![config_volume("trust", TRUST), scratch("tmp", "16Mi")];
     volumes.extend(extra.volumes);
+    if let Some((volume, mounted)) = external::postgres_trust(stack) {
+        volumes.push(volume);
+        mounts.push(mounted);
+    }
     let container = json!({
         "name": "migrate", "image": stack.images.meridian, "args": ["migrate", what],
         "env": variables, "resources": resources("10m", ("32Mi", "256Mi")), "volumeMounts": mounts,

@@ -3,15 +3,20 @@
 //! A phase is written when what it needs is observed to be there; see [`Gate`]. Everything in the plan is kept from
 //! pruning whether its phase has been reached or not, so that a gate that closes takes nothing away.
 
+pub mod access;
+mod cloud_native_pg;
 pub mod components;
+pub mod external;
 pub mod foundation;
-mod kafka;
+pub mod kafka;
 mod migrations;
 mod network;
 pub mod pods;
 mod postgres;
 pub mod services;
+mod strimzi;
 
+use super::data_plane::{Kafka, Postgres};
 use super::validate::Stack;
 use crate::manifest::{Manifest, NotAManifest, ObjectKey};
 use components::{COMPONENTS, GATEWAY, VERIFIER, Workload, run_as};
@@ -95,19 +100,46 @@ pub fn plan(stack: &Stack, material: &Material) -> Result<Plan, NotAManifest> {
     let mut foundation = vec![foundation::namespace(stack)];
     foundation.extend(network::policies(stack));
     foundation.extend(foundation::objects(stack, &material.ca_certificate));
-    foundation.extend([postgres::config(stack), kafka::config(stack)]);
-    for component in COMPONENTS {
+    let postgres = match &stack.data_plane.postgres {
+        Postgres::Embedded => {
+            foundation.push(postgres::config(stack));
+            vec![postgres::workload(stack, material.digest_of("tls-postgres"))]
+        }
+        Postgres::CloudNativePg(wanted) => {
+            foundation.push(cloud_native_pg::network(stack));
+            vec![cloud_native_pg::cluster(stack, wanted)]
+        }
+        Postgres::External(_) => vec![],
+    };
+    let kafka = match &stack.data_plane.kafka {
+        Kafka::Embedded => {
+            foundation.push(kafka::config(stack));
+            vec![kafka::workload(stack, material)]
+        }
+        Kafka::Strimzi(wanted) => {
+            foundation.extend([strimzi::network(stack), strimzi::address(stack)]);
+            vec![
+                strimzi::nodes(stack, wanted),
+                strimzi::cluster(stack, wanted, &material.ca_certificate),
+            ]
+        }
+    };
+    // Others make Service and budget of what they run, but for Kafka's Service.
+    let ours = |name: &str| match name {
+        "postgres" => stack.data_plane.postgres == Postgres::Embedded,
+        "kafka" => stack.data_plane.kafka == Kafka::Embedded,
+        _ => true,
+    };
+    for component in COMPONENTS.iter().filter(|c| ours(c.name)) {
         foundation.extend(services::addresses(stack, component));
     }
     let budgeted = COMPONENTS
         .iter()
-        .filter(|c| !matches!(c.name, "migrate" | "telemetry-writer"));
+        .filter(|c| ours(c.name) && !matches!(c.name, "migrate" | "telemetry-writer"));
     foundation.extend(budgeted.map(|c| services::disruption_budget(stack, c.name)));
 
-    let mut data_plane = vec![
-        postgres::workload(stack, material.digest_of("tls-postgres")),
-        kafka::workload(stack),
-    ];
+    let mut data_plane = postgres;
+    data_plane.extend(kafka);
     data_plane.extend(run_as(Workload::StatefulSet).filter_map(|c| services::workload(stack, c, material)));
 
     let deployed = |chosen: fn(&str) -> bool| -> Vec<_> {

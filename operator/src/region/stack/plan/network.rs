@@ -5,6 +5,8 @@
 
 use super::super::validate::Stack;
 use super::components::{COMPONENT_LABEL, COMPONENTS, Component, REPLICATOR};
+use super::external;
+use super::kafka::PORT_IN_CLEAR;
 use crate::manifest::NETWORK_POLICY;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -19,7 +21,7 @@ const FEED_PORT: u16 = 8444;
 #[must_use]
 pub fn policies(stack: &Stack) -> Vec<Value> {
     let mut policies = vec![policy(stack, "default-deny", json!({}), vec![], vec![])];
-    for component in COMPONENTS {
+    for component in COMPONENTS.iter().filter(|c| external::of(stack, c.name).is_none()) {
         policies.push(of_component(stack, component));
     }
     policies
@@ -31,7 +33,7 @@ fn of_component(stack: &Stack, component: &Component) -> Value {
         stack,
         component.name,
         pods,
-        ingress(component),
+        ingress(stack, component),
         egress(stack, component),
     )
 }
@@ -49,18 +51,18 @@ fn tcp(port: u16) -> Value {
     json!([{"protocol": "TCP", "port": port}])
 }
 
-fn pods_of<'a>(components: impl IntoIterator<Item = &'a str>) -> Vec<Value> {
+pub(super) fn pods_of<'a>(components: impl IntoIterator<Item = &'a str>) -> Vec<Value> {
     components
         .into_iter()
         .map(|name| json!({"podSelector": {"matchLabels": {COMPONENT_LABEL: name}}}))
         .collect()
 }
 
-fn operator() -> Value {
+pub(super) fn operator() -> Value {
     json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": OPERATOR_NAMESPACE}}})
 }
 
-fn ingress(component: &Component) -> Vec<Value> {
+fn ingress(stack: &Stack, component: &Component) -> Vec<Value> {
     let callers = COMPONENTS
         .iter()
         .filter(|c| c.calls.contains(&component.name))
@@ -75,7 +77,7 @@ fn ingress(component: &Component) -> Vec<Value> {
         // No `from`: anybody, since a NodePort may hide the source's address. TLS says who it is.
         rules.push(json!({"ports": tcp(component.port)}));
     } else if !from.is_empty() {
-        rules.push(json!({"from": from, "ports": tcp(component.port)}));
+        rules.push(json!({"from": from, "ports": open_ports(stack, component.name, component.port)}));
     }
     if component.follows_policy {
         rules.push(json!({"from": [operator()], "ports": tcp(ADMIN_PORT)}));
@@ -84,17 +86,18 @@ fn ingress(component: &Component) -> Vec<Value> {
 }
 
 fn egress(stack: &Stack, component: &Component) -> Vec<Value> {
-    let mut rules = Vec::new();
-    let ports: BTreeSet<u16> = component.calls.iter().filter_map(|callee| port_of(callee)).collect();
+    let (outside, inside): (Vec<&str>, Vec<&str>) = component
+        .calls
+        .iter()
+        .copied()
+        .partition(|callee| external::of(stack, callee).is_some());
+    let outside = outside.into_iter().filter_map(|callee| external::of(stack, callee));
+    let mut rules: Vec<Value> = outside.map(external::way_out).collect();
+    let ports: BTreeSet<u16> = inside.iter().filter_map(|callee| port_of(callee)).collect();
     for port in ports {
-        let to = pods_of(
-            component
-                .calls
-                .iter()
-                .copied()
-                .filter(|callee| port_of(callee) == Some(port)),
-        );
-        rules.push(json!({"to": to, "ports": tcp(port)}));
+        let to = pods_of(inside.iter().copied().filter(|callee| port_of(callee) == Some(port)));
+        let kafka = if port_of("kafka") == Some(port) { "kafka" } else { "" };
+        rules.push(json!({"to": to, "ports": open_ports(stack, kafka, port)}));
     }
     if component.follows_policy {
         rules.push(json!({"to": [operator()], "ports": tcp(FEED_PORT)}));
@@ -108,11 +111,20 @@ fn egress(stack: &Stack, component: &Component) -> Vec<Value> {
     rules
 }
 
+/// The ports of a component: one, and for Kafka the one in clear as long as somebody of a release before needs it.
+fn open_ports(stack: &Stack, component: &str, port: u16) -> Value {
+    let mut ports = tcp(port);
+    if let (true, "kafka", Some(all)) = (stack.kafka_in_clear, component, ports.as_array_mut()) {
+        all.push(json!({"protocol": "TCP", "port": PORT_IN_CLEAR}));
+    }
+    ports
+}
+
 fn port_of(component: &str) -> Option<u16> {
     COMPONENTS.iter().find(|c| c.name == component).map(|c| c.port)
 }
 
-fn dns() -> Value {
+pub(super) fn dns() -> Value {
     json!({
         "to": [{
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
@@ -249,6 +261,25 @@ mod tests {
                 .unwrap()
                 .contains(&rule)
         );
+    }
+
+    #[test]
+    fn kafka_in_clear_is_reachable_only_while_a_release_before_needs_it() {
+        let clear = Stack {
+            kafka_in_clear: true,
+            ..example()
+        };
+        let port = json!({"protocol": "TCP", "port": PORT_IN_CLEAR});
+        let opens = |stack: &Stack, name: &str, way: &str| {
+            let rules = named(stack, name)["spec"][way].as_array().cloned().unwrap_or_default();
+            rules
+                .iter()
+                .any(|rule| rule["ports"].as_array().is_some_and(|ports| ports.contains(&port)))
+        };
+        for (name, way) in [("kafka", "ingress"), ("training", "egress")] {
+            assert!(opens(&clear, name, way) && !opens(&example(), name, way), "{name}");
+        }
+        assert!(!opens(&clear, "gateway", "egress") && !opens(&clear, "identity", "ingress"));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Deployments, StatefulSets, Services and disruption budgets of our own services.
 
+use super::super::data_plane::Postgres;
 use super::super::secrets::Credential;
 use super::super::validate::{NodePorts, Stack};
 use super::components::{Component, GATEWAY, KEYRING, PUBLIC_CERTIFICATE, VERIFIER, WITH_EVIDENCE, Workload};
+use super::external;
 use super::foundation::POLICY;
+use super::kafka::{IN_CLEAR, PORT_IN_CLEAR};
 use super::pods::{
     Pod, SERVICE_USER, TLS_DIR, config_volume, env, env_secret, mount, probe_admin, resources, scratch, secret_volume,
     selector, template,
@@ -31,7 +34,6 @@ pub fn common_env(stack: &Stack) -> Vec<Value> {
         env("MERIDIAN_LISTEN", "0.0.0.0:8443"),
         env("MERIDIAN_ADMIN_LISTEN", "0.0.0.0:9000"),
         env("MERIDIAN_TLS_DIR", TLS_DIR),
-        env("MERIDIAN_KAFKA", "kafka:9092"),
         env("MERIDIAN_POLICY_URL", POLICY_URL),
         env("MERIDIAN_POLICY_FILE", "/etc/meridian/policy/policy.json"),
         env("RUST_LOG", "warn,meridian=info"),
@@ -39,6 +41,13 @@ pub fn common_env(stack: &Stack) -> Vec<Value> {
     .into_iter()
     .chain(ALLOCATOR.map(|(name, value)| env(name, value)))
     .collect()
+}
+
+/// Where a component that the table lets reach Kafka finds it. An image that cannot come there under its certificate does
+/// not know the variable, and refuses to start: a rollout of it halts, and what runs goes on.
+#[must_use]
+pub fn kafka_env() -> Value {
+    env("MERIDIAN_KAFKA_URL", "mtls://kafka:9094")
 }
 
 /// Few arenas, and what was large goes back to the kernel when it is freed: a service is idle most of its time. Without
@@ -97,6 +106,9 @@ fn pod<'a>(stack: &Stack, component: &'a Component, material: &Material) -> Pod<
     let (mut volumes, mut mounts) = common_volumes(&format!("tls-{name}"));
     // What the process reads only when it starts; certificates and marketing clients are read again when they change.
     let mut read_once = Vec::new();
+    if component.calls.contains(&"kafka") {
+        variables.push(kafka_env());
+    }
     if component.database {
         let secret = Credential::Runtime(name.to_owned()).secret();
         variables.push(env_secret("MERIDIAN_DATABASE_URL", &secret, "url"));
@@ -106,6 +118,11 @@ fn pod<'a>(stack: &Stack, component: &'a Component, material: &Material) -> Pod<
         let secret = Credential::Verifier.secret();
         variables.push(env_secret("MERIDIAN_DATABASE_URL", &secret, "url"));
         read_once.push(secret);
+        variables.extend(run_by(stack));
+    }
+    if let Some((volume, mounted)) = external::postgres_trust(stack).filter(|_| component.calls.contains(&"postgres")) {
+        volumes.push(volume);
+        mounts.push(mounted);
     }
     if name == "identity" {
         let secret = Credential::Pepper(name.to_owned()).secret();
@@ -179,6 +196,25 @@ fn pod<'a>(stack: &Stack, component: &'a Component, material: &Material) -> Pod<
     }
 }
 
+/// What tells the verifier whose servers it looks at; of our own PostgreSQL it needs to be told nothing. Kafka it looks at once
+/// services of a release before do not need it in clear any more: until then there is another plan.
+fn run_by(stack: &Stack) -> Vec<Value> {
+    let postgres = &stack.data_plane.postgres;
+    let administrator = match postgres {
+        Postgres::Embedded => None,
+        Postgres::CloudNativePg(_) => Some(Credential::Administrator.secret()),
+        Postgres::External(external) => Some(external.secret.clone()),
+    };
+    let of_postgres = administrator.into_iter().flat_map(|secret| {
+        [
+            env("MERIDIAN_POSTGRES_MODE", postgres.mode()),
+            env_secret("MERIDIAN_POSTGRES_ADMINISTRATOR", &secret, "username"),
+        ]
+    });
+    let of_kafka = (!stack.kafka_in_clear).then(|| env("MERIDIAN_VERIFY_KAFKA", "true"));
+    of_postgres.chain(of_kafka).collect()
+}
+
 /// One folder per tenant homed here. Optional: a client whose Secret is not there yet must not keep identity from starting.
 fn marketing_volume(stack: &Stack) -> Value {
     let source = |tenant: &meridian_policy::TenantId| {
@@ -206,10 +242,14 @@ pub fn addresses(stack: &Stack, component: &Component) -> Vec<Value> {
         "https"
     };
     let port = json!({"name": port_name, "port": component.port, "targetPort": port_name, "protocol": "TCP"});
+    let mut ports = vec![port.clone()];
+    if component.name == "kafka" && stack.kafka_in_clear {
+        ports.push(json!({"name": IN_CLEAR, "port": PORT_IN_CLEAR, "targetPort": IN_CLEAR, "protocol": "TCP"}));
+    }
     let inside = |kind: &str| {
         service(
             component.name,
-            json!({"type": kind, "selector": selector, "ports": [port]}),
+            json!({"type": kind, "selector": selector, "ports": ports}),
         )
     };
     match (component.name, component.node_port) {

@@ -1,10 +1,12 @@
 //! Sees to it that every secret of a stack is there: makes what is missing, renews certificates that are due.
 
 use super::{
-    Authorities, Authority, CertificateError, Credential, Data, REGION_CA, content, digest, manifest, random, renew_at,
+    Authorities, Authority, CertificateError, Credential, Data, REGION_CA, Server, content, digest, manifest, random,
+    renew_at,
 };
 use crate::apply::{Applier, ApplyError, Purpose, observed};
 use crate::manifest::{Manifest, NotAManifest, ObjectKey, SECRET};
+use crate::region::stack::data_plane::Postgres;
 use crate::region::stack::plan::{Material, components};
 use crate::region::stack::validate::Stack;
 use jiff::Timestamp;
@@ -124,14 +126,23 @@ async fn authorities(
 }
 
 async fn credentials(applier: &Applier, stack: &Stack, secrets: &mut Secrets) -> Result<(), SecretsError> {
+    let server = Server::of(stack);
     for credential in components::credentials(stack) {
         let name = credential.secret();
         let data = match existing(applier, stack, &name) {
-            Some(data) if whole(&credential, &data) => data,
+            Some(data) if whole(&credential, &data) => {
+                let here = credential.at(&server, data.clone());
+                if here != data {
+                    let manifest = Manifest::new(manifest(stack, &name, kind(stack, &credential), &here))?;
+                    applier.apply(Purpose::RegionSecrets, &manifest).await?;
+                    secrets.written += 1;
+                }
+                here
+            }
             Some(_) => return Err(SecretsError::DamagedCredential(name)),
             None => {
-                let data = credential.generate(&mut random)?;
-                create(applier, stack, &name, "Opaque", &data).await?;
+                let data = credential.generate(&server, &mut random)?;
+                create(applier, stack, &name, kind(stack, &credential), &data).await?;
                 secrets.written += 1;
                 data
             }
@@ -141,12 +152,22 @@ async fn credentials(applier: &Applier, stack: &Stack, secrets: &mut Secrets) ->
     Ok(())
 }
 
+/// The type of a credential's Secret, which never changes: CloudNativePG takes those of the roles that it makes as one.
+fn kind(stack: &Stack, credential: &Credential) -> &'static str {
+    match (&stack.data_plane.postgres, credential) {
+        (Postgres::CloudNativePg(_), Credential::Administrator | Credential::Verifier) => "kubernetes.io/basic-auth",
+        _ => "Opaque",
+    }
+}
+
 /// Whether a credential has every key that it is made with.
 fn whole(credential: &Credential, data: &Data) -> bool {
     let keys: &[&str] = match credential {
-        Credential::Superuser | Credential::Owner(_) | Credential::Runtime(_) | Credential::Verifier => {
-            &["username", "password", "url"]
-        }
+        Credential::Superuser
+        | Credential::Administrator
+        | Credential::Owner(_)
+        | Credential::Runtime(_)
+        | Credential::Verifier => &["username", "password", "url"],
         Credential::Pepper(_) => &["pepper"],
         Credential::Evidence(_) => &["seed"],
         Credential::KeyEncryption => &["kek"],
@@ -172,9 +193,10 @@ mod tests {
 
     #[test]
     fn a_generated_credential_is_whole_and_one_that_lost_a_key_is_not() {
-        let all = components::credentials(&crate::region::stack::validate::example());
+        let stack = crate::region::stack::validate::example();
+        let all = components::credentials(&stack);
         for credential in all {
-            let mut data = credential.generate(&mut random).unwrap();
+            let mut data = credential.generate(&Server::of(&stack), &mut random).unwrap();
             assert!(whole(&credential, &data), "{}", credential.secret());
             data.pop_last();
             assert!(!whole(&credential, &data), "{}", credential.secret());

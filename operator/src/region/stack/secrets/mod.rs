@@ -1,8 +1,8 @@
 //! What is born in the region and never leaves it: the CA, certificates, database credentials, peppers, keys.
 //!
-//! Credentials are created once and never changed by a plan: a lost or rotated password would lock the services out of
-//! data that exists. Certificates are renewed after two thirds of their life, or when their names or the CA change. The CA
-//! is rotated with an overlap ([`rotation`]).
+//! Credentials are created once and never changed by a plan, but for where the server is: a lost or rotated password would
+//! lock the services out of data that exists. Certificates are renewed after two thirds of their life, or when their names
+//! or the CA change. The CA is rotated with an overlap ([`rotation`]).
 
 mod authority;
 mod credentials;
@@ -10,10 +10,11 @@ mod ensure;
 pub mod rotation;
 
 pub use authority::{Authority, CertificateError, Wanted, renew_at};
-pub use credentials::{Credential, NoRandomness, RandomSource, random};
+pub use credentials::{ADMINISTRATOR, Credential, NoRandomness, RandomSource, Server, random};
 pub use ensure::{Secrets, SecretsError, ensure};
 pub use rotation::Authorities;
 
+use super::data_plane::Postgres;
 use super::validate::Stack;
 use crate::manifest::SECRET;
 use base64::Engine;
@@ -34,6 +35,10 @@ pub fn manifest(stack: &Stack, name: &str, kind: &str, data: &Data) -> Value {
     let encoded: BTreeMap<&String, String> = data.iter().map(|(k, v)| (k, STANDARD.encode(v))).collect();
     let mut metadata = stack.metadata(name, "secrets");
     metadata["namespace"] = json!(stack.namespace());
+    if name == "tls-postgres" && matches!(stack.data_plane.postgres, Postgres::CloudNativePg(_)) {
+        // Without it an instance goes on with the certificate that it began with.
+        metadata["labels"]["cnpg.io/reload"] = json!("true");
+    }
     json!({
         "apiVersion": SECRET.api_version(), "kind": SECRET.kind, "metadata": metadata,
         "type": kind, "data": encoded,

@@ -157,6 +157,16 @@ async fn kill(site: &Site, journal: &Journal, part: &Part, limit: Duration) -> R
     Ok(away)
 }
 
+/// Kills one of the parts, whichever the number says, and waits for nothing. Gives its name.
+pub(super) async fn kill_any(site: &Site, number: usize) -> Result<&'static str> {
+    let part = &PARTS[number % PARTS.len()];
+    renew(site, part, ROW).await?;
+    for container in containers(site, part).await? {
+        container.kill(site).await?;
+    }
+    Ok(part.name)
+}
+
 /// Gives a part whose containers ended lately new pods.
 async fn renew(site: &Site, part: &Part, limit: Duration) -> Result<()> {
     let lately = Timestamp::now() - FORGOTTEN;

@@ -40,9 +40,10 @@ pub async fn prove(world: &World) -> Result<Outcome> {
 async fn takeovers(world: &World) -> Result<(SignedDuration, SignedDuration)> {
     scale(world, 2).await?;
     let leader = next(world, |_| true).await?;
-    let began = signal(world, &leader, "SIGKILL").await?;
-    // By the other replica, or by the same pod, whose container is started anew: what counts is that somebody leads.
-    let killed = next(world, |now| now.renewed > began)
+    let Signal { began, ended } = signal(world, &leader, "SIGKILL").await?;
+    // By the other replica, or by the same pod, whose container is started anew: what counts is that somebody leads. What
+    // the killed one renewed while the signal was on its way to it does not.
+    let killed = next(world, |now| now.renewed > ended)
         .await?
         .renewed
         .duration_since(began);
@@ -50,7 +51,7 @@ async fn takeovers(world: &World) -> Result<(SignedDuration, SignedDuration)> {
 
     scale(world, 2).await?;
     let leader = next(world, |_| true).await?;
-    let began = signal(world, &leader, "SIGTERM").await?;
+    let Signal { began, .. } = signal(world, &leader, "SIGTERM").await?;
     let other = next(world, |now| now.name != leader.name).await?;
     let ended = other.acquired.duration_since(began);
     ensure!(ended <= AFTER_SIGTERM, "nobody led for {ended:#} after SIGTERM");
@@ -82,9 +83,15 @@ async fn next(world: &World, wanted: impl Fn(&Leader) -> bool) -> Result<Leader>
     .await
 }
 
-/// To the first process of the leader's container; nothing is told to the kubelet or the API server. Gives when. A pod
-/// whose container was just started anew still names the one that ended.
-async fn signal(world: &World, leader: &Leader, signal: &str) -> Result<Timestamp> {
+/// When a signal was given to docker to send, and when it had been sent.
+struct Signal {
+    began: Timestamp,
+    ended: Timestamp,
+}
+
+/// To the first process of the leader's container; nothing is told to the kubelet or the API server. A pod whose
+/// container was just started anew still names the one that ended.
+async fn signal(world: &World, leader: &Leader, signal: &str) -> Result<Signal> {
     let pods: Api<Pod> = Api::namespaced(world.hub.client.clone(), OPERATORS);
     let pods = &pods;
     until(TAKES_OVER, "the leader's container", || async {
@@ -92,7 +99,8 @@ async fn signal(world: &World, leader: &Leader, signal: &str) -> Result<Timestam
         let id = node::container(&pod).with_context(|| format!("{} runs in no container", leader.name))?;
         let began = Timestamp::now();
         docker(&node::task(&node::name("hub"), &["kill", "--signal", signal, id])).await?;
-        Ok(Some(began))
+        let ended = Timestamp::now();
+        Ok(Some(Signal { began, ended }))
     })
     .await
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::athlete::Athlete;
 use crate::rows::{Outcome, condition};
-use crate::world::{World, until};
+use crate::world::{Site, World, until};
 
 /// The verifier looks about once a minute, and the status is written a moment after.
 const SAID: Duration = Duration::from_secs(150);
@@ -16,7 +16,7 @@ const TABLE: &str = "social.workout";
 
 pub async fn prove(world: &World) -> Result<Outcome> {
     Athlete::register(&world.us, "Ann").await?;
-    let clean = verify(world).await?;
+    let clean = verify(&world.us).await?;
     ensure!(clean.code == 0, "before anything was smuggled: {}", clean.report);
     let rows = clean.report["looked"]["rows"].as_u64().unwrap_or_default();
     ensure!(rows > 0, "the verifier counted no rows: {}", clean.report);
@@ -33,7 +33,7 @@ pub async fn prove(world: &World) -> Result<Outcome> {
     };
     by_hand(world, "delete from workout where summary = 'smuggled'").await?;
     let seen = seen?;
-    let clean = verify(world).await?;
+    let clean = verify(&world.us).await?;
     ensure!(clean.code == 0, "after the row was taken away: {}", clean.report);
     Ok(Outcome::Proved(format!(
         "{rows} rows in us clean; then {seen}; clean again without it"
@@ -41,7 +41,7 @@ pub async fn prove(world: &World) -> Result<Outcome> {
 }
 
 async fn found(world: &World) -> Result<String> {
-    let run = verify(world).await?;
+    let run = verify(&world.us).await?;
     let found = run.report["findings"].as_array().context("a report has findings")?;
     let [finding] = found.as_slice() else {
         bail!("one finding was expected: {}", run.report)
@@ -66,15 +66,18 @@ async fn found(world: &World) -> Result<String> {
     ))
 }
 
-struct Run {
-    code: i32,
-    report: Value,
+/// What a run of the verifier came to.
+pub(in crate::rows) struct Run {
+    /// 0: nothing was found.
+    pub(in crate::rows) code: i32,
+    /// What it says.
+    pub(in crate::rows) report: Value,
 }
 
-/// `meridian verify`, beside the verifier of us.
-async fn verify(world: &World) -> Result<Run> {
-    let namespace = world.us.namespace();
-    let mut command = world.us.cluster.kubectl.command();
+/// `meridian verify`, beside the verifier of a region.
+pub(in crate::rows) async fn verify(site: &Site) -> Result<Run> {
+    let namespace = site.namespace();
+    let mut command = site.cluster.kubectl.command();
     command.args(["-n", &namespace, "exec", "deploy/verifier", "-c", "verifier", "--"]);
     command.args(["/usr/local/bin/meridian", "verify"]);
     let done = command.output().await.context("kubectl cannot be started")?;

@@ -1,12 +1,11 @@
-//! The webhook's TLS: whichever certificate is served now, and a listener that no slow client holds up.
+//! A listener for TLS that no slow client holds up.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -17,35 +16,15 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 /// Connections that shake hands at the same time, at most.
 const HANDSHAKES: usize = 64;
 
-/// The certificate that new connections are shown. Without one, every handshake fails.
-#[derive(Debug, Default)]
-pub(super) struct Serving(RwLock<Option<Arc<CertifiedKey>>>);
-
-impl Serving {
-    /// Shows this one from now on; connections that are open keep theirs.
-    pub(super) fn show(&self, certificate: Arc<CertifiedKey>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(certificate);
-    }
-}
-
-impl ResolvesServerCert for Serving {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 /// Accepts connections and shakes hands beside each other, so that one slow client holds up nobody.
-pub(super) struct TlsListener {
+pub(crate) struct TlsListener {
     tcp: TcpListener,
     acceptor: TlsAcceptor,
     handshakes: JoinSet<Option<(TlsStream<TcpStream>, SocketAddr)>>,
 }
 
 impl TlsListener {
-    pub(super) async fn bind(listen: SocketAddr, serving: Arc<Serving>) -> io::Result<Self> {
-        let config = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_cert_resolver(serving);
+    pub(crate) async fn bind(listen: SocketAddr, config: ServerConfig) -> io::Result<Self> {
         Ok(Self {
             tcp: TcpListener::bind(listen).await?,
             acceptor: TlsAcceptor::from(Arc::new(config)),
