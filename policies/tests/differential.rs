@@ -70,7 +70,11 @@ fn engine_and_reference_agree() {
     let Tally { asked, allowed, named } = tally.into_inner();
     assert!(allowed * 5 >= asked, "of {asked} answers only {allowed} were Allow");
     let silent: Vec<&Rule> = Rule::ALL.iter().filter(|rule| !named.contains_key(rule)).collect();
-    assert!(silent.is_empty(), "no case was refused by {silent:?}");
+    // Whoever asks for fewer cases, as each mutant does, may miss the rarest rule.
+    assert!(
+        silent.is_empty() || cases() < CASES,
+        "no case was refused by {silent:?}"
+    );
 }
 
 fn asked(case: &Case) -> Asked {
