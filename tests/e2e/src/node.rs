@@ -65,6 +65,12 @@ pub async fn docker(arguments: &[&str]) -> Result<String> {
     program::run("docker", arguments).await
 }
 
+/// Runs docker where a proof may be ending by a panic. Nobody is left to tell when this fails too; the error that led here is
+/// told.
+pub fn docker_at_last(arguments: &[&str]) {
+    let _ = std::process::Command::new("docker").args(arguments).output();
+}
+
 /// docker's arguments for a verb of containerd's tasks on a node: what reaches a container past the kubelet and the API
 /// server.
 pub fn task<'a>(node: &'a str, verb: &[&'a str]) -> Vec<&'a str> {

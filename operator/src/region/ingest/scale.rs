@@ -172,9 +172,8 @@ impl History {
 
     /// Nothing is drained of what piles up, and nobody is on the way who will.
     fn hangs(&self, load: &Load) -> bool {
-        let piles_up = precise(load.lag) > load.arrival_rate.max(1.0) * 2.0;
         let nobody_comes = load.ready >= load.replicas || load.at.saturating_sub(self.asked) >= COMES;
-        piles_up && nobody_comes && load.at.saturating_sub(self.moved) >= HANGS
+        piles_up(load) && nobody_comes && load.at.saturating_sub(self.moved) >= HANGS
     }
 
     fn wish(&self, load: &Load, limits: &Limits) -> u32 {
@@ -195,7 +194,7 @@ impl History {
             Some(rate) if rate > 0.0 => whole(needed / (rate * BUSY)),
             // Nothing learnt yet: one more while work piles up that those who are there do not even begin to drain. (What
             // they drain of a backlog is learnt as soon as it is more than they drain between two looks.)
-            _ if load.drain_rate <= 0.0 && load.ready >= load.replicas && lag > load.arrival_rate.max(1.0) * 2.0 => {
+            _ if load.drain_rate <= 0.0 && load.ready >= load.replicas && piles_up(load) => {
                 load.replicas.saturating_add(1)
             }
             _ if lag <= load.arrival_rate.max(1.0) => load.replicas.saturating_sub(1),
@@ -221,6 +220,11 @@ impl History {
             self.wishes.pop_front();
         }
     }
+}
+
+/// More waits than arrives in two seconds.
+fn piles_up(load: &Load) -> bool {
+    precise(load.lag) > load.arrival_rate.max(1.0) * 2.0
 }
 
 /// A count as a number to calculate with; beyond 2^53 a few records more or less do not matter.

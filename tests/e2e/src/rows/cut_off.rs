@@ -58,10 +58,7 @@ impl Drop for CutOff {
     fn drop(&mut self) {
         for network in &self.networks {
             for port in STORES {
-                // Nobody is left to tell when this fails too; the error that led here is told.
-                let _ = std::process::Command::new("docker")
-                    .args(rule(&self.node, network, "--delete", port))
-                    .output();
+                node::docker_at_last(&rule(&self.node, network, "--delete", port));
             }
         }
     }

@@ -78,10 +78,7 @@ pub(super) async fn pods(site: &Site, component: &str) -> Result<Vec<Pod>> {
 impl Drop for Frozen {
     fn drop(&mut self) {
         for id in &self.containers {
-            // Nobody is left to tell when this fails too; the error that led here is told.
-            let _ = std::process::Command::new("docker")
-                .args(node::task(&self.node, &["resume", id]))
-                .output();
+            node::docker_at_last(&node::task(&self.node, &["resume", id]));
         }
     }
 }

@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::athlete::{Athlete, login};
-use crate::node::docker;
+use crate::node::{docker, docker_at_last};
 use crate::rows::Outcome;
 use crate::rows::shared_workout::{EDGE, copies, imported, reader_and_sharer, share};
 use crate::rows::{OPERATORS, condition, ready, real_ride, scaled_ingest};
@@ -238,8 +238,7 @@ impl Stopped {
 impl Drop for Stopped {
     fn drop(&mut self) {
         if self.armed {
-            // Nobody is left to tell when this fails too; the error that led here is told.
-            let _ = std::process::Command::new("docker").args(["start", HUB]).output();
+            docker_at_last(&["start", HUB]);
         }
     }
 }
