@@ -9,8 +9,9 @@ use crate::compile::{CompiledPolicy, asked_twice, asks, duplicate};
 use crate::condition::Facts;
 use crate::decision::{Check, Decision, Explanation, Ground, Permission, Question, Subject};
 use crate::edge::{CompiledEdge, EdgeId};
-use crate::index::{Verdict, position};
+use crate::index::{Verdicts, position};
 use crate::names::{RegionName, TenantId};
+use crate::refusal::{Objection, Reason};
 use crate::region_policy::RegionPolicy;
 use crate::rule::{Denial, Rule};
 use crate::source::TenantFacts;
@@ -18,30 +19,21 @@ use crate::spec::AgeOfConsent;
 use crate::vocabulary::{DataClass, LegalFramework, Purpose};
 
 impl CompiledEdge {
-    fn permits(&self, question: &Question) -> Result<(), Denial> {
+    fn permits(&self, question: &Question) -> Result<(), Objection> {
         if (&question.tenant, question.class, &question.to) != (&self.tenant, self.class, &self.to) {
             let asked = EdgeId::new(&question.tenant, question.class, &question.to);
-            return Err(self.deny(
-                Rule::NoEdge,
-                format!("edge {} does not carry what {asked} asks for", self.id),
-            ));
+            let because = format!("edge {} does not carry what {asked} asks for", self.id);
+            return Err(self.deny(Rule::NoEdge, because).into());
         }
-        self.lawful_at(question.now)?;
+        if let Some(objection) = self.objection_at(question.now) {
+            return Err(objection);
+        }
         if !self.purposes.contains(&question.purpose) {
-            let because = format_args!("the edge is not for {}", question.purpose);
-            return Err(self.deny(Rule::PurposeNotAllowed, because));
+            return Err(Objection::Purpose(question.purpose));
         }
         if !question.fields.is_subset(&self.fields) {
-            let foreign: Vec<&str> = question.fields.difference(&self.fields).map(String::as_str).collect();
-            // The names come from outside and may be long: say how many, name those that are short.
-            let named: Vec<&str> = foreign
-                .iter()
-                .copied()
-                .filter(|name| name.len() <= 64)
-                .take(8)
-                .collect();
-            let because = format!("{} field(s) are not of the edge: {}", foreign.len(), named.join(", "));
-            return Err(self.deny(Rule::FieldNotAllowed, because));
+            let foreign = question.fields.difference(&self.fields);
+            return Err(Objection::Fields(foreign.cloned().collect()));
         }
         if let Some(subject) = &question.subject {
             self.subject_permits(subject, question.purpose)?;
@@ -92,9 +84,9 @@ impl CompiledEdge {
 
     /// Whether this edge may carry what `question` asks about. `ages`: those of its exporter's law, as far as they are known.
     /// What the edge itself refuses is said before what the subject's age does.
-    fn decide(&self, question: &Question, ages: Option<&AgeOfConsent>) -> Result<(), Denial> {
+    fn decide(&self, question: &Question, ages: Option<&AgeOfConsent>) -> Result<(), Objection> {
         self.permits(question)?;
-        self.of_age(question, ages)
+        Ok(self.of_age(question, ages)?)
     }
 
     /// What the edge rests on, whatever is asked of it. The mechanism comes first.
@@ -136,27 +128,30 @@ impl CompiledPolicy {
     /// May this go there, at that moment? What nothing allows is refused.
     #[must_use]
     pub fn decide(&self, question: &Question) -> Decision {
-        self.permission(question).map_or_else(Decision::from, Decision::Allow)
-    }
-
-    fn permission(&self, question: &Question) -> Result<Permission, Denial> {
         let Question { tenant, class, to, .. } = question;
         let Some(verdicts) = self.index.of_tenant(tenant) else {
-            return Err(tenant_unknown(tenant));
+            return refuse(
+                Rule::TenantUnknown,
+                LegalFramework::Other,
+                Reason::unknown_tenant(tenant),
+            );
         };
         let Some(at) = position(verdicts, *class, to) else {
-            return Err(self.refusal_beside(verdicts, tenant, *class, to));
+            return self.refusal_beside(verdicts, tenant, *class, to);
         };
         let verdict = &verdicts[at];
         if !verdict.surely_allows(question) {
             let Some(edge) = verdict.edge() else {
                 // There is at least one.
                 let first = verdict.refusals().first().cloned();
-                return Err(first.unwrap_or_else(|| self.refusal_of(tenant, *class, to)));
+                return first.unwrap_or_else(|| self.refusal_of(tenant, *class, to)).into();
             };
-            edge.decide(question, self.ages(question, edge))?;
+            if let Err(objection) = edge.decide(question, self.ages(question, edge)) {
+                return objected(verdicts, at, edge, objection);
+            }
         }
-        Permission::indexed(verdicts, at, question.purpose).ok_or_else(|| self.refusal_of(tenant, *class, to))
+        Permission::indexed(verdicts, at, question.purpose)
+            .map_or_else(|| self.refusal_of(tenant, *class, to).into(), Decision::Allow)
     }
 
     /// The ages of the exporter's law, where a person is asked about.
@@ -168,12 +163,14 @@ impl CompiledPolicy {
     }
 
     /// The same as [`Self::refusal_of`], where another edge of the tenant knows its home and law.
-    fn refusal_beside(&self, beside: &[Verdict], tenant: &TenantId, class: DataClass, to: &RegionName) -> Denial {
-        match beside.iter().find_map(Verdict::edge) {
-            Some(edge) if edge.from != *to && self.source.regions.contains_key(to) => {
-                no_edge(edge.framework, tenant, class, &edge.from, to)
+    fn refusal_beside(&self, beside: &Verdicts, tenant: &TenantId, class: DataClass, to: &RegionName) -> Decision {
+        let open = beside.iter().enumerate();
+        let mut open = open.filter_map(|(at, verdict)| Some((at, verdict.edge()?)));
+        match open.next() {
+            Some((at, edge)) if edge.from != *to && self.source.regions.contains_key(to) => {
+                refuse(Rule::NoEdge, edge.framework, Reason::no_edge(beside, at, class, to))
             }
-            _ => self.refusal_of(tenant, class, to),
+            _ => self.refusal_of(tenant, class, to).into(),
         }
     }
 
@@ -281,7 +278,7 @@ impl RegionPolicy {
         match self.export(&id) {
             Some(edge) => match edge.decide(question, self.age_of_digital_consent.as_ref()) {
                 Ok(()) => Decision::Allow(Permission::along(edge.clone(), question.purpose)),
-                Err(denial) => denial.into(),
+                Err(objection) => objection.said_by(edge).into(),
             },
             None => no_edge(
                 LegalFramework::Other,
@@ -295,7 +292,23 @@ impl RegionPolicy {
     }
 }
 
-fn tenant_unknown(tenant: &TenantId) -> Denial {
+fn objected(verdicts: &Verdicts, at: usize, edge: &CompiledEdge, objection: Objection) -> Decision {
+    match objection {
+        Objection::Said(denial) => (*denial).into(),
+        unsaid => refuse(
+            unsaid.rule(edge),
+            edge.framework,
+            Reason::objection(verdicts, at, unsaid),
+        ),
+    }
+}
+
+const fn refuse(rule: Rule, framework: LegalFramework, reason: Reason) -> Decision {
+    let article = rule.article(framework);
+    Decision::Deny { rule, reason, article }
+}
+
+pub(crate) fn tenant_unknown(tenant: &TenantId) -> Denial {
     Denial::new(
         Rule::TenantUnknown,
         LegalFramework::Other,
@@ -303,7 +316,7 @@ fn tenant_unknown(tenant: &TenantId) -> Denial {
     )
 }
 
-fn no_edge(
+pub(crate) fn no_edge(
     framework: LegalFramework,
     tenant: &TenantId,
     class: DataClass,

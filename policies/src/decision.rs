@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 use crate::edge::{CompiledEdge, EdgeId};
 use crate::index::Verdicts;
 use crate::names::{CountryCode, RegionName, TenantId};
+use crate::refusal::Reason;
 use crate::rule::{Denial, Rule};
 use crate::vocabulary::{DataClass, Purpose};
 
@@ -58,7 +59,7 @@ pub enum Decision {
         /// The rule that refuses.
         rule: Rule,
         /// In words.
-        reason: String,
+        reason: Reason,
         /// The article that the rule rests on.
         #[serde(skip_serializing_if = "Option::is_none")]
         article: Option<&'static str>,
@@ -175,6 +176,7 @@ impl Decision {
 
 impl From<Denial> for Decision {
     fn from(Denial { rule, reason, article }: Denial) -> Self {
+        let reason = reason.into();
         Self::Deny { rule, reason, article }
     }
 }

@@ -183,19 +183,8 @@ impl CompiledEdge {
     /// # Errors
     /// The refusal, when the edge has not begun or has ended.
     pub fn lawful_at(&self, now: Timestamp) -> Result<(), Denial> {
-        if now < self.effective_from {
-            return Err(self.deny(
-                Rule::MechanismNotInForce,
-                format!(
-                    "{} {} is in force only from {}",
-                    self.mechanism, self.instrument, self.effective_from
-                ),
-            ));
-        }
-        if now >= self.expires {
-            return Err(self.deny(self.ends_with, format_args!("it ended at {}", self.expires)));
-        }
-        Ok(())
+        self.objection_at(now)
+            .map_or(Ok(()), |objection| Err(objection.said_by(self)))
     }
 
     /// Whether the edge's own condition holds.

@@ -21,6 +21,7 @@ mod index;
 mod meet;
 pub mod names;
 mod onward;
+mod refusal;
 pub mod region_policy;
 pub mod review;
 pub mod rule;
@@ -46,6 +47,7 @@ pub use names::{
     CountryCode, DocumentDigest, Epoch, InvalidName, JurisdictionName, OrganizationName, PartyName, PolicyRevision,
     RegionName, SubdivisionCode, TenantId,
 };
+pub use refusal::Reason;
 pub use region_policy::{CutEdge, DirectoryEntry, HeldEdge, Peer, PeerTenant, RegionPolicy, TenantHome};
 pub use review::{review, review_change, review_region};
 pub use rule::{Denial, Rule, Violation};

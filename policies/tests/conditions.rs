@@ -7,6 +7,7 @@ mod world;
 use std::collections::BTreeSet;
 
 use meridian_policy::*;
+use serde_json::json;
 use world::*;
 
 fn share_health(source: &mut PolicySource) {
@@ -102,6 +103,7 @@ fn only_fields_of_the_edge_go() {
     else {
         panic!("{decision:?}")
     };
+    let reason = reason.to_string();
     assert!(
         reason.contains("duration_sec") && !reason.contains("sport_type"),
         "{reason}"
@@ -109,11 +111,45 @@ fn only_fields_of_the_edge_go() {
 }
 
 #[test]
+fn a_refusal_says_the_same_wherever_it_is_read_and_is_told_from_another() {
+    let policy = compiled(&world());
+    let refusal = |change: fn(&mut Question)| {
+        let mut asked = question();
+        change(&mut asked);
+        policy.decide(&asked)
+    };
+    let refusals = [
+        refusal(|asked| asked.purpose = Purpose::Marketing),
+        refusal(|asked| asked.purpose = Purpose::Profiling),
+        refusal(|asked| asked.fields = BTreeSet::from(["title".to_owned()])),
+        refusal(|asked| asked.now = "2020-01-01T00:00:00Z".parse().unwrap()),
+        refusal(|asked| asked.now = "2099-01-01T00:00:00Z".parse().unwrap()),
+        refusal(|asked| asked.class = DataClass::Health),
+        refusal(|asked| asked.tenant = "nobody".parse().unwrap()),
+    ];
+    for (at, one) in refusals.iter().enumerate() {
+        let Decision::Deny { rule, reason, .. } = one else {
+            panic!("{one:?}")
+        };
+        assert!(reason.to_string().len() > 20, "{one:?}");
+        let told = serde_json::to_value(one).unwrap();
+        assert_eq!(
+            (&told["rule"], &told["reason"]),
+            (&json!(rule), &json!(reason.to_string()))
+        );
+        assert!(format!("{one:?}").contains(&reason.to_string()), "{one:?}");
+        for (other_at, other) in refusals.iter().enumerate() {
+            assert_eq!(one == other, at == other_at, "{one:?} {other:?}");
+        }
+    }
+}
+
+#[test]
 fn a_foreign_field_is_named_unless_its_name_is_too_long_to_be_one() {
     let reason = |length: usize| {
         let fields = BTreeSet::from(["x".repeat(length)]);
         match compiled(&world()).decide(&Question { fields, ..question() }) {
-            Decision::Deny { reason, .. } => reason,
+            Decision::Deny { reason, .. } => reason.to_string(),
             Decision::Allow(_) => panic!("allowed"),
         }
     };
@@ -299,7 +335,7 @@ fn a_copy_stays_unless_the_edge_says_otherwise() {
         panic!("allowed")
     };
     assert_eq!((rule, article), (Rule::NoEdge, Some("GDPR Art 44")));
-    assert!(reason.contains("onward: true"), "{reason}");
+    assert!(reason.to_string().contains("onward: true"), "{reason}");
 }
 
 #[test]

@@ -134,7 +134,8 @@ proptest! {
         }
         prop_assert!(less.tenants["stride-eu"].spec.narrows(&source.tenants["stride-eu"].spec));
         let (before, after) = (compiled(&source), compiled(&less));
-        for question in questions(&after) {
+        // An edge whose condition never holds allows nothing on either side.
+        for question in questions(&after).into_iter().filter(|question| after.decide(question).is_allowed()) {
             let id = EdgeId::new(&question.tenant, question.class, &question.to);
             if before.edge(&id).is_some() {
                 prop_assert!(before.decide(&question).is_allowed(), "narrowing opened {question:?}");

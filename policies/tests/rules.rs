@@ -170,7 +170,9 @@ fn health_data_to_us_names_the_class_and_the_article() {
     };
     assert_eq!((rule, article), (Rule::ClassNotListed, Some("GDPR Art 44")));
     assert!(
-        reason.starts_with("health of stride-eu may not go from eu to us"),
+        reason
+            .to_string()
+            .starts_with("health of stride-eu may not go from eu to us"),
         "{reason}"
     );
 }

@@ -224,7 +224,7 @@ pub fn refused(change: impl FnOnce(&mut PolicySource)) -> Rule {
     let Decision::Deny { rule, reason, .. } = decision else {
         panic!("allowed")
     };
-    assert!(reason.len() > 20, "no sentence: {reason}");
+    assert!(reason.to_string().len() > 20, "no sentence: {reason}");
     assert!(
         !policy.edges().any(|edge| edge.tenant.as_str() == "stride-eu"),
         "refused, yet compiled"

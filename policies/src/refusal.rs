@@ -1,0 +1,175 @@
+//! Why something may not go. Most who are refused ask for the rule alone, so that a refusal keeps what it is about, and is
+//! put into words for who reads them.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use crate::decide::{no_edge, tenant_unknown};
+use crate::edge::CompiledEdge;
+use crate::index::Verdicts;
+use crate::names::{RegionName, TenantId};
+use crate::rule::{Denial, Rule};
+use crate::vocabulary::{DataClass, Purpose};
+
+/// Longer names of fields come from somebody who does not mean a field.
+const LONGEST_NAME: usize = 64;
+/// So many foreign fields are named, the others counted.
+const NAMED: usize = 8;
+
+/// What an edge has against a question.
+#[derive(Debug, Clone)]
+pub(crate) enum Objection {
+    /// It has not begun.
+    NotYet,
+    /// It has ended.
+    Ended,
+    /// It is not for this purpose.
+    Purpose(Purpose),
+    /// It does not carry these fields.
+    Fields(Vec<String>),
+    /// Something that takes more than the edge to say.
+    Said(Box<Denial>),
+}
+
+impl Objection {
+    /// The rule that refuses.
+    pub(crate) fn rule(&self, edge: &CompiledEdge) -> Rule {
+        match self {
+            Self::NotYet => Rule::MechanismNotInForce,
+            Self::Ended => edge.ends_with,
+            Self::Purpose(_) => Rule::PurposeNotAllowed,
+            Self::Fields(_) => Rule::FieldNotAllowed,
+            Self::Said(denial) => denial.rule,
+        }
+    }
+
+    fn because(&self, edge: &CompiledEdge) -> String {
+        match self {
+            Self::NotYet => format!(
+                "{} {} is in force only from {}",
+                edge.mechanism, edge.instrument, edge.effective_from
+            ),
+            Self::Ended => format!("it ended at {}", edge.expires),
+            Self::Purpose(purpose) => format!("the edge is not for {purpose}"),
+            Self::Fields(foreign) => {
+                // The names come from outside and may be long: say how many, name those that are short.
+                let short = foreign.iter().filter(|name| name.len() <= LONGEST_NAME);
+                let named: Vec<&str> = short.map(String::as_str).take(NAMED).collect();
+                format!("{} field(s) are not of the edge: {}", foreign.len(), named.join(", "))
+            }
+            Self::Said(denial) => denial.reason.clone(),
+        }
+    }
+
+    /// The same in words.
+    pub(crate) fn said_by(self, edge: &CompiledEdge) -> Denial {
+        match self {
+            Self::Said(denial) => *denial,
+            unsaid => edge.deny(unsaid.rule(edge), unsaid.because(edge)),
+        }
+    }
+}
+
+impl From<Denial> for Objection {
+    fn from(denial: Denial) -> Self {
+        Self::Said(Box::new(denial))
+    }
+}
+
+impl CompiledEdge {
+    /// What it has against any use at `now`.
+    pub(crate) fn objection_at(&self, now: Timestamp) -> Option<Objection> {
+        if now < self.effective_from {
+            Some(Objection::NotYet)
+        } else if now >= self.expires {
+            Some(Objection::Ended)
+        } else {
+            None
+        }
+    }
+}
+
+/// Why something is refused. Its words are found when it is displayed.
+#[derive(Clone)]
+pub struct Reason(Why);
+
+#[derive(Clone)]
+enum Why {
+    Said(String),
+    /// The edge at that place objects.
+    Objection(Verdicts, usize, Objection),
+    /// Nobody asks for that edge; the one at that place leaves from the same home.
+    NoEdge {
+        beside: Verdicts,
+        at: usize,
+        class: DataClass,
+        to: RegionName,
+    },
+    UnknownTenant(TenantId),
+}
+
+impl Reason {
+    pub(crate) fn objection(verdicts: &Verdicts, at: usize, objection: Objection) -> Self {
+        Self(Why::Objection(verdicts.clone(), at, objection))
+    }
+
+    pub(crate) fn no_edge(beside: &Verdicts, at: usize, class: DataClass, to: &RegionName) -> Self {
+        let (beside, to) = (beside.clone(), to.clone());
+        Self(Why::NoEdge { beside, at, class, to })
+    }
+
+    pub(crate) fn unknown_tenant(tenant: &TenantId) -> Self {
+        Self(Why::UnknownTenant(tenant.clone()))
+    }
+
+    fn words(&self) -> String {
+        let denial = match &self.0 {
+            Why::Said(reason) => return reason.clone(),
+            Why::Objection(verdicts, at, objection) => open(verdicts, *at).map(|edge| objection.clone().said_by(edge)),
+            Why::NoEdge { beside, at, class, to } => {
+                open(beside, *at).map(|edge| no_edge(edge.framework, &edge.tenant, *class, &edge.from, to))
+            }
+            Why::UnknownTenant(tenant) => Some(tenant_unknown(tenant)),
+        };
+        denial.map(|denial| denial.reason).unwrap_or_default()
+    }
+}
+
+/// The edge at that place: whoever made the reason has seen it, and verdicts never change.
+fn open(verdicts: &Verdicts, at: usize) -> Option<&CompiledEdge> {
+    verdicts.get(at)?.edge()
+}
+
+impl From<String> for Reason {
+    fn from(reason: String) -> Self {
+        Self(Why::Said(reason))
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words())
+    }
+}
+
+impl fmt::Debug for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.words(), f)
+    }
+}
+
+impl PartialEq for Reason {
+    fn eq(&self, other: &Self) -> bool {
+        self.words() == other.words()
+    }
+}
+
+impl Eq for Reason {}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.words())
+    }
+}
