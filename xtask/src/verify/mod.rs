@@ -135,12 +135,17 @@ fn generated(paths: &Paths) -> Result<Tally> {
 fn deny(paths: &Paths, cache: &Cache) -> Result<Tally> {
     let log = Log::fresh(paths, "test-deny")?;
     Ok(check("deny", || {
-        let key = Inputs::new().text("version", DENY_VERSION).key();
+        let key = Inputs::new()
+            .text("version", DENY_VERSION)
+            .text("profile", "debug")
+            .key();
         let made = cache.entry("cargo-deny", &key, |dir| {
             progress::step("building cargo-deny", Some(log.shown()), || {
                 let mut install = Command::new("cargo");
                 install
-                    .args(["install", "cargo-deny", "--locked", "--version", DENY_VERSION, "--root"])
+                    .args(["install", "cargo-deny", "--locked", "--version", DENY_VERSION])
+                    // It runs for seconds, and is built for minutes.
+                    .args(["--debug", "--root"])
                     .arg(dir);
                 log.run(&mut install)
             })
