@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use common::{NOTES, append, fenced, key, note_event};
 use meridian_kit::db::TenantTx;
-use meridian_kit::event::Event;
-use meridian_kit::kafka::{Consumer, Failure, Handled, Handler, Topic, dead_letter};
+use meridian_kit::event::{Event, Imported};
+use meridian_kit::kafka::{Consumer, DeadCopy, Failure, Handled, Handler, Topic, dead_letter};
 use meridian_kit::outbox::Relay;
 use meridian_kit::service::{self, Parts};
 use meridian_kit::testing::{Region, until};
@@ -353,6 +353,41 @@ async fn a_poison_event_goes_to_the_dead_letters_as_it_came_and_blocks_nobody() 
     assert_eq!(all[0].0, 2);
     let dead = region.records("social.dead-letter", 2).await;
     assert_eq!(dead, vec![b"not an event".to_vec(), poison]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_copy_that_cannot_be_handled_the_dead_letters_say_where_it_lies_and_nothing_more() {
+    let region = Region::new("eu", &["stride-eu"]).await;
+    let root = region.database("social", NOTES).await.superuser_pool();
+    let subject = key(SubjectId::random());
+    let training = region.kafka("training");
+    training.ensure_topics(&[Topic::events("notes.events")]).await.unwrap();
+    let producer = training.producer().unwrap();
+    let copy = note_event(&subject, 1).imported(Imported {
+        origin: "us".parse().unwrap(),
+        edge: "stride-us.workout-summary.eu".parse().unwrap(),
+        expires: "2100-01-01T00:00:00Z".parse().unwrap(),
+    });
+    for event in [&copy, &note_event(&subject, 2)] {
+        producer.send("notes.events", "k", &event.to_bytes()).await.unwrap();
+    }
+    let first: fn(usize) -> Option<Failure> = |call| (call == 0).then(|| Failure::Dead("it can never work".to_owned()));
+    let notes = Notes {
+        calls: Arc::default(),
+        failure: Some(first),
+    };
+    region.run("social", |start| consume(start, notes)).await;
+    until(|| async { (!bodies(&root).await.is_empty()).then_some(()) })
+        .await
+        .expect("the next is handled");
+    let dead = region.records("social.dead-letter", 1).await.remove(0);
+    let told = DeadCopy::from_bytes(&dead).expect("where the copy lies");
+    let (topic, _, offset) = told.lies_at();
+    assert_eq!((topic, offset), ("notes.events", 0));
+    assert_eq!(told.edge(), &copy.edge.clone().unwrap());
+    let text = String::from_utf8(dead).unwrap();
+    assert!(text.contains(&copy.id.to_string()), "{text}");
+    assert!(!text.contains(&copy.data_subject.to_string()), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

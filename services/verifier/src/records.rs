@@ -1,10 +1,12 @@
 //! Whose records lie in the region's topics. An event says in clear whose it is and by which edge it came; what it tells is
-//! sealed (services/kit, `event`), dead letters like all others. The verifier has no key, and reads no more than that.
+//! sealed (services/kit, `event`), dead letters like all others; of a copy that could not be handled these say where it lies,
+//! and it is found there. The verifier has no key, and reads no more than that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use meridian_kit::event::Event;
+use meridian_kit::kafka::{DeadCopy, is_dead_letter};
 use meridian_policy::vocabulary::DataClass;
 use meridian_policy::{EdgeId, RegionPolicy, TenantId};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -85,12 +87,15 @@ enum Kind {
         /// Edge and origin.
         copied: Option<(String, String)>,
     },
+    /// Where a copy lies that could not be handled. It says nothing of anybody.
+    DeadCopy,
     /// Something that is no event, or whose payload is not sealed.
     Unsealed,
 }
 
 impl Kind {
-    fn of(record: &[u8]) -> Self {
+    /// Of a record in that topic.
+    fn of(topic: &str, record: &[u8]) -> Self {
         match Event::from_bytes(record) {
             Ok(event) if event.is_sealed() => Self::Sealed {
                 tenant: event.tenant.to_string(),
@@ -102,6 +107,7 @@ impl Kind {
                     .zip(event.origin)
                     .map(|(edge, origin)| (edge.to_string(), origin.to_string())),
             },
+            Err(_) if is_dead_letter(topic) && DeadCopy::from_bytes(record).is_some() => Self::DeadCopy,
             _ => Self::Unsealed,
         }
     }
@@ -109,21 +115,22 @@ impl Kind {
     fn class(&self) -> Option<DataClass> {
         match self {
             Self::Sealed { class, .. } => Some(*class),
-            Self::Unsealed => None,
+            Self::DeadCopy | Self::Unsealed => None,
         }
     }
 
     /// By which check it should not be here, and of whom it is.
     fn wrong(&self, policy: &RegionPolicy, lawful: &Lawful<'_>) -> Option<(Check, String)> {
-        let Self::Sealed {
-            tenant,
-            epoch,
-            region,
-            copied,
-            ..
-        } = self
-        else {
-            return Some((Check::Unsealed, "what is no sealed event".to_owned()));
+        let (tenant, epoch, region, copied) = match self {
+            Self::Sealed {
+                tenant,
+                epoch,
+                region,
+                copied,
+                ..
+            } => (tenant, epoch, region, copied),
+            Self::DeadCopy => return None,
+            Self::Unsealed => return Some((Check::Unsealed, "what is no sealed event".to_owned())),
         };
         let tenant_named = named::<TenantId>(tenant);
         if let Some((edge, origin)) = copied {
@@ -180,7 +187,7 @@ impl Reading {
                     let (partition, offset) = (record.partition(), record.offset());
                     let Some(end) = self.ends.get(&partition) else { continue };
                     if offset < *end {
-                        let kind = Kind::of(record.payload().unwrap_or_default());
+                        let kind = Kind::of(&self.topic, record.payload().unwrap_or_default());
                         *kinds.entry(kind).or_default() += 1;
                     }
                     if offset + 1 >= *end {
@@ -246,7 +253,16 @@ mod tests {
     #[test]
     fn what_is_no_sealed_event_is_nobodys() {
         for record in [&b""[..], b"{}", b"Ada Lovelace ran 12 km"] {
-            assert_eq!(Kind::of(record), Kind::Unsealed);
+            assert_eq!(Kind::of("social.dead-letter", record), Kind::Unsealed);
         }
+    }
+
+    #[test]
+    fn where_a_copy_lies_is_told_among_dead_letters_alone() {
+        let told =
+            br#"{"topic":"imports.events","partition":0,"offset":7,"event":"00000000-0000-0000-0000-000000000000",
+            "edge":"stride-us.workout-summary.eu","dataclass":"workout-summary"}"#;
+        assert_eq!(Kind::of("social.dead-letter", told), Kind::DeadCopy);
+        assert_eq!(Kind::of("workouts.events", told), Kind::Unsealed);
     }
 }

@@ -302,6 +302,7 @@ fn record(message: &BorrowedMessage<'_>, kafka: &Kafka) -> Record {
         .to_owned();
     Record {
         topic,
+        place: (message.partition(), message.offset()),
         key: message.key().unwrap_or_default().to_vec(),
         payload: message.payload().unwrap_or_default().to_vec(),
     }

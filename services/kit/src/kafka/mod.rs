@@ -3,6 +3,7 @@
 mod access;
 mod broker;
 mod consumer;
+mod dead_copy;
 mod handler;
 mod identity;
 mod producer;
@@ -13,10 +14,11 @@ mod topics;
 pub use access::{Access, AccessError, Acl, Operation, Resource};
 pub use broker::{BROKER, Broker, NotABroker};
 pub use consumer::Consumer;
+pub use dead_copy::DeadCopy;
 pub use handler::{BatchHandler, Failure, Handled, Handler};
 pub use identity::Current;
 pub use producer::{Delivery, Outgoing, Producer};
-pub use topics::{Cleanup, Topic, dead_letter};
+pub use topics::{Cleanup, Topic, dead_letter, is_dead_letter};
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError as Raw;

@@ -1,5 +1,6 @@
 //! How a record is settled: handled once, recognized as handled, or put aside. Nothing else ends it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::handler::{BatchHandler, Failure, Handled, Handler};
-use super::{Kafka, Producer, dead_letter};
+use super::{DeadCopy, Kafka, Producer, dead_letter};
 use crate::db::{Pool, TenantTx};
 use crate::event::Event;
 use crate::inbox;
@@ -28,6 +29,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A record as it came.
 pub(super) struct Record {
     pub(super) topic: String,
+    /// Partition and offset.
+    pub(super) place: (i32, i64),
     pub(super) key: Vec<u8>,
     pub(super) payload: Vec<u8>,
 }
@@ -133,7 +136,8 @@ impl<H: Handler> Worker<H> {
     }
 }
 
-/// Puts a record aside as it is, and returns only when the broker has it: only then may it count as settled.
+/// Puts a record aside as it is, of a copy where it lies, and returns only when the broker has it: only then may it count as
+/// settled.
 async fn bury(
     dead: &Producer,
     kafka: &Kafka,
@@ -150,9 +154,13 @@ async fn bury(
         reason,
         "an event cannot be handled and goes to the dead letters"
     );
-    let key = String::from_utf8_lossy(&record.key);
+    let copy = event.and_then(|event| DeadCopy::of(event, &record.topic, record.place));
+    let (key, payload) = match &copy {
+        Some(copy) => (Cow::from(copy.edge().as_str()), Cow::from(copy.to_bytes())),
+        None => (String::from_utf8_lossy(&record.key), Cow::from(&record.payload)),
+    };
     loop {
-        match dead.send(&topic, &key, &record.payload).await {
+        match dead.send(&topic, &key, &payload).await {
             Ok(()) => return Some("dead"),
             Err(error) => tracing::error!(%error, "a dead letter was not taken; trying again"),
         }

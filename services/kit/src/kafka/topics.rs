@@ -48,10 +48,18 @@ impl Topic {
     }
 }
 
-/// Where a service's events go that it cannot handle, sealed as they were.
+const DEAD_LETTER: &str = ".dead-letter";
+
+/// Where a service's events go that it cannot handle, sealed as they were; of copies, where they lie ([`super::DeadCopy`]).
 #[must_use]
 pub fn dead_letter(service: &str) -> String {
-    format!("{service}.dead-letter")
+    format!("{service}{DEAD_LETTER}")
+}
+
+/// Whether a topic is one of those.
+#[must_use]
+pub fn is_dead_letter(topic: &str) -> bool {
+    topic.ends_with(DEAD_LETTER)
 }
 
 impl Kafka {
