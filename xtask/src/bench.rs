@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: builds at full speed what is measured and what it is measured against, starts a fleet of API servers
-//! for the operator's bench, PostgreSQL and two brokers for the replicator's, and runs `meridian-bench`. What is measured, and how, is that program's to know (tests/bench).
+//! for the operator's bench, PostgreSQL and two brokers for the replicator's, PostgreSQL for the region that is verified, and
+//! runs `meridian-bench`. What is measured, and how, is that program's to know (tests/bench).
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -18,12 +19,26 @@ const PROFILE: &str = "fast";
 /// API servers beside the hub's: the members share them.
 const MEMBERS: usize = 4;
 
+/// The policy's figure that needs a region, and so the platform.
+const VERIFY: &str = "verify";
+/// The policy's figures that need the programs that the engine is measured against.
+const AGAINST_PEERS: [&str; 2] = ["peers", "conditions"];
+
 /// What of the benchmarks, and how much.
 pub struct Wanted {
     /// These figures; all, if none is named.
     pub only: Vec<String>,
     /// So many races.
     pub races: Option<usize>,
+    /// So many rows.
+    pub rows: Option<u64>,
+}
+
+impl Wanted {
+    /// Whether one of these figures is to be measured.
+    fn has(&self, figures: &[&str]) -> bool {
+        self.only.is_empty() || self.only.iter().any(|wanted| figures.contains(&wanted.as_str()))
+    }
 }
 
 /// Builds, starts and runs; the answer is the bench's own.
@@ -39,25 +54,33 @@ pub fn run(
 ) -> Result<ExitCode> {
     let named = |name: &str| names.iter().any(|one| one == name);
     let (operator, policy, replicator) = (named("operator"), named("policy"), named("replicator"));
+    let verifies = policy && wanted.has(&[VERIFY]);
+    let platform = operator || replicator || verifies;
     let programs = match programs {
         Some(built) => built,
-        None => build(paths, operator || replicator)?,
+        None => build(paths, platform)?,
     };
     let mut bench = Command::new(programs.join("meridian-bench"));
     bench
         .args(names)
         .args(wanted.only.iter().map(|figure| format!("--only={figure}")))
         .args(wanted.races.map(|races| format!("--races={races}")))
+        .args(wanted.rows.map(|rows| format!("--rows={rows}")))
         .arg("--folder")
         .arg(paths.target.join("bench"));
-    if policy {
+    if policy && wanted.has(&AGAINST_PEERS) {
         let (cedar, opa) = peers(paths)?;
         bench.arg("--cedar").arg(cedar).arg("--opa").arg(opa);
     }
-    if operator || replicator {
+    if platform {
         bench.arg("--meridian").arg(programs.join("meridian"));
     }
     let mut started = Vec::new();
+    if verifies {
+        started.push(progress::step("starting a region's PostgreSQL", None, || {
+            Running::start_region(paths, cache)
+        })?);
+    }
     if replicator {
         let mirror = paths.target.join("bench-peers/mirror");
         jars::mirror(paths, &mirror)?;
@@ -89,7 +112,7 @@ pub fn run(
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
-/// The folder that holds the programs. The policy's bench needs nothing of the platform but the engine.
+/// The folder that holds the programs. What the policy's bench measures of the engine needs nothing else of the platform.
 fn build(paths: &Paths, platform: bool) -> Result<PathBuf> {
     let log = Log::fresh(paths, "build-bench")?;
     progress::step("building what is measured", Some(log.shown()), || {

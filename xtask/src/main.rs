@@ -72,6 +72,9 @@ enum Verb {
         /// So many races of each kind, however long they take; without it as many as are promised, for some minutes.
         #[arg(long)]
         races: Option<usize>,
+        /// So many rows in the region that is verified; without it as many as are promised.
+        #[arg(long)]
+        rows: Option<u64>,
         /// A folder with both programs, built already; without it they are built as a release is.
         #[arg(long)]
         programs: Option<PathBuf>,
@@ -172,8 +175,9 @@ fn run(verb: Verb) -> Result<ExitCode> {
             names,
             only,
             races,
+            rows,
             programs,
-        } => return bench::run(&paths, &cache, &names, &bench::Wanted { only, races }, programs),
+        } => return bench::run(&paths, &cache, &names, &bench::Wanted { only, races, rows }, programs),
         Verb::Prove { rows } => {
             let _alone = cache.lock("demo")?;
             let programs = programs::build(&paths, programs::Scope::Demo)?;

@@ -10,7 +10,7 @@ mod measure;
 #[cfg(feature = "operator")]
 mod operator;
 mod policy;
-#[cfg(any(feature = "operator", feature = "replicator"))]
+#[cfg(any(feature = "operator", feature = "replicator", feature = "verifier"))]
 mod process;
 #[cfg(feature = "replicator")]
 mod replicator;
@@ -42,7 +42,11 @@ struct Arguments {
     #[cfg(feature = "replicator")]
     #[arg(long)]
     races: Option<usize>,
-    #[cfg(any(feature = "operator", feature = "replicator"))]
+    /// So many rows in the region that is verified.
+    #[cfg(feature = "verifier")]
+    #[arg(long, default_value_t = policy::verify::ROWS)]
+    rows: u64,
+    #[cfg(any(feature = "operator", feature = "replicator", feature = "verifier"))]
     #[command(flatten)]
     programs: Programs,
     #[command(flatten)]
@@ -53,7 +57,7 @@ struct Arguments {
 }
 
 /// The programs that are measured, and those that they are measured against.
-#[cfg(any(feature = "operator", feature = "replicator"))]
+#[cfg(any(feature = "operator", feature = "replicator", feature = "verifier"))]
 #[derive(clap::Args)]
 pub struct Programs {
     /// The platform's binary.
@@ -113,7 +117,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
             "replicator" => replicator::run(&arguments.programs, &arguments.only, arguments.races, &mut report).await,
             #[cfg(not(feature = "replicator"))]
             "replicator" => bail!("this program was built without the feature `replicator`"),
-            "policy" => policy::run(&arguments.peers, &arguments.only, &mut report),
+            "policy" => policy::run(arguments, &mut report).await,
             other => bail!("no bench is called `{other}`; there are: operator, policy, replicator"),
         };
         println!("{report}");

@@ -60,6 +60,9 @@ const FLEET_MEMBERS: &str = "MERIDIAN_BENCH_MEMBERS";
 /// The variable with the process ids of a fleet's API servers and of their etcd, separated by colons.
 const FLEET_PROCESSES: &str = "MERIDIAN_BENCH_PROCESSES";
 
+/// The variable with a superuser's URL of the PostgreSQL of one region, on which nothing is yet.
+const REGION_POSTGRES: &str = "MERIDIAN_BENCH_POSTGRES";
+
 /// The variable with the address of the broker beyond a border.
 const OTHER_KAFKA: &str = "MERIDIAN_BENCH_OTHER_KAFKA";
 
@@ -181,6 +184,24 @@ impl Running {
                 (FLEET_MEMBERS, of(FLEET_MEMBERS)),
                 (FLEET_PROCESSES, pids.join(":")),
             ],
+            _parts: parts,
+            _folder: folder,
+        })
+    }
+
+    /// Starts the PostgreSQL of one region. Nobody else has anything on it: what a look at the whole server finds is the
+    /// region's.
+    ///
+    /// # Errors
+    /// As [`Running::start`].
+    pub fn start_region(paths: &Paths, cache: &Cache) -> Result<Self> {
+        preflight::parts(paths, cache, &[Part::Postgres])?;
+        let folder = Folder::create(paths, "region")?;
+        let postgres = postgres::Postgres::prepare(paths, cache, &folder.make("postgres")?)?;
+        let mut parts = vec![postgres.start()?];
+        postgres.wait(&mut parts)?;
+        Ok(Self {
+            env: vec![(REGION_POSTGRES, postgres.url())],
             _parts: parts,
             _folder: folder,
         })

@@ -1,5 +1,5 @@
 //! `meridian-bench policy`: the policy engine against its promises, and the same decisions by cedar-policy alone and by
-//! OPA's Go library.
+//! OPA's Go library; and the verifier, which holds a region's rows against it (`verify/`).
 //!
 //! What is compared: 10,000 tenants with two edges each, compiled by Meridian; the peers are given those edges, not
 //! the law that they come from. Each side finds an edge by its key (ours and OPA's by tenant, class and region, Cedar's as
@@ -12,6 +12,8 @@
 mod conditions;
 mod peers;
 mod random;
+#[cfg(feature = "verifier")]
+pub mod verify;
 mod world;
 
 use std::collections::BTreeSet;
@@ -21,13 +23,15 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use meridian_policy::{CompiledPolicy, Condition, PolicySource, Question, compile};
 
-use crate::Peers;
 use crate::measure::{compare, median, percentile};
 use crate::report::{Bound, Metric, Report};
+use crate::{Arguments, Peers};
 use peers::Peer;
 
-/// The figures, the quick ones first.
-const FIGURES: [&str; 5] = ["decide", "condition", "compile", "peers", "conditions"];
+/// The figures of the engine, the quick ones first.
+const OF_THE_ENGINE: [&str; 5] = ["decide", "condition", "compile", "peers", "conditions"];
+/// The figure of the verifier.
+const VERIFY: &str = "verify";
 const TENANTS: usize = 10_000;
 const QUESTIONS: usize = 20_000;
 /// Turns with each peer.
@@ -35,14 +39,35 @@ const TURNS: usize = 5;
 /// Twenty times as fast.
 const TWENTY: f64 = 0.05;
 
-/// Measures the figures of `only`, or all.
+/// Measures the figures that are wanted, or all.
 ///
 /// # Errors
 /// Which figures could not be measured.
-pub fn run(peers: &Peers, only: &[String], report: &mut Report) -> Result<()> {
-    if let Some(unknown) = only.iter().find(|figure| !FIGURES.contains(&figure.as_str())) {
-        bail!("no figure is called `{unknown}`; there are: {}", FIGURES.join(", "));
+pub async fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let only = &arguments.only;
+    let known = || OF_THE_ENGINE.into_iter().chain([VERIFY]);
+    if let Some(unknown) = only.iter().find(|figure| known().all(|known| known != *figure)) {
+        let known: Vec<&str> = known().collect();
+        bail!("no figure is called `{unknown}`; there are: {}", known.join(", "));
     }
+    let wanted = |figure: &&str| only.is_empty() || only.iter().any(|wanted| wanted == figure);
+    let of_the_engine: Vec<&str> = OF_THE_ENGINE.into_iter().filter(wanted).collect();
+    let mut failed = Vec::new();
+    if !of_the_engine.is_empty() {
+        failed.extend(of_the_engine_failed(&of_the_engine, &arguments.peers, report)?);
+    }
+    if wanted(&VERIFY) {
+        failed.extend(unless_measured(VERIFY, verifying(arguments, report).await));
+    }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        bail!("could not be measured: {}", failed.join(", "))
+    }
+}
+
+/// Measures figures of the engine, and names those that could not be measured.
+fn of_the_engine_failed<'a>(figures: &[&'a str], peers: &Peers, report: &mut Report) -> Result<Vec<&'a str>> {
     let source = world::source(TENANTS)?;
     let policy = compile(&source, world::now());
     let edges = policy.edges().count();
@@ -50,28 +75,36 @@ pub fn run(peers: &Peers, only: &[String], report: &mut Report) -> Result<()> {
     let questions = world::questions(&policy, QUESTIONS)?;
     eprintln!("policy: {TENANTS} tenants, {edges} edges, {QUESTIONS} questions");
     let mut failed = Vec::new();
-    for figure in FIGURES {
-        if !only.is_empty() && !only.iter().any(|wanted| wanted == figure) {
-            continue;
-        }
+    for figure in figures {
         eprintln!("policy: {figure} …");
-        let measured = match figure {
+        let measured = match *figure {
             "decide" => decide(&policy, &questions, report),
             "condition" => condition(&source, &questions, report),
             "compile" => compiling(&source, report),
             "peers" => against_peers(&policy, &questions, peers, report),
             _ => conditions::agree(&policy, peers, report),
         };
-        if let Err(error) = measured {
-            eprintln!("policy: {figure}: {error:#}");
-            failed.push(figure);
-        }
+        failed.extend(unless_measured(figure, measured));
     }
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        bail!("could not be measured: {}", failed.join(", "))
-    }
+    Ok(failed)
+}
+
+/// The figure, with a word about why, when it could not be measured.
+fn unless_measured<'a>(figure: &'a str, measured: Result<()>) -> Option<&'a str> {
+    let error = measured.err()?;
+    eprintln!("policy: {figure}: {error:#}");
+    Some(figure)
+}
+
+#[cfg(feature = "verifier")]
+async fn verifying(arguments: &Arguments, report: &mut Report) -> Result<()> {
+    eprintln!("policy: {VERIFY} …");
+    verify::measure(&arguments.programs, arguments.rows, report).await
+}
+
+#[cfg(not(feature = "verifier"))]
+async fn verifying(_: &Arguments, _: &mut Report) -> Result<()> {
+    bail!("this program was built without the feature `verifier`")
 }
 
 fn micros(began: Instant) -> f64 {
