@@ -2,6 +2,7 @@
 //! sealed as a whole under the data subject's key, so a topic holds nothing that outlives an erasure.
 
 use std::fmt;
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -255,9 +256,55 @@ impl Event {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.length());
-        // Strings, numbers and UUIDs always serialize.
-        let _ = serde_json::to_writer(&mut bytes, self);
+        self.write_to(&mut bytes);
         bytes
+    }
+
+    /// The bytes for the wire of many events, one after the other in one piece of memory, and where each lies in it.
+    #[must_use]
+    pub fn all_to_bytes<'a>(events: impl IntoIterator<Item = &'a Self> + Clone) -> (Vec<u8>, Vec<Range<usize>>) {
+        let mut bytes = Vec::with_capacity(events.clone().into_iter().map(Self::length).sum());
+        let places = events.into_iter().map(|event| {
+            let begin = bytes.len();
+            event.write_to(&mut bytes);
+            begin..bytes.len()
+        });
+        let places = places.collect();
+        (bytes, places)
+    }
+
+    /// Writes what [`Serialize`] writes, at less than half its price: the payload is most of an event, and its base64 is put
+    /// where it belongs instead of into a text that is then looked through for characters to escape.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        member(out, "{\"specversion\":", &self.specversion);
+        member(out, ",\"id\":", &self.id);
+        member(out, ",\"source\":", &self.source);
+        member(out, ",\"type\":", &self.kind);
+        member(out, ",\"subject\":", &self.subject);
+        member(out, ",\"time\":", &self.time);
+        member(out, ",\"datacontenttype\":", &self.datacontenttype);
+        out.extend_from_slice(b",\"data_base64\":\"");
+        put_base64(out, &self.sealed);
+        member(out, "\",\"tenant\":", &self.tenant);
+        member(out, ",\"region\":", &self.region);
+        member(out, ",\"dataclass\":", &self.class);
+        member(out, ",\"epoch\":", &self.epoch);
+        member(out, ",\"datasubject\":", &self.data_subject);
+        member(out, ",\"keyscope\":", &self.key_scope);
+        member(out, ",\"sequence\":", &self.sequence);
+        if let Some(traceparent) = &self.traceparent {
+            member(out, ",\"traceparent\":", traceparent);
+        }
+        if let Some(origin) = &self.origin {
+            member(out, ",\"origin\":", origin);
+        }
+        if let Some(edge) = &self.edge {
+            member(out, ",\"edge\":", edge);
+        }
+        if let Some(expires) = &self.expires {
+            member(out, ",\"expires\":", expires);
+        }
+        out.push(b'}');
     }
 
     /// About how many bytes it has on the wire, rather more than fewer.
@@ -278,6 +325,20 @@ impl Event {
         serde_json::from_slice(bytes)
             .map_err(|error| NotAnEvent(format!("{:?} error at column {}", error.classify(), error.column())))
     }
+}
+
+fn member<T: Serialize>(out: &mut Vec<u8>, name: &str, value: &T) {
+    out.extend_from_slice(name.as_bytes());
+    // Strings, numbers and UUIDs always serialize.
+    let _ = serde_json::to_writer(out, value);
+}
+
+/// Appends bytes in base64.
+fn put_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    let begin = out.len();
+    out.resize(begin + bytes.len().div_ceil(3) * 4, b'=');
+    // It has the length that padded base64 has.
+    let _ = STANDARD.encode_slice(bytes, &mut out[begin..]);
 }
 
 /// The context that an event's payload is sealed for.
@@ -328,6 +389,33 @@ mod tests {
         for name in json.as_object().expect("an object").keys() {
             let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || name == "data_base64";
             assert!(name.bytes().all(allowed), "{name} is no CloudEvents attribute");
+        }
+    }
+
+    #[test]
+    fn an_event_is_written_as_it_serializes_whatever_it_has() {
+        let (plain, key) = event();
+        let mut odd = plain.clone();
+        odd.subject = "a \"quoted\"\n stream".to_owned();
+        odd.traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned());
+        let imported = plain.clone().imported(Imported {
+            origin: "eu".parse().expect("a region"),
+            edge: "stride-eu.workout-summary.us".parse().expect("an edge"),
+            expires: "2026-03-04T17:45:12.25Z".parse().expect("a time"),
+        });
+        let mut events = vec![plain.clone(), odd, imported];
+        // Base64 ends in none, one or two signs of padding.
+        events.extend((0..4).map(|length| {
+            let mut event = plain.clone();
+            event.sealed = key.seal("c", &vec![7; length]).expect("sealed").into_bytes();
+            event
+        }));
+        let (bytes, places) = Event::all_to_bytes(&events);
+        assert_eq!(places.len(), events.len());
+        for (event, place) in events.iter().zip(places) {
+            let expected = serde_json::to_string(event).expect("JSON");
+            assert_eq!(String::from_utf8_lossy(&bytes[place]), expected);
+            assert_eq!(String::from_utf8_lossy(&event.to_bytes()), expected);
         }
     }
 

@@ -10,11 +10,12 @@ use crate::db::{Error, TenantTx};
 /// # Errors
 /// When the database refuses or cannot be reached.
 pub async fn mark(tx: &mut TenantTx, consumer: &str, events: &[Uuid]) -> Result<Vec<Uuid>, Error> {
-    let query = "insert into inbox (consumer, event_id) select $1, * from unnest($2::uuid[]) \
-                 on conflict do nothing returning event_id";
+    let query = "with fresh as (insert into inbox (consumer, event_id) select $1, * from unnest($2::uuid[]) \
+                 on conflict do nothing returning event_id) \
+                 select coalesce(array_agg(event_id), '{}') from fresh";
     Ok(sqlx::query_scalar(query)
         .bind(consumer)
         .bind(events)
-        .fetch_all(tx.conn())
+        .fetch_one(tx.conn())
         .await?)
 }

@@ -3,7 +3,6 @@
 //! Records are taken in rounds, small ones unless they are handled in bulk. Within a round, events of one subject are handled one after the other, events of
 //! different subjects side by side; the group's offsets are stored for the next commit when the whole round is done.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -231,6 +230,7 @@ impl Consumer {
         F: FnMut(Vec<Record>) -> R,
         R: Future<Output = Option<()>>,
     {
+        let prefix = self.kafka.topic_name("");
         let mut stream = consumer.stream().ready_chunks(most);
         loop {
             let chunk = tokio::select! {
@@ -241,17 +241,12 @@ impl Consumer {
             };
             let Some(chunk) = chunk else { return Read::UntilStopped };
             let mut records = Vec::with_capacity(chunk.len());
-            let mut offsets = Offsets::new();
+            let mut offsets = Offsets::default();
             for message in chunk {
                 match message {
                     Ok(message) => {
-                        let place = (message.topic().to_owned(), message.partition());
-                        let next = message.offset() + 1;
-                        offsets
-                            .entry(place)
-                            .and_modify(|known| *known = next.max(*known))
-                            .or_insert(next);
-                        records.push(record(&message, &self.kafka));
+                        offsets.pass(message.topic(), message.partition(), message.offset() + 1);
+                        records.push(record(&message, &prefix));
                     }
                     // Brokers come back, topics appear, rebalances end: librdkafka goes on by itself.
                     Err(error) => {
@@ -273,8 +268,8 @@ impl Consumer {
 
     /// Marks a round as settled, for the next commit.
     fn settled(&self, consumer: &StreamConsumer<Watch>, offsets: Offsets) {
-        let mut list = TopicPartitionList::with_capacity(offsets.len());
-        for ((topic, partition), next) in offsets {
+        let mut list = TopicPartitionList::with_capacity(offsets.0.len());
+        for (topic, partition, next) in offsets.0 {
             // An offset of a record that was received is always valid.
             let _ = list.add_partition_offset(&topic, partition, Offset::Offset(next));
         }
@@ -285,8 +280,21 @@ impl Consumer {
     }
 }
 
-/// Where a group goes on in each partition of a topic.
-type Offsets = HashMap<(String, i32), i64>;
+/// Where a group goes on in each partition of a topic. A round has records of few partitions: looking through them is cheaper
+/// than making a key for each record.
+#[derive(Default)]
+struct Offsets(Vec<(String, i32, i64)>);
+
+impl Offsets {
+    /// The group goes on at `next` at the earliest.
+    fn pass(&mut self, topic: &str, partition: i32, next: i64) {
+        let of_partition = |place: &&mut (String, i32, i64)| place.1 == partition && place.0 == topic;
+        match self.0.iter_mut().find(of_partition) {
+            Some((_, _, known)) => *known = next.max(*known),
+            None => self.0.push((topic.to_owned(), partition, next)),
+        }
+    }
+}
 
 /// Why reading ended.
 enum Read {
@@ -294,10 +302,10 @@ enum Read {
     UntilChanged,
 }
 
-fn record(message: &BorrowedMessage<'_>, kafka: &Kafka) -> Record {
+fn record(message: &BorrowedMessage<'_>, prefix: &str) -> Record {
     let topic = message
         .topic()
-        .strip_prefix(&kafka.topic_name(""))
+        .strip_prefix(prefix)
         .unwrap_or(message.topic())
         .to_owned();
     Record {
@@ -305,5 +313,20 @@ fn record(message: &BorrowedMessage<'_>, kafka: &Kafka) -> Record {
         place: (message.partition(), message.offset()),
         key: message.key().unwrap_or_default().to_vec(),
         payload: message.payload().unwrap_or_default().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_goes_on_after_the_last_record_of_each_partition() {
+        let mut offsets = Offsets::default();
+        for (topic, partition, next) in [("a", 0, 3), ("a", 1, 9), ("b", 0, 7), ("a", 0, 5), ("a", 0, 4)] {
+            offsets.pass(topic, partition, next);
+        }
+        let expected = [("a".to_owned(), 0, 5), ("a".to_owned(), 1, 9), ("b".to_owned(), 0, 7)];
+        assert_eq!(offsets.0, expected);
     }
 }

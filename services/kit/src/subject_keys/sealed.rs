@@ -1,7 +1,7 @@
 //! One key, and values sealed under it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{hmac, rand};
@@ -68,14 +68,16 @@ impl AsRef<[u8]> for Sealed {
 /// One key. Cheap to clone; wiped when the last clone is dropped.
 #[derive(Clone)]
 pub struct SubjectKey {
+    subject: SubjectId,
     inner: Arc<KeyInner>,
 }
 
 struct KeyInner {
     tenant: TenantId,
-    subject: SubjectId,
     scope: KeyScope,
     bytes: Zeroizing<[u8; KEY_BYTES]>,
+    /// Derived when first asked for.
+    salt: OnceLock<Salt>,
 }
 
 impl fmt::Debug for SubjectKey {
@@ -97,13 +99,21 @@ impl SubjectKey {
         bytes: Zeroizing<[u8; KEY_BYTES]>,
     ) -> Self {
         Self {
+            subject,
             inner: Arc::new(KeyInner {
                 tenant,
-                subject,
                 scope,
                 bytes,
+                salt: OnceLock::new(),
             }),
         }
+    }
+
+    /// The same key for another subject: what comes over an edge is sealed under the edge's key, whomever it is about.
+    #[must_use]
+    pub fn for_subject(&self, subject: SubjectId) -> Self {
+        let inner = Arc::clone(&self.inner);
+        Self { subject, inner }
     }
 
     /// Whose partition.
@@ -115,7 +125,7 @@ impl SubjectKey {
     /// Whose key.
     #[must_use]
     pub fn subject(&self) -> SubjectId {
-        self.inner.subject
+        self.subject
     }
 
     /// What it is for.
@@ -127,10 +137,13 @@ impl SubjectKey {
     /// What commitments of evidence to the subject are made with: derived from the key, and gone with it.
     #[must_use]
     pub fn evidence_salt(&self) -> Salt {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, self.inner.bytes.as_slice());
-        let mut salt = Salt::new([0; 32]);
-        salt.copy_from_slice(hmac::sign(&key, SALT_LABEL).as_ref());
-        salt
+        let derive = || {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, self.inner.bytes.as_slice());
+            let mut salt = Salt::new([0; 32]);
+            salt.copy_from_slice(hmac::sign(&key, SALT_LABEL).as_ref());
+            salt
+        };
+        self.inner.salt.get_or_init(derive).clone()
     }
 
     fn cipher(&self) -> Result<LessSafeKey, Error> {
@@ -243,6 +256,20 @@ mod tests {
             assert!(key(1).open("c", &changed).is_err(), "byte {index}");
             assert!(key(1).open("c", &sealed[..index]).is_err(), "cut at {index}");
         }
+    }
+
+    #[test]
+    fn a_key_for_another_subject_opens_the_same_and_says_whose_it_is() {
+        let (one, other) = (key(1), SubjectId(uuid::Uuid::from_u128(5)));
+        let sealed = one.seal("c", b"ada").expect("sealed");
+        let of_other = one.for_subject(other);
+        assert_eq!(of_other.open("c", &sealed).expect("opens").as_slice(), b"ada");
+        assert_eq!(
+            (of_other.subject(), one.subject()),
+            (other, SubjectId(uuid::Uuid::nil()))
+        );
+        assert_eq!(of_other.evidence_salt(), one.evidence_salt());
+        assert_ne!(key(2).evidence_salt(), one.evidence_salt());
     }
 
     #[test]
