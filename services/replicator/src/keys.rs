@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::domain::pseudonym::EdgeKey;
 
 /// An edge's own key belongs to no person.
-const NOBODY: SubjectId = SubjectId(Uuid::nil());
+pub const NOBODY: SubjectId = SubjectId(Uuid::nil());
 
 /// Why an edge's key cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -55,12 +55,12 @@ impl Meters {
         self.egress.clone()
     }
 
-    pub(crate) fn delivered(&self, edge: &EdgeId, copies: usize) {
+    pub(crate) fn delivered(&self, edge: &EdgeId, copies: u64) {
         let labels = Labels {
             edge: edge.to_string(),
             rule: "lawful".to_owned(),
         };
-        self.delivered.get_or_create(&labels).inc_by(copies as u64);
+        self.delivered.get_or_create(&labels).inc_by(copies);
     }
 
     pub(crate) fn waited(&self, edge: &EdgeId, waiting: Waiting) {
@@ -71,12 +71,12 @@ impl Meters {
         self.waited.get_or_create(&labels).inc();
     }
 
-    pub(crate) fn refused(&self, edge: &EdgeId, rule: &str, copies: usize) {
+    pub(crate) fn refused(&self, edge: &EdgeId, rule: &str, copies: u64) {
         let labels = Labels {
             edge: edge.to_string(),
             rule: rule.to_owned(),
         };
-        self.refused.get_or_create(&labels).inc_by(copies as u64);
+        self.refused.get_or_create(&labels).inc_by(copies);
     }
 }
 

@@ -1,5 +1,6 @@
 //! One delivery: lawful now? consent now? redact, seal, push, record. Whatever cannot be answered waits.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,8 @@ use meridian_kit::counted::Sent;
 use meridian_kit::db::{Scope, TenantTx};
 use meridian_kit::event::{Draft, Event, Imported};
 use meridian_kit::subject_keys::{self, KeyRequest, KeyScope, SubjectKey};
-use meridian_policy::{CompiledEdge, EdgeId, PolicyRevision, Rule};
+use meridian_policy::{CompiledEdge, DataClass, EdgeId, PolicyRevision, Rule};
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
 use super::consent::{Answer, Asked};
 use super::record::{Crossing, Outcome};
@@ -22,6 +22,7 @@ use crate::domain::admission::{ALWAYS_TAKEN, LARGEST_BATCH, NotAdmitted};
 use crate::domain::delivery::{PURPOSE, PermitWindow, Refused, Verdict, Waiting, judge};
 use crate::domain::outgoing::{OpenedEvent, Outgoing, Withheld, prepare};
 use crate::domain::pseudonym::EdgeKey;
+use crate::keys::NOBODY;
 use crate::store::StoreError;
 use crate::store::exports::{self, Delivery};
 use crate::wire::{Batch, Stored, digest};
@@ -49,8 +50,35 @@ struct Ready {
 struct Maker<'a> {
     edge: &'a CompiledEdge,
     key: EdgeKey,
-    import_key: Zeroizing<[u8; 32]>,
+    /// Every copy's, whoever its author is.
+    import_key: SubjectKey,
+    classes: Classes,
     now: Timestamp,
+}
+
+/// The classes of an edge's fields by the catalogue, for each type of event in a batch: looked up once for all events of a
+/// type.
+#[derive(Default)]
+struct Classes(BTreeMap<String, BTreeMap<String, DataClass>>);
+
+impl Classes {
+    /// Of the types of these deliveries' events.
+    fn of(edge: &CompiledEdge, deliveries: &[Delivery]) -> Self {
+        let mut classes = Self::default();
+        for Delivery { event, .. } in deliveries {
+            if !classes.0.contains_key(&event.kind) {
+                let listed = |field: &String| Some((field.clone(), class_of(&event.kind, field)?));
+                let fields = edge.fields.iter().filter_map(listed).collect();
+                classes.0.insert(event.kind.clone(), fields);
+            }
+        }
+        classes
+    }
+
+    /// The class of one of the edge's fields; none when it is not listed.
+    fn class_of(&self, event_type: &str, field: &str) -> Option<DataClass> {
+        self.0.get(event_type)?.get(field).copied()
+    }
 }
 
 impl Exporter {
@@ -159,10 +187,12 @@ impl Exporter {
                 return (all_wait(deliveries, Waiting::KeyringUnreachable), None);
             }
         };
+        let import = KeyScope::Import(edge.id.clone());
         let maker = Maker {
             edge,
-            import_key: key.import_key(),
+            import_key: SubjectKey::from_bytes(edge.importer_tenant.clone(), NOBODY, import, key.import_key()),
             key,
+            classes: Classes::of(edge, &deliveries),
             now,
         };
         let keys = match self.shared.keyring.keys(deliveries.iter().map(key_of).collect()).await {
@@ -236,8 +266,9 @@ impl Exporter {
             fields,
         };
         let Maker { edge, key, now, .. } = maker;
+        let classes = |event_type: &str, field: &str| maker.classes.class_of(event_type, field);
         let outgoing =
-            prepare(&opened, edge, key, delivery.copy_id, class_of, *now).map_err(|withheld| match withheld {
+            prepare(&opened, edge, key, delivery.copy_id, classes, *now).map_err(|withheld| match withheld {
                 Withheld::NotLawful(denial) if denial.rule == Rule::ConditionNotMet && edge.may_hold_later() => {
                     Outcome::Wait(Waiting::NotAtThisHour)
                 }
@@ -252,9 +283,7 @@ impl Exporter {
     /// The envelope of what leaves: a new id, the pseudonym, the day, and nothing of the original's trace.
     fn copy(&self, maker: &Maker<'_>, outgoing: &Outgoing) -> Result<Event, subject_keys::Error> {
         let edge = maker.edge;
-        let author = SubjectId(outgoing.author);
-        let scope = KeyScope::Import(edge.id.clone());
-        let import_key = SubjectKey::from_bytes(edge.importer_tenant.clone(), author, scope, maker.import_key.clone());
+        let import_key = maker.import_key.for_subject(SubjectId(outgoing.author));
         let draft = Draft {
             kind: &outgoing.event_type,
             stream: outgoing.id.to_string(),
@@ -318,12 +347,11 @@ impl Exporter {
             revision,
             events: copies,
         };
-        let mut body = Vec::with_capacity(batch.events.iter().map(Event::length).sum());
-        if serde_json::to_writer(&mut body, &batch).is_err() {
+        let Ok(body) = batch.to_bytes() else {
             let ends = |delivery| (delivery, Outcome::Refuse(Refused::NothingToSend));
             outcomes.extend(going.into_iter().map(ends));
             return (outcomes, None);
-        }
+        };
         let mut crossing = Crossing {
             at: Timestamp::now(),
             bytes: 0,

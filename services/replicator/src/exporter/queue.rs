@@ -7,7 +7,7 @@ use meridian_kit::db::{Scope, TenantTx};
 use meridian_kit::event::Event;
 use meridian_kit::inbox;
 use meridian_kit::kafka::{BatchHandler, Failure};
-use meridian_policy::{EdgeId, RegionPolicy, TenantId};
+use meridian_policy::{DataClass, EdgeId, RegionPolicy, TenantId};
 
 use super::{Exporter, class_of};
 use crate::domain::admission::LARGEST_BATCH;
@@ -52,11 +52,17 @@ impl Queue {
             .await?
             .into_iter()
             .collect();
-        let queued: Vec<(&EdgeId, &Event)> = events
+        // A round has many events of few kinds, and all of a kind go the same ways.
+        let mut ways: BTreeMap<(&str, DataClass), Vec<&EdgeId>> = BTreeMap::new();
+        let mut queued: Vec<(&EdgeId, &Event)> = Vec::with_capacity(events.len());
+        for event in events
             .iter()
             .filter(|event| event.origin.is_none() && fresh.contains(&event.id))
-            .flat_map(|event| edges_of(&policy, event).map(move |edge| (edge, *event)))
-            .collect();
+        {
+            let way = ways.entry((event.kind.as_str(), event.class));
+            let way = way.or_insert_with(|| edges_of(&policy, event).collect());
+            queued.extend(way.iter().map(|edge| (*edge, *event)));
+        }
         if !queued.is_empty() {
             exports::queue(&mut tx, &queued).await?;
         }
@@ -68,7 +74,7 @@ impl Queue {
     }
 }
 
-/// The edges that an event is queued for. Where one is held it waits, like what is queued already: what was shared meanwhile
+/// The edges that an event is queued for, by its tenant, its type and its class. Where one is held it waits, like what is queued already: what was shared meanwhile
 /// is not lost.
 fn edges_of<'a>(policy: &'a RegionPolicy, event: &'a Event) -> impl Iterator<Item = &'a EdgeId> {
     let open = policy

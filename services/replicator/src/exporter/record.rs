@@ -75,29 +75,29 @@ impl Exporter {
                 entry.rule = Some(NOT_TAKEN.to_owned());
             }
             entry.at = crossing.at;
-            entry.count = Some(ended.len() as u64);
+            entry.count = Some(ended);
             (entry.bytes, entry.digest) = (Some(crossing.bytes), Some(crossing.digest));
             commit_to(&mut entry, of(&keys, &crossing.subjects))?;
             evidence::append(&mut tx, &entry).await?;
-            self.shared.meters.delivered(id, ended.len());
+            self.shared.meters.delivered(id, ended);
         }
         for (rule, deliveries) in refused {
             let copies: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.copy_id).collect();
             let ended = exports::end(&mut tx, &copies).await?;
-            if ended.is_empty() {
+            if ended == 0 {
                 continue;
             }
             let entry = along(entry_of(&tx, Kind::Refusal), id, edge, revision);
             let mut entry = Entry {
                 rule: Some(rule.clone()),
-                count: Some(ended.len() as u64),
+                count: Some(ended),
                 bytes: Some(0),
                 ..entry
             };
             let subjects = deliveries.iter().map(|delivery| delivery.event.data_subject).collect();
             commit_to(&mut entry, of(&keys, &subjects))?;
             evidence::append(&mut tx, &entry).await?;
-            self.shared.meters.refused(id, &rule, ended.len());
+            self.shared.meters.refused(id, &rule, ended);
         }
         tx.commit().await?;
         Ok(())

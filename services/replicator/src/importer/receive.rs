@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::{Importer, TOPIC};
 use crate::domain::admission::{Arriving, NotAdmitted, admit, admit_edge};
 use crate::domain::evidence::along;
-use crate::keys::EdgeKeyError;
+use crate::keys::{EdgeKeyError, NOBODY};
 use crate::store::{StoreError, imports};
 use crate::wire::{Batch, Cut, KeyLease, Purge, Stored, digest};
 
@@ -125,15 +125,12 @@ impl Importer {
         let edge = admitted(&policy, &batch.edge, sender, now)?;
         let scope = self.scope(edge).ok_or(ReceiveError::NotHome)?;
         let key = self.shared.edge_keys.of_import(&edge.importer_tenant, &edge.id).await?;
+        let import = KeyScope::Import(edge.id.clone());
+        let key = SubjectKey::from_bytes(edge.importer_tenant.clone(), NOBODY, import, key);
         let mut arriving = Vec::with_capacity(batch.events.len());
         let mut authors = Vec::with_capacity(batch.events.len());
         for event in &batch.events {
-            let of = (
-                edge.importer_tenant.clone(),
-                event.data_subject,
-                KeyScope::Import(edge.id.clone()),
-            );
-            let key = SubjectKey::from_bytes(of.0, of.1, of.2, key.clone());
+            let key = key.for_subject(event.data_subject);
             arriving.push(self.opened(edge, event, &key)?);
             authors.push(key);
         }
@@ -189,7 +186,7 @@ impl Importer {
         if fields.values().any(|value| value.is_object() || value.is_array()) {
             return Err(ReceiveError::Unreadable);
         }
-        let claimed = event.tenant == edge.importer_tenant && event.key_scope == KeyScope::Import(edge.id.clone());
+        let claimed = event.tenant == edge.importer_tenant && event.key_scope == *key.scope();
         Ok(Arriving {
             id: event.id,
             edge: event.edge.clone().filter(|_| claimed),

@@ -192,7 +192,8 @@ pub async fn queue(tx: &mut TenantTx, events: &[(&EdgeId, &Event)]) -> Result<()
     let copies: Vec<Uuid> = events.iter().map(|_| Uuid::new_v4()).collect();
     let edges: Vec<&str> = events.iter().map(|(edge, _)| edge.as_str()).collect();
     let sources: Vec<Uuid> = events.iter().map(|(_, event)| event.id).collect();
-    let bytes: Vec<Vec<u8>> = events.iter().map(|(_, event)| event.to_bytes()).collect();
+    let (bytes, places) = Event::all_to_bytes(events.iter().map(|(_, event)| *event));
+    let bytes: Vec<&[u8]> = places.into_iter().map(|place| &bytes[place]).collect();
     sqlx::query(
         "insert into delivery (copy_id, edge, source_event, event) \
          select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bytea[]) \
@@ -249,30 +250,37 @@ pub async fn claim(
     limit: usize,
     hold: Duration,
 ) -> Result<Vec<Delivery>, StoreError> {
-    type Row = (Uuid, Vec<u8>, SqlTimestamp, i32, Option<String>);
-    let rows: Vec<Row> = sqlx::query_as(CLAIM)
+    // One row of columns: a row of its own for each delivery costs this side more than reading what is in it.
+    type Columns = (
+        Vec<Uuid>,
+        Vec<Vec<u8>>,
+        Vec<SqlTimestamp>,
+        Vec<i32>,
+        Vec<Option<String>>,
+    );
+    let (copies, events, queued, attempts, waited): Columns = sqlx::query_as(CLAIM)
         .bind(edge.as_str())
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .bind(hold.as_secs_f64())
         .bind(current)
-        .fetch_all(tx.conn())
+        .fetch_one(tx.conn())
         .await?;
-    rows.into_iter()
-        .map(|(copy_id, event, queued_at, attempts, waited_for)| {
-            let event = Event::from_bytes(&event).map(Box::new).map_err(|_| StoreError::Row {
-                table: "delivery",
-                column: "event",
-            })?;
-            let attempts = u32::try_from(attempts).unwrap_or_default();
-            Ok(Delivery {
-                copy_id,
-                event,
-                queued_at: queued_at.to_jiff(),
-                attempts,
-                waited_for,
-            })
+    let rows = copies.into_iter().zip(events).zip(queued).zip(attempts).zip(waited);
+    rows.map(|((((copy_id, event), queued_at), attempts), waited_for)| {
+        let event = Event::from_bytes(&event).map(Box::new).map_err(|_| StoreError::Row {
+            table: "delivery",
+            column: "event",
+        })?;
+        let attempts = u32::try_from(attempts).unwrap_or_default();
+        Ok(Delivery {
+            copy_id,
+            event,
+            queued_at: queued_at.to_jiff(),
+            attempts,
+            waited_for,
         })
-        .collect()
+    })
+    .collect()
 }
 
 /// The statement of [`claim`]. Each kind is locked where it is chosen, so that a delivery which another exporter took
@@ -282,10 +290,12 @@ pub const CLAIM: &str = "with due as (select copy_id, queued_at, waits_for from 
      stale as (select copy_id, queued_at, waits_for from delivery \
                where $4 and edge = $1 and waits_for = 'policy-stale' and next_attempt > now() \
                order by queued_at limit $2 for update skip locked), \
-     taken as (select * from due union all select * from stale order by queued_at limit $2) \
-     update delivery d set next_attempt = now() + make_interval(secs => $3), waits_for = null from taken \
-     where d.copy_id = taken.copy_id \
-     returning d.copy_id, d.event, d.queued_at, d.attempts, taken.waits_for";
+     taken as (select * from due union all select * from stale order by queued_at limit $2), \
+     claimed as (update delivery d set next_attempt = now() + make_interval(secs => $3), waits_for = null from taken \
+                 where d.copy_id = taken.copy_id \
+                 returning d.copy_id, d.event, d.queued_at, d.attempts, taken.waits_for) \
+     select coalesce(array_agg(copy_id), '{}'), coalesce(array_agg(event), '{}'), coalesce(array_agg(queued_at), '{}'), \
+     coalesce(array_agg(attempts), '{}'), coalesce(array_agg(waits_for), '{}') from claimed";
 
 /// Lets deliveries wait: each longer each time that it is for the same, anew when it is for something else.
 ///
@@ -341,18 +351,17 @@ pub async fn waiting(tx: &mut TenantTx) -> Result<BTreeMap<EdgeId, u64>, StoreEr
         .collect()
 }
 
-/// Forgets deliveries that have ended. Those that were there are returned: what another exporter has ended meanwhile is
-/// not this one's to record.
+/// Forgets deliveries that have ended, and says how many were there: what another exporter has ended meanwhile is not this
+/// one's to record.
 ///
 /// # Errors
 /// The database.
-pub async fn end(tx: &mut TenantTx, copies: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
-    Ok(
-        sqlx::query_scalar("delete from delivery where copy_id = any($1) returning copy_id")
-            .bind(copies)
-            .fetch_all(tx.conn())
-            .await?,
-    )
+pub async fn end(tx: &mut TenantTx, copies: &[Uuid]) -> Result<u64, StoreError> {
+    let ended = sqlx::query("delete from delivery where copy_id = any($1)")
+        .bind(copies)
+        .execute(tx.conn())
+        .await?;
+    Ok(ended.rows_affected())
 }
 
 #[cfg(test)]

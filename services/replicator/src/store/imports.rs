@@ -144,10 +144,11 @@ pub async fn keep(
         .collect();
     let sealed: Vec<&[u8]> = events.iter().map(Event::sealed_payload).collect();
     let kept: Vec<Uuid> = sqlx::query_scalar(
-        "insert into imported_event (origin_event, edge, origin, origin_epoch, author, expires_at, sealed) \
+        "with kept as (insert into imported_event (origin_event, edge, origin, origin_epoch, author, expires_at, sealed) \
          select id, $2, $3, $4, author, expires, sealed \
          from unnest($1::uuid[], $5::uuid[], $6::timestamptz[], $7::bytea[]) as copy (id, author, expires, sealed) \
-         on conflict (tenant, origin_event) do nothing returning origin_event",
+         on conflict (tenant, origin_event) do nothing returning origin_event) \
+         select coalesce(array_agg(origin_event), '{}') from kept",
     )
     .bind(ids)
     .bind(edge.id.as_str())
@@ -156,7 +157,7 @@ pub async fn keep(
     .bind(authors)
     .bind(expiries)
     .bind(sealed)
-    .fetch_all(tx.conn())
+    .fetch_one(tx.conn())
     .await?;
     Ok(kept.into_iter().collect())
 }
