@@ -90,7 +90,7 @@ fn of_the_engine_failed<'a>(figures: &[&'a str], peers: &Peers, report: &mut Rep
 }
 
 /// The figure, with a word about why, when it could not be measured.
-fn unless_measured<'a>(figure: &'a str, measured: Result<()>) -> Option<&'a str> {
+fn unless_measured(figure: &str, measured: Result<()>) -> Option<&str> {
     let error = measured.err()?;
     eprintln!("policy: {figure}: {error:#}");
     Some(figure)
