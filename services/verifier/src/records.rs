@@ -259,9 +259,11 @@ mod tests {
 
     #[test]
     fn where_a_copy_lies_is_told_among_dead_letters_alone() {
-        let told =
-            br#"{"topic":"imports.events","partition":0,"offset":7,"event":"00000000-0000-0000-0000-000000000000",
-            "edge":"stride-us.workout-summary.eu","dataclass":"workout-summary"}"#;
+        let told = concat!(
+            r#"{"topic":"imports.events","partition":0,"offset":7,"#,
+            r#""event":"00000000-0000-0000-0000-000000000000","edge":"stride-us.workout-summary.eu"}"#
+        );
+        let told = told.as_bytes();
         assert_eq!(Kind::of("social.dead-letter", told), Kind::DeadCopy);
         assert_eq!(Kind::of("workouts.events", told), Kind::Unsealed);
     }

@@ -116,7 +116,7 @@ impl<H: Handler> Worker<H> {
 
     async fn attempt(&self, event: &Event) -> Result<&'static str, Failure> {
         let scope = self.homes.scope(&event.tenant);
-        // The policy may be a moment behind; after the attempts the event is kept among the dead letters.
+        // The policy may be a moment behind; after the attempts the dead letters tell of the event.
         let scope =
             scope.ok_or_else(|| Failure::Retry("the event's tenant is not at home in this region".to_owned()))?;
         let mut tx = TenantTx::begin(&self.pool, &scope).await?;
@@ -154,7 +154,7 @@ async fn bury(
         reason,
         "an event cannot be handled and goes to the dead letters"
     );
-    let copy = event.and_then(|event| DeadCopy::of(event, &record.topic, record.place));
+    let copy = DeadCopy::of(&record.payload, &record.topic, record.place);
     let (key, payload) = match &copy {
         Some(copy) => (Cow::from(copy.edge().as_str()), Cow::from(copy.to_bytes())),
         None => (String::from_utf8_lossy(&record.key), Cow::from(&record.payload)),

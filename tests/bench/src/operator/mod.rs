@@ -1,5 +1,6 @@
 //! `meridian-bench operator`: the operator against kubectl and helm, and against its own promises.
 
+mod bare;
 mod beat;
 mod change;
 mod enforcement;
