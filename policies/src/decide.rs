@@ -1,7 +1,5 @@
 //! Answers questions from the compiled policy, at the hub and in a region alike.
 
-use std::fmt::Write as _;
-
 use jiff::Timestamp;
 
 use crate::assess::{AskedEdge, framework_of};
@@ -11,7 +9,7 @@ use crate::decision::{Check, Decision, Explanation, Ground, Permission, Question
 use crate::edge::{CompiledEdge, EdgeId};
 use crate::index::{Verdicts, position};
 use crate::names::{RegionName, TenantId};
-use crate::refusal::{Objection, Reason};
+use crate::refusal::{Objection, Reason, no_edge, tenant_unknown};
 use crate::region_policy::RegionPolicy;
 use crate::rule::{Denial, Rule};
 use crate::source::TenantFacts;
@@ -32,8 +30,7 @@ impl CompiledEdge {
             return Err(Objection::Purpose(question.purpose));
         }
         if !question.fields.is_subset(&self.fields) {
-            let foreign = question.fields.difference(&self.fields);
-            return Err(Objection::Fields(foreign.cloned().collect()));
+            return Err(Objection::fields(question.fields.difference(&self.fields)));
         }
         if let Some(subject) = &question.subject {
             self.subject_permits(subject, question.purpose)?;
@@ -306,26 +303,4 @@ fn objected(verdicts: &Verdicts, at: usize, edge: &CompiledEdge, objection: Obje
 const fn refuse(rule: Rule, framework: LegalFramework, reason: Reason) -> Decision {
     let article = rule.article(framework);
     Decision::Deny { rule, reason, article }
-}
-
-pub(crate) fn tenant_unknown(tenant: &TenantId) -> Denial {
-    Denial::new(
-        Rule::TenantUnknown,
-        LegalFramework::Other,
-        format!("there is no tenant '{tenant}' here"),
-    )
-}
-
-pub(crate) fn no_edge(
-    framework: LegalFramework,
-    tenant: &TenantId,
-    class: DataClass,
-    from: &RegionName,
-    to: &RegionName,
-) -> Denial {
-    // Most fit: see [`CompiledEdge::deny`].
-    let mut reason = String::with_capacity(192);
-    // Writing into a String cannot fail.
-    let _ = write!(reason, "nothing allows {class} of {tenant} to go from {from} to {to}");
-    Denial::new(Rule::NoEdge, framework, reason)
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::bounds;
 use crate::condition::{Condition, Facts};
 use crate::names::{DocumentDigest, Epoch, InvalidName, OrganizationName, PartyName, RegionName, TenantId};
+use crate::refusal::Objection;
 use crate::rule::{Denial, Rule};
 use crate::vocabulary::{Art9Condition, DataClass, LegalFramework, Mechanism, Purpose};
 
@@ -185,6 +186,17 @@ impl CompiledEdge {
     pub fn lawful_at(&self, now: Timestamp) -> Result<(), Denial> {
         self.objection_at(now)
             .map_or(Ok(()), |objection| Err(objection.said_by(self)))
+    }
+
+    /// What it has against any use at `now`.
+    pub(crate) fn objection_at(&self, now: Timestamp) -> Option<Objection> {
+        if now < self.effective_from {
+            Some(Objection::NotYet)
+        } else if now >= self.expires {
+            Some(Objection::Ended)
+        } else {
+            None
+        }
     }
 
     /// Whether the edge's own condition holds.

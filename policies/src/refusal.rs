@@ -1,17 +1,15 @@
 //! Why something may not go. Most who are refused ask for the rule alone, so that a refusal keeps what it is about, and is
 //! put into words for who reads them.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
-use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::decide::{no_edge, tenant_unknown};
 use crate::edge::CompiledEdge;
 use crate::index::Verdicts;
 use crate::names::{RegionName, TenantId};
 use crate::rule::{Denial, Rule};
-use crate::vocabulary::{DataClass, Purpose};
+use crate::vocabulary::{DataClass, LegalFramework, Purpose};
 
 /// Longer names of fields come from somebody who does not mean a field.
 const LONGEST_NAME: usize = 64;
@@ -27,67 +25,54 @@ pub(crate) enum Objection {
     Ended,
     /// It is not for this purpose.
     Purpose(Purpose),
-    /// It does not carry these fields.
-    Fields(Vec<String>),
+    /// It does not carry so many fields, of which some are named.
+    Fields { count: usize, named: Vec<String> },
     /// Something that takes more than the edge to say.
     Said(Box<Denial>),
 }
 
 impl Objection {
+    /// Foreign fields. Their names come from outside and may be long: it is kept how many, and those that are short.
+    pub(crate) fn fields<'a>(foreign: impl Iterator<Item = &'a String> + Clone) -> Self {
+        let short = foreign.clone().filter(|name| name.len() <= LONGEST_NAME);
+        Self::Fields {
+            count: foreign.count(),
+            named: short.take(NAMED).cloned().collect(),
+        }
+    }
+
     /// The rule that refuses.
     pub(crate) fn rule(&self, edge: &CompiledEdge) -> Rule {
         match self {
             Self::NotYet => Rule::MechanismNotInForce,
             Self::Ended => edge.ends_with,
             Self::Purpose(_) => Rule::PurposeNotAllowed,
-            Self::Fields(_) => Rule::FieldNotAllowed,
+            Self::Fields { .. } => Rule::FieldNotAllowed,
             Self::Said(denial) => denial.rule,
         }
     }
 
-    fn because(&self, edge: &CompiledEdge) -> String {
-        match self {
+    /// The same in words.
+    pub(crate) fn said_by(&self, edge: &CompiledEdge) -> Denial {
+        let because = match self {
             Self::NotYet => format!(
                 "{} {} is in force only from {}",
                 edge.mechanism, edge.instrument, edge.effective_from
             ),
             Self::Ended => format!("it ended at {}", edge.expires),
             Self::Purpose(purpose) => format!("the edge is not for {purpose}"),
-            Self::Fields(foreign) => {
-                // The names come from outside and may be long: say how many, name those that are short.
-                let short = foreign.iter().filter(|name| name.len() <= LONGEST_NAME);
-                let named: Vec<&str> = short.map(String::as_str).take(NAMED).collect();
-                format!("{} field(s) are not of the edge: {}", foreign.len(), named.join(", "))
+            Self::Fields { count, named } => {
+                format!("{count} field(s) are not of the edge: {}", named.join(", "))
             }
-            Self::Said(denial) => denial.reason.clone(),
-        }
-    }
-
-    /// The same in words.
-    pub(crate) fn said_by(self, edge: &CompiledEdge) -> Denial {
-        match self {
-            Self::Said(denial) => *denial,
-            unsaid => edge.deny(unsaid.rule(edge), unsaid.because(edge)),
-        }
+            Self::Said(denial) => return (**denial).clone(),
+        };
+        edge.deny(self.rule(edge), because)
     }
 }
 
 impl From<Denial> for Objection {
     fn from(denial: Denial) -> Self {
         Self::Said(Box::new(denial))
-    }
-}
-
-impl CompiledEdge {
-    /// What it has against any use at `now`.
-    pub(crate) fn objection_at(&self, now: Timestamp) -> Option<Objection> {
-        if now < self.effective_from {
-            Some(Objection::NotYet)
-        } else if now >= self.expires {
-            Some(Objection::Ended)
-        } else {
-            None
-        }
     }
 }
 
@@ -127,7 +112,7 @@ impl Reason {
     fn words(&self) -> String {
         let denial = match &self.0 {
             Why::Said(reason) => return reason.clone(),
-            Why::Objection(verdicts, at, objection) => open(verdicts, *at).map(|edge| objection.clone().said_by(edge)),
+            Why::Objection(verdicts, at, objection) => open(verdicts, *at).map(|edge| objection.said_by(edge)),
             Why::NoEdge { beside, at, class, to } => {
                 open(beside, *at).map(|edge| no_edge(edge.framework, &edge.tenant, *class, &edge.from, to))
             }
@@ -172,4 +157,26 @@ impl Serialize for Reason {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.words())
     }
+}
+
+pub(crate) fn tenant_unknown(tenant: &TenantId) -> Denial {
+    Denial::new(
+        Rule::TenantUnknown,
+        LegalFramework::Other,
+        format!("there is no tenant '{tenant}' here"),
+    )
+}
+
+pub(crate) fn no_edge(
+    framework: LegalFramework,
+    tenant: &TenantId,
+    class: DataClass,
+    from: &RegionName,
+    to: &RegionName,
+) -> Denial {
+    // Most fit: see [`CompiledEdge::deny`].
+    let mut reason = String::with_capacity(192);
+    // Writing into a String cannot fail.
+    let _ = write!(reason, "nothing allows {class} of {tenant} to go from {from} to {to}");
+    Denial::new(Rule::NoEdge, framework, reason)
 }
