@@ -276,34 +276,48 @@ impl Event {
     /// Writes what [`Serialize`] writes, at less than half its price: the payload is most of an event, and its base64 is put
     /// where it belongs instead of into a text that is then looked through for characters to escape.
     pub fn write_to(&self, out: &mut Vec<u8>) {
-        member(out, "{\"specversion\":", &self.specversion);
-        member(out, ",\"id\":", &self.id);
-        member(out, ",\"source\":", &self.source);
-        member(out, ",\"type\":", &self.kind);
-        member(out, ",\"subject\":", &self.subject);
-        member(out, ",\"time\":", &self.time);
-        member(out, ",\"datacontenttype\":", &self.datacontenttype);
+        // Whole, so that an attribute which is not written does not compile.
+        let Self {
+            specversion,
+            id,
+            source,
+            kind,
+            subject,
+            time,
+            datacontenttype,
+            sealed,
+            tenant,
+            region,
+            class,
+            epoch,
+            data_subject,
+            key_scope,
+            sequence,
+            traceparent,
+            origin,
+            edge,
+            expires,
+        } = self;
+        member(out, "{\"specversion\":", specversion);
+        member(out, ",\"id\":", id);
+        member(out, ",\"source\":", source);
+        member(out, ",\"type\":", kind);
+        member(out, ",\"subject\":", subject);
+        member(out, ",\"time\":", time);
+        member(out, ",\"datacontenttype\":", datacontenttype);
         out.extend_from_slice(b",\"data_base64\":\"");
-        put_base64(out, &self.sealed);
-        member(out, "\",\"tenant\":", &self.tenant);
-        member(out, ",\"region\":", &self.region);
-        member(out, ",\"dataclass\":", &self.class);
-        member(out, ",\"epoch\":", &self.epoch);
-        member(out, ",\"datasubject\":", &self.data_subject);
-        member(out, ",\"keyscope\":", &self.key_scope);
-        member(out, ",\"sequence\":", &self.sequence);
-        if let Some(traceparent) = &self.traceparent {
-            member(out, ",\"traceparent\":", traceparent);
-        }
-        if let Some(origin) = &self.origin {
-            member(out, ",\"origin\":", origin);
-        }
-        if let Some(edge) = &self.edge {
-            member(out, ",\"edge\":", edge);
-        }
-        if let Some(expires) = &self.expires {
-            member(out, ",\"expires\":", expires);
-        }
+        put_base64(out, sealed);
+        member(out, "\",\"tenant\":", tenant);
+        member(out, ",\"region\":", region);
+        member(out, ",\"dataclass\":", class);
+        member(out, ",\"epoch\":", epoch);
+        member(out, ",\"datasubject\":", data_subject);
+        member(out, ",\"keyscope\":", key_scope);
+        member(out, ",\"sequence\":", sequence);
+        optional(out, ",\"traceparent\":", traceparent.as_ref());
+        optional(out, ",\"origin\":", origin.as_ref());
+        optional(out, ",\"edge\":", edge.as_ref());
+        optional(out, ",\"expires\":", expires.as_ref());
         out.push(b'}');
     }
 
@@ -327,10 +341,17 @@ impl Event {
     }
 }
 
-fn member<T: Serialize>(out: &mut Vec<u8>, name: &str, value: &T) {
+/// Writes a member of an object: what stands before its value, then the value, which is a string, a number or a UUID.
+pub fn member<T: Serialize>(out: &mut Vec<u8>, name: &str, value: &T) {
     out.extend_from_slice(name.as_bytes());
-    // Strings, numbers and UUIDs always serialize.
+    // Such values always serialize.
     let _ = serde_json::to_writer(out, value);
+}
+
+fn optional<T: Serialize>(out: &mut Vec<u8>, name: &str, value: Option<&T>) {
+    if let Some(value) = value {
+        member(out, name, value);
+    }
 }
 
 /// Appends bytes in base64.

@@ -347,11 +347,7 @@ impl Exporter {
             revision,
             events: copies,
         };
-        let Ok(body) = batch.to_bytes() else {
-            let ends = |delivery| (delivery, Outcome::Refuse(Refused::NothingToSend));
-            outcomes.extend(going.into_iter().map(ends));
-            return (outcomes, None);
-        };
+        let body = batch.to_bytes();
         let mut crossing = Crossing {
             at: Timestamp::now(),
             bytes: 0,

@@ -60,7 +60,7 @@ impl Queue {
             .filter(|event| event.origin.is_none() && fresh.contains(&event.id))
         {
             let way = ways.entry((event.kind.as_str(), event.class));
-            let way = way.or_insert_with(|| edges_of(&policy, event).collect());
+            let way = way.or_insert_with(|| edges_of(&policy, scope.tenant(), &event.kind, event.class).collect());
             queued.extend(way.iter().map(|edge| (*edge, *event)));
         }
         if !queued.is_empty() {
@@ -74,16 +74,22 @@ impl Queue {
     }
 }
 
-/// The edges that an event is queued for, by its tenant, its type and its class. Where one is held it waits, like what is queued already: what was shared meanwhile
-/// is not lost.
-fn edges_of<'a>(policy: &'a RegionPolicy, event: &'a Event) -> impl Iterator<Item = &'a EdgeId> {
+/// The edges that a tenant's events of a type and class are queued for. Where one is held they wait, like what is queued
+/// already: what was shared meanwhile is not lost.
+fn edges_of<'a>(
+    policy: &'a RegionPolicy,
+    tenant: &TenantId,
+    kind: &str,
+    class: DataClass,
+) -> impl Iterator<Item = &'a EdgeId> {
     let open = policy
         .exports
         .iter()
-        .filter(|edge| edge.tenant == event.tenant && concerns(edge, &event.kind, class_of));
-    let held = policy.held.iter().filter(|edge| {
-        let named = format!("{}.{}.", event.tenant, event.class);
-        edge.id.as_str().starts_with(&named)
-    });
+        .filter(move |edge| edge.tenant == *tenant && concerns(edge, kind, class_of));
+    let named = format!("{tenant}.{class}.");
+    let held = policy
+        .held
+        .iter()
+        .filter(move |edge| edge.id.as_str().starts_with(&named));
     open.map(|edge| &edge.id).chain(held.map(|edge| &edge.id))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kube::api::{Patch, PatchParams};
 use meridian_operator::apply::Purpose;
-use meridian_operator::manifest::{Kind, ObjectKey, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT};
+use meridian_operator::manifest::{ObjectKey, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT};
 use serde_json::{Value, json};
 
 use super::fleet::{Fleet, HOMES, namespace, region_name, region_of, tenant_name};
@@ -89,7 +89,7 @@ async fn of_change(servers: &Servers, fleet: &Fleet<'_>, number: u32) -> Result<
 async fn spec(server: &Server, key: ObjectKey, manager: &'static str, number: u32) -> Result<Write> {
     let mut live = read(server, &key).await?;
     let metadata = &live["metadata"];
-    let mut body = begun(key.kind, &key);
+    let mut body = begun(&key);
     body["metadata"]["labels"] = metadata["labels"].clone();
     body["metadata"]["annotations"] = metadata["annotations"].clone();
     body["metadata"]["annotations"]["meridian.sh/bench"] = json!(number.to_string());
@@ -106,7 +106,7 @@ async fn spec(server: &Server, key: ObjectKey, manager: &'static str, number: u3
 /// What is said of the object, with another number.
 async fn status(server: &Server, key: ObjectKey, number: u32) -> Result<Write> {
     let mut live = read(server, &key).await?;
-    let mut body = begun(key.kind, &key);
+    let mut body = begun(&key);
     body["status"] = live["status"].take();
     for field in ["observedGeneration", "appliedRevision"] {
         raise(&mut body["status"], field, number);
@@ -119,9 +119,9 @@ async fn status(server: &Server, key: ObjectKey, number: u32) -> Result<Write> {
     })
 }
 
-fn begun(kind: Kind, key: &ObjectKey) -> Value {
+fn begun(key: &ObjectKey) -> Value {
     json!({
-        "apiVersion": kind.api_version(), "kind": kind.kind,
+        "apiVersion": key.kind.api_version(), "kind": key.kind.kind,
         "metadata": {"name": key.name, "namespace": key.namespace},
     })
 }
