@@ -7,19 +7,18 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::bounds;
 use crate::condition::{Condition, Facts};
-use crate::names::{DocumentDigest, Epoch, InvalidName, OrganizationName, PartyName, RegionName, TenantId};
+use crate::names::{DocumentDigest, Epoch, InvalidName, OrganizationName, Parsed, PartyName, RegionName, TenantId};
 use crate::refusal::Objection;
 use crate::rule::{Denial, Rule};
 use crate::vocabulary::{Art9Condition, DataClass, LegalFramework, Mechanism, Purpose};
 
 /// Names an edge: `<tenant>.<class>.<to-region>`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EdgeId(String);
 
 impl EdgeId {
@@ -58,10 +57,11 @@ impl FromStr for EdgeId {
         else {
             return Err(invalid());
         };
-        let tenant: TenantId = tenant.parse().map_err(|_| invalid())?;
-        let class: DataClass = class.parse().map_err(|_| invalid())?;
-        let to: RegionName = to.parse().map_err(|_| invalid())?;
-        Ok(Self::new(&tenant, class, &to))
+        TenantId::new(tenant).map_err(|_| invalid())?;
+        DataClass::from_str(class).map_err(|_| invalid())?;
+        RegionName::new(to).map_err(|_| invalid())?;
+        // Nothing that is so spelled is spelled otherwise.
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -82,6 +82,18 @@ impl From<EdgeId> for String {
 impl fmt::Display for EdgeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+impl Serialize for EdgeId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for EdgeId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Parsed::new("edge id"))
     }
 }
 

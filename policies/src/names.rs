@@ -2,10 +2,13 @@
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
+use arrayvec::ArrayString;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The longest name in characters. Short enough that `meridian-<region>` and `ingest-<pool>` stay DNS labels.
 pub const MAX_NAME: usize = 40;
@@ -35,6 +38,31 @@ impl InvalidName {
     }
 }
 
+/// Reads a text where it lies, without a copy of it.
+pub(crate) struct Parsed<T> {
+    what: &'static str,
+    read: PhantomData<T>,
+}
+
+impl<T> Parsed<T> {
+    pub(crate) fn new(what: &'static str) -> Self {
+        let read = PhantomData;
+        Self { what, read }
+    }
+}
+
+impl<T: FromStr<Err = InvalidName>> Visitor<'_> for Parsed<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a {}", self.what)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 fn is_dns_label(text: &str) -> bool {
     let inside = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     !text.is_empty()
@@ -47,19 +75,19 @@ fn is_dns_label(text: &str) -> bool {
 macro_rules! text_newtype {
     ($(#[$doc:meta])* $name:ident, $what:literal, $rule:expr, $valid:expr, $pattern:expr, $min:expr, $max:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(ArrayString<$max>);
 
         impl $name {
             /// Parses the text.
             ///
             /// # Errors
             /// [`InvalidName`] says which rule the text breaks.
-            pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
-                let text = text.into();
+            pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
+                let text = text.as_ref();
                 let valid: fn(&str) -> bool = $valid;
-                if valid(&text) { Ok(Self(text)) } else { Err(InvalidName::new($what, &text, $rule)) }
+                let kept = valid(text).then(|| ArrayString::from(text).ok()).flatten();
+                kept.map(Self).ok_or_else(|| InvalidName::new($what, text, $rule))
             }
 
             /// The text.
@@ -85,7 +113,19 @@ macro_rules! text_newtype {
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.as_str().to_owned()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Parsed::new($what))
             }
         }
 
@@ -154,7 +194,7 @@ dns_label_name!(
     PartyName, "party name"
 );
 
-/// The officially assigned ISO 3166-1 alpha-2 codes.
+/// The officially assigned ISO 3166-1 alpha-2 codes, in their order.
 const ISO_3166_1: &str = "\
 AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ \
 CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR \
@@ -165,7 +205,12 @@ SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ
 UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW";
 
 fn is_country(text: &str) -> bool {
-    text.len() == 2 && ISO_3166_1.split(' ').any(|code| code == text)
+    let Ok(code) = <[u8; 2]>::try_from(text.as_bytes()) else {
+        return false;
+    };
+    // Each with the space after it, which the last one has not.
+    let (codes, last) = ISO_3166_1.as_bytes().as_chunks::<3>();
+    codes.binary_search_by(|[a, b, _]| [*a, *b].cmp(&code)).is_ok() || last == code
 }
 
 fn is_subdivision(text: &str) -> bool {
@@ -192,7 +237,7 @@ impl SubdivisionCode {
     /// The country that this is a part of.
     #[must_use]
     pub fn country(&self) -> &str {
-        self.0.split_once('-').map_or(self.0.as_str(), |(country, _)| country)
+        self.0.split_once('-').map_or(self.as_str(), |(country, _)| country)
     }
 }
 
@@ -322,7 +367,8 @@ mod tests {
         for bad in ["de", "EU", "XX", "DEU", "", " D", "D "] {
             assert!(CountryCode::new(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(ISO_3166_1.split(' ').count(), 249);
+        assert_eq!(ISO_3166_1.split(' ').filter(|code| is_country(code)).count(), 249);
+        assert!(ISO_3166_1.split(' ').is_sorted(), "it is searched by halves");
     }
 
     #[test]
