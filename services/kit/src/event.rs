@@ -131,6 +131,14 @@ enum SpecVersion {
     One,
 }
 
+impl SpecVersion {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::One => "1.0",
+        }
+    }
+}
+
 fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&STANDARD.encode(bytes))
 }
@@ -298,8 +306,8 @@ impl Event {
             edge,
             expires,
         } = self;
-        member(out, "{\"specversion\":", specversion);
-        member(out, ",\"id\":", id);
+        plain(out, "{\"specversion\":", specversion.as_str());
+        put_id(out, ",\"id\":", *id);
         member(out, ",\"source\":", source);
         member(out, ",\"type\":", kind);
         member(out, ",\"subject\":", subject);
@@ -307,16 +315,20 @@ impl Event {
         member(out, ",\"datacontenttype\":", datacontenttype);
         out.extend_from_slice(b",\"data_base64\":\"");
         put_base64(out, sealed);
-        member(out, "\",\"tenant\":", tenant);
-        member(out, ",\"region\":", region);
-        member(out, ",\"dataclass\":", class);
+        plain(out, "\",\"tenant\":", tenant.as_str());
+        plain(out, ",\"region\":", region.as_str());
+        plain(out, ",\"dataclass\":", class.as_str());
         member(out, ",\"epoch\":", epoch);
-        member(out, ",\"datasubject\":", data_subject);
+        put_id(out, ",\"datasubject\":", data_subject.as_uuid());
         member(out, ",\"keyscope\":", key_scope);
         member(out, ",\"sequence\":", sequence);
         optional(out, ",\"traceparent\":", traceparent.as_ref());
-        optional(out, ",\"origin\":", origin.as_ref());
-        optional(out, ",\"edge\":", edge.as_ref());
+        if let Some(origin) = origin {
+            plain(out, ",\"origin\":", origin.as_str());
+        }
+        if let Some(edge) = edge {
+            plain(out, ",\"edge\":", edge.as_str());
+        }
         optional(out, ",\"expires\":", expires.as_ref());
         out.push(b'}');
     }
@@ -346,6 +358,17 @@ pub fn member<T: Serialize>(out: &mut Vec<u8>, name: &str, value: &T) {
     out.extend_from_slice(name.as_bytes());
     // Such values always serialize.
     let _ = serde_json::to_writer(out, value);
+}
+
+/// As [`member`] of a text that has nothing to escape, like a name.
+fn plain(out: &mut Vec<u8>, name: &str, value: &str) {
+    for part in [name, "\"", value, "\""] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+fn put_id(out: &mut Vec<u8>, name: &str, id: Uuid) {
+    plain(out, name, id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
 }
 
 fn optional<T: Serialize>(out: &mut Vec<u8>, name: &str, value: Option<&T>) {

@@ -58,7 +58,7 @@ pub async fn append_all_keyed(tx: &mut TenantTx, topic: &str, key: &str, events:
     let bytes: Vec<&[u8]> = places.into_iter().map(|place| &bytes[place]).collect();
     let query =
         "select meridian_append($1, $2, id, event) from unnest($3::uuid[], $4::bytea[]) as appended (id, event)";
-    sqlx::query(query)
+    sqlx::query_with(query, db::room_for(&bytes))
         .bind(topic)
         .bind(key)
         .bind(ids)

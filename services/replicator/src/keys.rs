@@ -62,7 +62,7 @@ impl EdgeKeys {
     /// # Errors
     /// The keyring cannot be asked.
     pub async fn of_export(&self, tenant: &TenantId, edge: &EdgeId) -> Result<EdgeKey, EdgeKeyError> {
-        self.resolve(tenant, edge, true).await.map(EdgeKey::new)
+        self.resolve(tenant, edge, true).await.map(|key| EdgeKey::new(&key))
     }
 
     /// The key that the exporter leases to this region.

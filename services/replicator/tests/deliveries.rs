@@ -61,19 +61,22 @@ impl Exporter {
         let source = EventSource::new("eu".parse().expect("a region"), "social");
         let event = Event::sealed(&source, draft, &key, &json!({"sport_type": "cycling"})).expect("an event");
         let mut tx = self.begin().await;
-        exports::queue(&mut tx, &[(&self.edge, &event)]).await.expect("queued");
+        let id = event.id;
+        exports::queue(&mut tx, &[(&self.edge, &event.into())])
+            .await
+            .expect("queued");
         let queued = "update delivery set queued_at = now() - make_interval(mins => $2), waits_for = $3, \
                       next_attempt = case when $3 is null then now() else now() + interval '1 hour' end \
                       where source_event = $1";
         sqlx::query(queued)
-            .bind(event.id)
+            .bind(id)
             .bind(minutes)
             .bind(waiting.map(Waiting::as_str))
             .execute(tx.conn())
             .await
             .expect("it waits");
         tx.commit().await.expect("a commit");
-        event.id
+        id
     }
 
     async fn due(&self, current: bool) -> Vec<EdgeId> {
@@ -83,9 +86,10 @@ impl Exporter {
 
     /// Takes what is due, at most `limit`, in `tx`.
     async fn claim(&self, tx: &mut TenantTx, current: bool, limit: usize) -> Vec<Uuid> {
-        let taken = exports::claim(tx, &self.edge, current, limit, HOLD)
+        let claimed = exports::claim(tx, &self.edge, current, limit, HOLD)
             .await
-            .expect("deliveries");
+            .expect("claimed");
+        let taken = exports::with_events(tx, claimed, |_| None).await.expect("deliveries");
         let mut taken: Vec<Uuid> = taken.into_iter().map(|delivery| delivery.event.id).collect();
         taken.sort();
         taken

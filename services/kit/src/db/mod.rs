@@ -26,8 +26,8 @@ pub use tenant::{Scope, TenantTx};
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::Connection as _;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions};
+use sqlx::{Arguments as _, Connection as _};
 
 /// Connections to a service's database.
 pub type Pool = sqlx::PgPool;
@@ -42,6 +42,17 @@ const ASKED_AFTER: Duration = Duration::from_secs(1);
 pub(crate) fn options(url: &str, application: &str) -> Result<PgConnectOptions, Error> {
     let options = PgConnectOptions::from_str(url).map_err(|_| Error::Url)?;
     Ok(options.application_name(application).statement_cache_capacity(64))
+}
+
+/// Arguments with room for one that is so many values, beside few and short others: what grows while it is filled is copied,
+/// time and again.
+#[must_use]
+pub fn room_for(values: &[&[u8]]) -> PgArguments {
+    /// What a value has beside itself, and its row in other columns.
+    const BESIDE: usize = 160;
+    let mut arguments = PgArguments::default();
+    arguments.reserve(8, values.iter().map(|value| value.len() + BESIDE).sum());
+    arguments
 }
 
 /// A pool for a URL. Nothing is connected yet.

@@ -2,15 +2,17 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::handler::{BatchHandler, Failure, Handled, Handler};
+use super::handler::{BatchHandler, Failure, Handled, Handler, Received};
 use super::{DeadCopy, Kafka, Producer, dead_letter};
 use crate::db::{Pool, TenantTx};
 use crate::event::Event;
@@ -32,7 +34,7 @@ pub(super) struct Record {
     /// Partition and offset.
     pub(super) place: (i32, i64),
     pub(super) key: Vec<u8>,
-    pub(super) payload: Vec<u8>,
+    pub(super) payload: Bytes,
 }
 
 /// Handles events one by one.
@@ -157,7 +159,7 @@ async fn bury(
     let copy = DeadCopy::of(&record.payload, &record.topic, record.place);
     let (key, payload) = match &copy {
         Some(copy) => (Cow::from(copy.edge().as_str()), Cow::from(copy.to_bytes())),
-        None => (String::from_utf8_lossy(&record.key), Cow::from(&record.payload)),
+        None => (String::from_utf8_lossy(&record.key), Cow::from(&*record.payload)),
     };
     loop {
         match dead.send(&topic, &key, &payload).await {
@@ -182,7 +184,8 @@ pub(super) async fn batch<H: BatchHandler>(
     for record in records {
         match Event::from_bytes(&record.payload) {
             Ok(event) => {
-                events.push(event);
+                let (event, bytes) = (Arc::new(event), record.payload.clone());
+                events.push(Received { event, bytes });
                 sources.push(record);
             }
             Err(error) => {
@@ -201,10 +204,10 @@ pub(super) async fn batch<H: BatchHandler>(
         }
         // One bad event must not take the others with it: each is tried alone, and only what fails alone is put aside.
         Err(_) => {
-            for (event, record) in events.iter().zip(&sources) {
-                let outcome = match settle_batch(handler, stop, std::slice::from_ref(event)).await? {
+            for (received, record) in events.iter().zip(&sources) {
+                let outcome = match settle_batch(handler, stop, std::slice::from_ref(received)).await? {
                     Ok(()) => "done",
-                    Err(reason) => bury(dead, kafka, stop, record, Some(event), &reason).await?,
+                    Err(reason) => bury(dead, kafka, stop, record, Some(&received.event), &reason).await?,
                 };
                 counts.count(&record.topic, outcome);
             }
@@ -217,7 +220,7 @@ pub(super) async fn batch<H: BatchHandler>(
 async fn settle_batch<H: BatchHandler>(
     handler: &H,
     stop: &CancellationToken,
-    events: &[Event],
+    events: &[Received],
 ) -> Option<Result<(), String>> {
     if events.is_empty() {
         return Some(Ok(()));

@@ -20,8 +20,6 @@ const CACHE_KEYS: usize = 4096;
 /// Keys asked for at once.
 const BATCH: usize = 256;
 
-type CacheKey = (TenantId, SubjectId, KeyScope);
-
 /// A client of the keyring that remembers keys for at most 30 s. Cheap to clone.
 #[derive(Clone)]
 pub struct Keyring {
@@ -30,7 +28,7 @@ pub struct Keyring {
 
 struct KeyringShared {
     client: ServiceClient,
-    cache: Mutex<HashMap<CacheKey, (Instant, SubjectKey)>>,
+    cache: Mutex<Cache>,
 }
 
 impl fmt::Debug for Keyring {
@@ -80,14 +78,7 @@ impl Keyring {
         let now = Instant::now();
         let known: Vec<Option<SubjectKey>> = {
             let cache = self.cache();
-            let fresh = |entry: &&(Instant, SubjectKey)| now < entry.0;
-            let look = |request: &KeyRequest| {
-                cache
-                    .get(&cache_key(request))
-                    .filter(fresh)
-                    .map(|entry| entry.1.clone())
-            };
-            requests.iter().map(look).collect()
+            requests.iter().map(|request| cache.get(request, now)).collect()
         };
         let missing: Vec<KeyRequest> = requests
             .iter()
@@ -131,8 +122,7 @@ impl Keyring {
                 let leased = valid_for_ms.map_or(CACHE_FOR, Duration::from_millis);
                 let until = asked + leased.min(CACHE_FOR);
                 let key = SubjectKey::from_bytes(request.tenant.clone(), request.subject, request.scope.clone(), key.0);
-                make_room(&mut cache, asked);
-                cache.insert(cache_key(request), (until, key.clone()));
+                cache.put(key.clone(), asked, until);
                 Ok(key)
             }
             KeyAnswer::Absent => Err(Error::KeyAbsent),
@@ -158,27 +148,152 @@ impl Keyring {
             .idempotent()
             .send()
             .await?;
-        self.cache()
-            .retain(|(of, who, what), _| !(of == tenant && who == subject && scope.is_none_or(|scope| scope == what)));
+        self.cache().forget(tenant, subject, scope);
         Ok(())
     }
 
-    fn cache(&self) -> MutexGuard<'_, HashMap<CacheKey, (Instant, SubjectKey)>> {
+    fn cache(&self) -> MutexGuard<'_, Cache> {
         self.shared.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn cache_key(request: &KeyRequest) -> CacheKey {
-    (request.tenant.clone(), request.subject, request.scope.clone())
+/// Keys by the subject whose they are, who has few: they are found without a copy of what they are looked for by.
+#[derive(Default)]
+struct Cache {
+    keys: HashMap<SubjectId, Vec<Leased>>,
+    count: usize,
 }
 
-fn make_room(cache: &mut HashMap<CacheKey, (Instant, SubjectKey)>, now: Instant) {
-    if cache.len() < CACHE_KEYS {
-        return;
+/// A key, and until when it may be used.
+struct Leased {
+    key: SubjectKey,
+    until: Instant,
+}
+
+impl Leased {
+    fn is_of(&self, tenant: &TenantId, scope: &KeyScope) -> bool {
+        self.key.tenant() == tenant && self.key.scope() == scope
     }
-    cache.retain(|_, (until, _)| now < *until);
-    if cache.len() >= CACHE_KEYS {
-        // All are fresh: forgetting them costs questions, keeping them would cost memory without bound.
-        cache.clear();
+}
+
+impl Cache {
+    fn get(&self, request: &KeyRequest, now: Instant) -> Option<SubjectKey> {
+        let of_subject = self.keys.get(&request.subject)?;
+        let fits = |leased: &&Leased| now < leased.until && leased.is_of(&request.tenant, &request.scope);
+        of_subject.iter().find(fits).map(|leased| leased.key.clone())
+    }
+
+    fn put(&mut self, key: SubjectKey, now: Instant, until: Instant) {
+        self.make_room(now);
+        let of_subject = self.keys.entry(key.subject()).or_default();
+        match of_subject
+            .iter_mut()
+            .find(|leased| leased.is_of(key.tenant(), key.scope()))
+        {
+            Some(known) => *known = Leased { key, until },
+            None => {
+                of_subject.push(Leased { key, until });
+                self.count += 1;
+            }
+        }
+    }
+
+    fn forget(&mut self, tenant: &TenantId, subject: &SubjectId, scope: Option<&KeyScope>) {
+        self.retain(|leased| {
+            let (key, of) = (&leased.key, leased.key.scope());
+            !(key.tenant() == tenant && key.subject() == *subject && scope.is_none_or(|scope| scope == of))
+        });
+    }
+
+    fn make_room(&mut self, now: Instant) {
+        if self.count < CACHE_KEYS {
+            return;
+        }
+        self.retain(|leased| now < leased.until);
+        if self.count >= CACHE_KEYS {
+            // All are fresh: forgetting them costs questions, keeping them would cost memory without bound.
+            *self = Self::default();
+        }
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Leased) -> bool) {
+        self.keys.retain(|_, of_subject| {
+            of_subject.retain(&stays);
+            !of_subject.is_empty()
+        });
+        self.count = self.keys.values().map(Vec::len).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn request(tenant: &str, subject: u128, scope: KeyScope) -> KeyRequest {
+        KeyRequest {
+            tenant: tenant.parse().expect("a tenant"),
+            subject: SubjectId(Uuid::from_u128(subject)),
+            scope,
+            create: false,
+        }
+    }
+
+    fn put(cache: &mut Cache, request: &KeyRequest, byte: u8, now: Instant) {
+        let KeyRequest {
+            tenant, subject, scope, ..
+        } = request.clone();
+        let key = SubjectKey::from_bytes(tenant, subject, scope, Zeroizing::new([byte; 32]));
+        cache.put(key, now, now + CACHE_FOR);
+    }
+
+    #[test]
+    fn a_key_is_found_under_all_that_it_is_for_until_its_lease_ends() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        let july = KeyScope::Location { year: 2026, month: 7 };
+        let asked = [
+            request("stride-eu", 1, KeyScope::Personal),
+            request("stride-eu", 1, july.clone()),
+            request("pace-eu", 1, KeyScope::Personal),
+        ];
+        for (request, byte) in asked.iter().zip(1..) {
+            put(&mut cache, request, byte, now);
+        }
+        for (request, byte) in asked.iter().zip(1..) {
+            let found = cache.get(request, now).expect("a key");
+            let same = SubjectKey::from_bytes(
+                request.tenant.clone(),
+                request.subject,
+                request.scope.clone(),
+                Zeroizing::new([byte; 32]),
+            );
+            assert_eq!((found.tenant(), found.scope()), (&request.tenant, &request.scope));
+            assert_eq!(found.evidence_salt(), same.evidence_salt());
+        }
+        assert!(cache.get(&request("pace-eu", 1, july), now).is_none());
+        assert!(cache.get(&request("pace-eu", 2, KeyScope::Personal), now).is_none());
+        assert!(cache.get(&asked[0], now + CACHE_FOR).is_none());
+    }
+
+    #[test]
+    fn what_is_destroyed_is_forgotten_and_the_cache_does_not_grow_without_bound() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        let (personal, july) = (KeyScope::Personal, KeyScope::Location { year: 2026, month: 7 });
+        let one = request("stride-eu", 1, personal.clone());
+        put(&mut cache, &one, 1, now);
+        put(&mut cache, &one, 2, now);
+        put(&mut cache, &request("stride-eu", 1, july.clone()), 3, now);
+        assert_eq!(cache.count, 2);
+        cache.forget(&one.tenant, &one.subject, Some(&july));
+        assert!(cache.get(&one, now).is_some());
+        cache.forget(&one.tenant, &one.subject, None);
+        assert!(cache.get(&one, now).is_none());
+        assert_eq!((cache.count, cache.keys.len()), (0, 0));
+        for subject in 0..=CACHE_KEYS as u128 {
+            put(&mut cache, &request("stride-eu", subject, personal.clone()), 1, now);
+        }
+        assert_eq!((cache.count, cache.keys.len()), (1, 1));
     }
 }

@@ -76,8 +76,9 @@ struct KeyInner {
     tenant: TenantId,
     scope: KeyScope,
     bytes: Zeroizing<[u8; KEY_BYTES]>,
-    /// Derived when first asked for.
+    /// These two are derived when first asked for.
     salt: OnceLock<Salt>,
+    cipher: OnceLock<LessSafeKey>,
 }
 
 impl fmt::Debug for SubjectKey {
@@ -105,6 +106,7 @@ impl SubjectKey {
                 scope,
                 bytes,
                 salt: OnceLock::new(),
+                cipher: OnceLock::new(),
             }),
         }
     }
@@ -146,11 +148,14 @@ impl SubjectKey {
         self.inner.salt.get_or_init(derive).clone()
     }
 
-    fn cipher(&self) -> Result<LessSafeKey, Error> {
+    /// The key as AES uses it, which aws-lc wipes when it is dropped.
+    fn cipher(&self) -> Result<&LessSafeKey, Error> {
+        if let Some(cipher) = self.inner.cipher.get() {
+            return Ok(cipher);
+        }
         // Fails only for another length, and the array has the right one.
-        UnboundKey::new(&AES_256_GCM, self.inner.bytes.as_slice())
-            .map(LessSafeKey::new)
-            .map_err(|_| Error::Unsealable)
+        let key = UnboundKey::new(&AES_256_GCM, self.inner.bytes.as_slice()).map_err(|_| Error::Unsealable)?;
+        Ok(self.inner.cipher.get_or_init(|| LessSafeKey::new(key)))
     }
 
     /// Seals bytes for one place.

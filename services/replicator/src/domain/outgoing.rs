@@ -1,7 +1,6 @@
 //! An event becomes what may leave: exactly the edge's fields, a new identity, times no finer than the day.
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use meridian_policy::condition::Facts;
 use meridian_policy::{CompiledEdge, DataClass, Denial, EdgeId, TenantId};
 use serde_json::{Map, Value};
@@ -12,6 +11,7 @@ use super::pseudonym::EdgeKey;
 
 /// A text field longer than this is not a field of a summary.
 pub const LONGEST_TEXT: usize = 256;
+const SECONDS_OF_A_DAY: i64 = 24 * 60 * 60;
 
 /// An event of this region, opened.
 #[derive(Clone, Debug)]
@@ -144,29 +144,39 @@ fn plain(value: &Value, subject: Uuid) -> Option<Value> {
         Value::Bool(_) | Value::Number(_) => Some(value.clone()),
         Value::String(text) if text.chars().count() > LONGEST_TEXT => None,
         Value::String(text) if names(text, subject) => None,
-        Value::String(text) => Some(match text.parse::<Timestamp>() {
-            Ok(time) => Value::String(day_of(time).to_string()),
-            Err(_) => value.clone(),
+        Value::String(text) => Some(match time_in(text) {
+            Some(time) => Value::String(day_of(time).to_string()),
+            None => value.clone(),
         }),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
+/// A text that is a time. Every time begins with its year, and most texts are none.
+fn time_in(text: &str) -> Option<Timestamp> {
+    let year = |first: &char| first.is_ascii_digit() || matches!(first, '+' | '-' | '\u{2212}');
+    text.chars().next().filter(year)?;
+    text.parse().ok()
+}
+
 fn names(text: &str, subject: Uuid) -> bool {
-    let plain: String = text
-        .chars()
-        .filter(char::is_ascii_hexdigit)
-        .collect::<String>()
-        .to_ascii_lowercase();
-    plain.contains(&subject.simple().to_string())
+    let mut digits = [0; uuid::fmt::Simple::LENGTH];
+    let subject = subject.simple().encode_lower(&mut digits).as_bytes();
+    let hex = || text.bytes().filter(u8::is_ascii_hexdigit);
+    if hex().count() < subject.len() {
+        return false;
+    }
+    let plain: Vec<u8> = hex().map(|digit| digit.to_ascii_lowercase()).collect();
+    plain.windows(subject.len()).any(|part| part == subject)
 }
 
 /// Midnight UTC of the day of `time`.
 pub fn day_of(time: Timestamp) -> Timestamp {
+    let second = time.as_second();
+    // As a nanosecond below zero belongs to the second before it, so does its day.
+    let second = second - i64::from(time.subsec_nanosecond() < 0);
     // Midnight of a representable moment's day is representable but for the very first day of the calendar.
-    time.to_zoned(TimeZone::UTC)
-        .start_of_day()
-        .map_or(Timestamp::UNIX_EPOCH, |midnight| midnight.timestamp())
+    Timestamp::from_second(second.div_euclid(SECONDS_OF_A_DAY) * SECONDS_OF_A_DAY).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 #[cfg(test)]
@@ -185,7 +195,7 @@ mod tests {
     const SHARED: &str = "sh.meridian.workout.shared.v1";
 
     fn key() -> EdgeKey {
-        EdgeKey::new(Zeroizing::new([7; 32]))
+        EdgeKey::new(&Zeroizing::new([7; 32]))
     }
 
     fn event(fields: Value) -> OpenedEvent {
@@ -304,6 +314,26 @@ mod tests {
         assert_eq!(sent(&event, &edge).unwrap().author, SUBJECT);
     }
 
+    #[test]
+    fn a_text_is_a_time_when_it_reads_as_one_and_names_the_subject_in_any_spelling() {
+        for time in [
+            "2026-03-04T17:45:12Z",
+            "+002026-03-04T17:45:12Z",
+            "-000001-03-04T17:45:12Z",
+        ] {
+            assert_eq!(time_in(time), Some(time.parse().unwrap()), "{time}");
+        }
+        for text in ["", "cycling", "5 km", "-", "zu 2026-03-04T17:45:12Z"] {
+            assert_eq!(time_in(text), None, "{text}");
+        }
+        let spelled = SUBJECT.hyphenated().to_string().to_uppercase();
+        for text in [spelled.clone(), format!("ä-{spelled}"), SUBJECT.urn().to_string()] {
+            assert!(names(&text, SUBJECT), "{text}");
+        }
+        assert!(!names(&spelled, Uuid::from_u128(1)));
+        assert!(!names(&spelled[..spelled.len() - 1], SUBJECT));
+    }
+
     fn any_value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -323,6 +353,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_day_begins_at_midnight_whenever_in_it(second in -99_999_999_999_i64..99_999_999_999, nano in 0_i32..1_000_000_000) {
+            let time = Timestamp::from_second(second).unwrap() + jiff::SignedDuration::from_nanos(nano.into());
+            let midnight = time.to_zoned(jiff::tz::TimeZone::UTC).start_of_day().unwrap().timestamp();
+            prop_assert_eq!(day_of(time), midnight);
+        }
+
         /// Whatever the event holds and whatever the edge names:
         #[test]
         fn never_a_field_outside_the_edges_and_never_the_subject(

@@ -10,17 +10,16 @@ use zeroize::Zeroizing;
 pub struct Pseudonym(pub Uuid);
 
 /// The key of one edge, known to the exporting region only.
-pub struct EdgeKey(Zeroizing<[u8; 32]>);
+pub struct EdgeKey(hmac::Key);
 
 impl EdgeKey {
     /// An edge's key as the keyring gave it.
-    pub fn new(key: Zeroizing<[u8; 32]>) -> Self {
-        Self(key)
+    pub fn new(key: &Zeroizing<[u8; 32]>) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()))
     }
 
     fn derive(&self, label: &[u8], input: &[u8]) -> Zeroizing<[u8; 32]> {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_slice());
-        let mut context = hmac::Context::with_key(&key);
+        let mut context = hmac::Context::with_key(&self.0);
         context.update(label);
         context.update(&[0]);
         context.update(input);
@@ -51,13 +50,13 @@ mod tests {
     use super::*;
 
     fn key(byte: u8) -> EdgeKey {
-        EdgeKey::new(Zeroizing::new([byte; 32]))
+        EdgeKey::new(&Zeroizing::new([byte; 32]))
     }
 
     #[test]
     fn the_import_key_is_neither_the_edges_key_nor_the_pseudonyms() {
         assert_ne!(*key(1).import_key(), [1; 32]);
-        let guessed = EdgeKey::new(key(1).import_key());
+        let guessed = EdgeKey::new(&key(1).import_key());
         let subject = Uuid::from_u128(5);
         assert_ne!(guessed.pseudonym(subject), key(1).pseudonym(subject));
     }

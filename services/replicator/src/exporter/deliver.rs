@@ -135,7 +135,8 @@ impl Exporter {
             let to = policy.export(&edge).map(|edge| &edge.to);
             let most = to.map_or(LARGEST_BATCH, |to| self.shared.peers.takes(to));
             let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
-            let deliveries = exports::claim(&mut tx, &edge, current, most, HOLD).await?;
+            let claimed = exports::claim(&mut tx, &edge, current, most, HOLD).await?;
+            let deliveries = exports::with_events(&mut tx, claimed, |copy| self.shared.at_hand.take(copy)).await?;
             tx.commit().await?;
             more |= deliveries.len() == most;
             self.attempt(scope, &edge, deliveries).await?;

@@ -1,5 +1,6 @@
 //! The side that data leaves from: decides, redacts, asks the subject's consent, pushes, and takes back.
 
+mod at_hand;
 mod backlog;
 mod consent;
 mod cuts;
@@ -21,6 +22,7 @@ use meridian_policy::DataClass;
 use meridian_policy::catalogue::{self, FieldKind};
 use tokio::sync::{Notify, RwLock};
 
+use self::at_hand::AtHand;
 use self::consent::Consent;
 use self::peers::Peers;
 use crate::asked::Asked;
@@ -63,6 +65,7 @@ struct Shared {
     /// When to tell of a cut again.
     patience: Patience,
     asked: Asked,
+    at_hand: AtHand,
 }
 
 impl Exporter {
@@ -86,6 +89,7 @@ impl Exporter {
             wake: Notify::new(),
             patience: Patience::default(),
             asked: Asked::default(),
+            at_hand: AtHand::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),

@@ -1,6 +1,7 @@
 //! The side that data arrives at: lets in what its own policy lets in, keeps it under the origin's law, and deletes it
 //! when the edge ends, by whoever's knowledge.
 
+mod flat;
 mod purge;
 mod receive;
 mod topic;

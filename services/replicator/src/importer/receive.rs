@@ -1,5 +1,6 @@
 //! What a peer's replicator may do here: lease a key, push a batch, cut an edge.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -12,8 +13,8 @@ use meridian_kit::policy_feed::{Ack, AckRole, FeedError};
 use meridian_kit::problem::Problem;
 use meridian_kit::subject_keys::{KeyScope, SubjectKey};
 use meridian_policy::{CompiledEdge, EdgeId, RegionName, RegionPolicy, Rule};
-use serde_json::{Map, Value};
 
+use super::flat::Flat;
 use super::{Importer, TOPIC};
 use crate::domain::admission::{Arriving, NotAdmitted, admit, admit_edge};
 use crate::domain::evidence::along;
@@ -128,11 +129,11 @@ impl Importer {
         let import = KeyScope::Import(edge.id.clone());
         let key = SubjectKey::from_bytes(edge.importer_tenant.clone(), NOBODY, import, key);
         let mut arriving = Vec::with_capacity(batch.events.len());
-        let mut authors = Vec::with_capacity(batch.events.len());
+        let mut authors = BTreeMap::new();
         for event in &batch.events {
             let key = key.for_subject(event.data_subject);
             arriving.push(self.opened(edge, event, &key)?);
-            authors.push(key);
+            authors.insert(event.data_subject, key);
         }
         if let Err(why) = admit(&arriving, edge, now) {
             let mut tx = TenantTx::begin(&self.shared.pool, &scope).await?;
@@ -142,7 +143,7 @@ impl Importer {
                 count: Some(batch.events.len() as u64),
                 ..entry
             };
-            commit_to(&mut refusal, &authors).map_err(StoreError::from)?;
+            commit_to(&mut refusal, authors.values()).map_err(StoreError::from)?;
             evidence::append(&mut tx, &refusal).await?;
             tx.commit().await?;
             return Err(why.into());
@@ -171,7 +172,7 @@ impl Importer {
                 digest: Some(digest(body)),
                 ..entry
             };
-            commit_to(&mut arrival, &authors).map_err(StoreError::from)?;
+            commit_to(&mut arrival, authors.values()).map_err(StoreError::from)?;
             evidence::append(&mut tx, &arrival).await?;
         }
         tx.commit().await?;
@@ -182,10 +183,7 @@ impl Importer {
     }
 
     fn opened(&self, edge: &CompiledEdge, event: &Event, key: &SubjectKey) -> Result<Arriving, ReceiveError> {
-        let fields: Map<String, Value> = event.open_with(key).map_err(|_| ReceiveError::Unreadable)?;
-        if fields.values().any(|value| value.is_object() || value.is_array()) {
-            return Err(ReceiveError::Unreadable);
-        }
+        let Flat(fields) = event.open_with(key).map_err(|_| ReceiveError::Unreadable)?;
         let claimed = event.tenant == edge.importer_tenant && event.key_scope == *key.scope();
         Ok(Arriving {
             id: event.id,
@@ -194,7 +192,7 @@ impl Importer {
             class: event.class,
             time: event.time,
             expires: event.expires,
-            fields: fields.into_iter().map(|(name, _)| name).collect(),
+            fields,
         })
     }
 

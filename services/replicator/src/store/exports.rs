@@ -1,12 +1,14 @@
 //! The exporter's edges and the deliveries that wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff_sqlx::Timestamp as SqlTimestamp;
-use meridian_kit::db::TenantTx;
+use meridian_kit::db::{TenantTx, room_for};
 use meridian_kit::event::Event;
+use meridian_kit::kafka::Received;
 use meridian_policy::{CompiledEdge, CutEdge, EdgeId, PolicyRevision, RegionName, Rule};
 use uuid::Uuid;
 
@@ -168,13 +170,23 @@ pub async fn mark_reported(tx: &mut TenantTx, edge: &EdgeId, state: EdgeState) -
     Ok(())
 }
 
+/// A delivery that was taken, but for its event.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// See [`Delivery`], as all of these.
+    pub copy_id: Uuid,
+    queued_at: Timestamp,
+    attempts: u32,
+    waited_for: Option<String>,
+}
+
 /// A delivery that is due.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     /// The id under which the copy leaves.
     pub copy_id: Uuid,
-    /// The event as it was consumed. Boxed: a delivery is handed on from step to step.
-    pub event: Box<Event>,
+    /// The event as it was consumed.
+    pub event: Arc<Event>,
     /// Since when it waits.
     pub queued_at: Timestamp,
     /// How often it was tried, and each time was left waiting for the same.
@@ -183,29 +195,28 @@ pub struct Delivery {
     pub waited_for: Option<String>,
 }
 
-/// Queues events for edges; each once, however often it is consumed.
+/// Queues events for edges; each once, however often it is consumed. Returns the ids under which their copies leave: one that
+/// was queued before goes by the id that it has.
 ///
 /// # Errors
 /// The database.
-pub async fn queue(tx: &mut TenantTx, events: &[(&EdgeId, &Event)]) -> Result<(), StoreError> {
+pub async fn queue(tx: &mut TenantTx, events: &[(&EdgeId, &Received)]) -> Result<Vec<Uuid>, StoreError> {
     // Random, not ordered by time: the copy's id must not say when the original was made.
     let copies: Vec<Uuid> = events.iter().map(|_| Uuid::new_v4()).collect();
     let edges: Vec<&str> = events.iter().map(|(edge, _)| edge.as_str()).collect();
-    let sources: Vec<Uuid> = events.iter().map(|(_, event)| event.id).collect();
-    let (bytes, places) = Event::all_to_bytes(events.iter().map(|(_, event)| *event));
-    let bytes: Vec<&[u8]> = places.into_iter().map(|place| &bytes[place]).collect();
-    sqlx::query(
-        "insert into delivery (copy_id, edge, source_event, event) \
-         select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bytea[]) \
-         on conflict (tenant, edge, source_event) do nothing",
-    )
-    .bind(copies)
-    .bind(edges)
-    .bind(sources)
-    .bind(bytes)
-    .execute(tx.conn())
-    .await?;
-    Ok(())
+    let sources: Vec<Uuid> = events.iter().map(|(_, received)| received.event.id).collect();
+    let bytes: Vec<&[u8]> = events.iter().map(|(_, received)| &*received.bytes).collect();
+    let query = "insert into delivery (copy_id, edge, source_event, event) \
+                 select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bytea[]) \
+                 on conflict (tenant, edge, source_event) do nothing";
+    sqlx::query_with(query, room_for(&bytes))
+        .bind(&copies)
+        .bind(edges)
+        .bind(sources)
+        .bind(bytes)
+        .execute(tx.conn())
+        .await?;
+    Ok(copies)
 }
 
 /// Makes every delivery due that waits, whatever for and however long still; not those that are taken.
@@ -249,38 +260,74 @@ pub async fn claim(
     current: bool,
     limit: usize,
     hold: Duration,
-) -> Result<Vec<Delivery>, StoreError> {
+) -> Result<Vec<Claimed>, StoreError> {
     // One row of columns: a row of its own for each delivery costs this side more than reading what is in it.
-    type Columns = (
-        Vec<Uuid>,
-        Vec<Vec<u8>>,
-        Vec<SqlTimestamp>,
-        Vec<i32>,
-        Vec<Option<String>>,
-    );
-    let (copies, events, queued, attempts, waited): Columns = sqlx::query_as(CLAIM)
+    type Columns = (Vec<Uuid>, Vec<SqlTimestamp>, Vec<i32>, Vec<Option<String>>);
+    let (copies, queued, attempts, waited): Columns = sqlx::query_as(CLAIM)
         .bind(edge.as_str())
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .bind(hold.as_secs_f64())
         .bind(current)
         .fetch_one(tx.conn())
         .await?;
-    let rows = copies.into_iter().zip(events).zip(queued).zip(attempts).zip(waited);
-    rows.map(|((((copy_id, event), queued_at), attempts), waited_for)| {
-        let event = Event::from_bytes(&event).map(Box::new).map_err(|_| StoreError::Row {
-            table: "delivery",
-            column: "event",
-        })?;
-        let attempts = u32::try_from(attempts).unwrap_or_default();
-        Ok(Delivery {
+    let rows = copies.into_iter().zip(queued).zip(attempts).zip(waited);
+    let claimed = rows.map(|(((copy_id, queued_at), attempts), waited_for)| Claimed {
+        copy_id,
+        queued_at: queued_at.to_jiff(),
+        attempts: u32::try_from(attempts).unwrap_or_default(),
+        waited_for,
+    });
+    Ok(claimed.collect())
+}
+
+/// Puts to deliveries their events: those that are at hand, and all others from the queue.
+///
+/// # Errors
+/// The database, or an event that cannot be read.
+pub async fn with_events(
+    tx: &mut TenantTx,
+    claimed: Vec<Claimed>,
+    at_hand: impl Fn(Uuid) -> Option<Arc<Event>>,
+) -> Result<Vec<Delivery>, StoreError> {
+    let found: Vec<Option<Arc<Event>>> = claimed.iter().map(|claimed| at_hand(claimed.copy_id)).collect();
+    let missing = claimed.iter().zip(&found).filter(|(_, event)| event.is_none());
+    let missing: Vec<Uuid> = missing.map(|(claimed, _)| claimed.copy_id).collect();
+    let mut read = if missing.is_empty() {
+        HashMap::new()
+    } else {
+        events(tx, &missing).await?
+    };
+    let deliveries = claimed.into_iter().zip(found).filter_map(|(claimed, event)| {
+        let Claimed {
             copy_id,
-            event,
-            queued_at: queued_at.to_jiff(),
+            queued_at,
+            attempts,
+            waited_for,
+        } = claimed;
+        Some(Delivery {
+            copy_id,
+            // Claimed deliveries are locked: none ends before its event is read.
+            event: event.or_else(|| read.remove(&copy_id))?,
+            queued_at,
             attempts,
             waited_for,
         })
-    })
-    .collect()
+    });
+    Ok(deliveries.collect())
+}
+
+async fn events(tx: &mut TenantTx, copies: &[Uuid]) -> Result<HashMap<Uuid, Arc<Event>>, StoreError> {
+    let query = "select coalesce(array_agg(copy_id), '{}'), coalesce(array_agg(event), '{}') \
+                 from delivery where copy_id = any($1)";
+    let (copies, events): (Vec<Uuid>, Vec<Vec<u8>>) = sqlx::query_as(query).bind(copies).fetch_one(tx.conn()).await?;
+    let read = |(copy, event): (Uuid, Vec<u8>)| {
+        let event = Event::from_bytes(&event).map_err(|_| StoreError::Row {
+            table: "delivery",
+            column: "event",
+        })?;
+        Ok((copy, Arc::new(event)))
+    };
+    copies.into_iter().zip(events).map(read).collect()
 }
 
 /// The statement of [`claim`]. Each kind is locked where it is chosen, so that a delivery which another exporter took
@@ -293,8 +340,8 @@ pub const CLAIM: &str = "with due as (select copy_id, queued_at, waits_for from 
      taken as (select * from due union all select * from stale order by queued_at limit $2), \
      claimed as (update delivery d set next_attempt = now() + make_interval(secs => $3), waits_for = null from taken \
                  where d.copy_id = taken.copy_id \
-                 returning d.copy_id, d.event, d.queued_at, d.attempts, taken.waits_for) \
-     select coalesce(array_agg(copy_id), '{}'), coalesce(array_agg(event), '{}'), coalesce(array_agg(queued_at), '{}'), \
+                 returning d.copy_id, d.queued_at, d.attempts, taken.waits_for) \
+     select coalesce(array_agg(copy_id), '{}'), coalesce(array_agg(queued_at), '{}'), \
      coalesce(array_agg(attempts), '{}'), coalesce(array_agg(waits_for), '{}') from claimed";
 
 /// Lets deliveries wait: each longer each time that it is for the same, anew when it is for something else.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use jiff_sqlx::ToSqlx as _;
-use meridian_kit::db::TenantTx;
+use meridian_kit::db::{TenantTx, room_for};
 use meridian_kit::event::Event;
 use meridian_policy::{CompiledEdge, CutEdge, EdgeId, Epoch, PolicyRevision, RegionName, Rule};
 use serde::{Deserialize, Serialize};
@@ -143,22 +143,21 @@ pub async fn keep(
         .map(|event| event.expires.unwrap_or(edge.expires).to_sqlx())
         .collect();
     let sealed: Vec<&[u8]> = events.iter().map(Event::sealed_payload).collect();
-    let kept: Vec<Uuid> = sqlx::query_scalar(
-        "with kept as (insert into imported_event (origin_event, edge, origin, origin_epoch, author, expires_at, sealed) \
+    let query = "with kept as (insert into imported_event (origin_event, edge, origin, origin_epoch, author, expires_at, sealed) \
          select id, $2, $3, $4, author, expires, sealed \
          from unnest($1::uuid[], $5::uuid[], $6::timestamptz[], $7::bytea[]) as copy (id, author, expires, sealed) \
          on conflict (tenant, origin_event) do nothing returning origin_event) \
-         select coalesce(array_agg(origin_event), '{}') from kept",
-    )
-    .bind(ids)
-    .bind(edge.id.as_str())
-    .bind(edge.from.as_str())
-    .bind(origin_epoch.as_i64())
-    .bind(authors)
-    .bind(expiries)
-    .bind(sealed)
-    .fetch_one(tx.conn())
-    .await?;
+         select coalesce(array_agg(origin_event), '{}') from kept";
+    let kept: Vec<Uuid> = sqlx::query_scalar_with(query, room_for(&sealed))
+        .bind(ids)
+        .bind(edge.id.as_str())
+        .bind(edge.from.as_str())
+        .bind(origin_epoch.as_i64())
+        .bind(authors)
+        .bind(expiries)
+        .bind(sealed)
+        .fetch_one(tx.conn())
+        .await?;
     Ok(kept.into_iter().collect())
 }
 
