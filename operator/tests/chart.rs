@@ -14,16 +14,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ServiceAccount;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, ValidationDirective};
 use meridian_operator::metrics::{Metrics, Write};
 use rendered::{SYSTEM, api_of, documents};
 use serde_json::{Value, json};
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    meridian_crds::all_crds()
-}
 
 /// Kinds of the Prometheus Operator: its definitions are not on the test's API server.
 const ELSEWHERE: &str = "monitoring.coreos.com/";

@@ -13,7 +13,6 @@ mod world;
 use bed::until;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use meridian_operator::hub::departure::FINALIZER;
 use meridian_operator::manifest::{
@@ -23,10 +22,6 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use world::{SYSTEM, World, count, free_address, kubeconfig_of_the_member};
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    meridian_crds::all_crds()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_goes_only_after_its_edges_are_closed_at_both_ends() {

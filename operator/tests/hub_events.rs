@@ -11,14 +11,9 @@ mod world;
 
 use bed::until;
 use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ListParams};
 use meridian_operator::manifest::{FITNESS_REGION, Kind, TENANT_DATA_RESIDENCY};
 use world::{World, kubeconfig_of_the_member};
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    meridian_crds::all_crds()
-}
 
 /// The notes of the Events with this reason about a resource of the hub.
 async fn told(world: &World, kind: Kind, name: &str, reason: &str) -> Vec<String> {

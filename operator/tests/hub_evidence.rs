@@ -6,16 +6,11 @@ mod world;
 
 use bed::until;
 use jiff::Timestamp;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use meridian_evidence::{Checkpoint, Signer};
 use meridian_operator::manifest::{FITNESS_REGION, REGION_STACK};
 use serde_json::{Value, json};
 use world::World;
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    meridian_crds::all_crds()
-}
 
 fn checkpoint(size: u64, head: u8) -> Checkpoint {
     let signer = Signer::from_seed(&[7; 32]).unwrap();

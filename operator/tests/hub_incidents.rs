@@ -11,17 +11,12 @@ mod world;
 
 use bed::until;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use meridian_operator::manifest::{PRIVACY_INCIDENT, REGION_STACK};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use world::World;
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    meridian_crds::all_crds()
-}
 
 fn incidents(client: &Client) -> Api<DynamicObject> {
     Api::all_with(client.clone(), &PRIVACY_INCIDENT.resource())

@@ -9,17 +9,12 @@
 mod bed;
 
 use bed::{install_custom_resources, until};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use meridian_operator::election::Leadership;
 use meridian_operator::hub::members::{Health, Members, connector, run_tasks};
 use meridian_operator::metrics::Metrics;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    meridian_crds::all_crds()
-}
 
 #[tokio::test]
 async fn a_member_that_nobody_names_is_forgotten_and_connected_anew_when_somebody_does() {

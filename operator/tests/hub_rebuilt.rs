@@ -11,13 +11,8 @@ mod bed;
 
 use bed::hubs::{Hub, World, count, documents};
 use bed::until;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use meridian_operator::manifest::{FITNESS_REGION, INGEST_POOL, OWNER_UID_LABEL, TENANT_DATA_RESIDENCY};
 use serde_json::{Value, json};
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    meridian_crds::all_crds()
-}
 
 /// What a member holds of both regions, without what says who wrote it.
 async fn held(world: &World) -> Value {

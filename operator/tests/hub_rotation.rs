@@ -12,17 +12,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bed::hubs::World;
 use bed::{Bed, until};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use meridian_operator::manifest::{DEPLOYMENT, FITNESS_REGION, Kind, SECRET, STATEFUL_SET};
 use meridian_operator::reconcile::Outcome;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const PAUSE: Duration = Duration::from_secs(1);
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    meridian_crds::all_crds()
-}
 
 /// A region's operator that knows nothing but what it reads.
 async fn operator(world: &World, region: &str) -> Bed {

@@ -38,13 +38,13 @@ fn clusters() -> CustomResourceDefinition {
 /// What Strimzi's say of the fields that we write: see operator/tests/crds/README.md.
 const STRIMZI: &str = include_str!("crds/strimzi.yaml");
 
-fn custom_resources() -> Vec<CustomResourceDefinition> {
+/// Installs ours and those of the operators that run data planes.
+async fn install_all(client: &Client) {
+    install_custom_resources(client).await;
     let strimzi = serde_yaml::Deserializer::from_str(STRIMZI);
     let strimzi = strimzi.map(|document| CustomResourceDefinition::deserialize(document).unwrap());
-    let mut all = meridian_crds::all_crds();
-    all.push(clusters());
-    all.extend(strimzi);
-    all
+    let of_operators: Vec<_> = std::iter::once(clusters()).chain(strimzi).collect();
+    install(client, &of_operators).await;
 }
 
 fn stack_of(region: &str, data_plane: Value) -> Value {
@@ -107,7 +107,7 @@ async fn is_as_wanted(client: &Client, manifest: &Manifest, field: &str, wrong: 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_planned_is_as_cloud_native_pg_wants_it() {
     let client = client().await;
-    install_custom_resources(&client).await;
+    install_all(&client).await;
     for postgres in [
         json!({"mode": "CloudNativePG"}),
         json!({"mode": "CloudNativePG", "instances": 1, "storage": "100Gi", "image": "ghcr.io/cloudnative-pg/postgresql:17",
@@ -121,7 +121,7 @@ async fn what_is_planned_is_as_cloud_native_pg_wants_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_planned_is_as_strimzi_wants_it() {
     let client = client().await;
-    install_custom_resources(&client).await;
+    install_all(&client).await;
     for kafka in [
         json!({"mode": "Strimzi"}),
         json!({"mode": "Strimzi", "replicas": 1, "storage": "100Gi", "image": "quay.io/strimzi/kafka:1.2.0-kafka-4.3.1",
@@ -138,7 +138,7 @@ async fn what_is_planned_is_as_strimzi_wants_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_by_strimzi_is_ready_when_that_says_so_of_what_was_asked_last() {
     let client = client().await;
-    install_custom_resources(&client).await;
+    install_all(&client).await;
     let region = fresh_region();
     let bed = Bed::beside(client, region.clone()).await;
     for kind in [KAFKA_CLUSTER, KAFKA_NODE_POOL] {
@@ -193,7 +193,7 @@ async fn ready(bed: &Bed, kind: Kind, name: &str, generation: u32) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_by_cloud_native_pg_is_ready_when_that_says_so_and_finds_what_it_would_find_embedded() {
     let client = client().await;
-    install_custom_resources(&client).await;
+    install_all(&client).await;
     let region = fresh_region();
     let bed = Bed::beside(client, region.clone()).await;
     watch(&bed, POSTGRES_CLUSTER);
@@ -317,7 +317,7 @@ fn with_external(region: &str, address: &str) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_external_postgres_that_moves_is_found_by_the_same_roles_and_passwords() {
     let client = client().await;
-    install_custom_resources(&client).await;
+    install_all(&client).await;
     let region = fresh_region();
     let bed = Bed::beside(client, region.clone()).await;
     let login = || async {

@@ -13,7 +13,6 @@ mod samples;
 
 use bed::{Bed, fresh_region, install_custom_resources, region_stack, until};
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
@@ -35,15 +34,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const API: &str = "v1beta1.external.metrics.k8s.io";
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    use kube::CustomResourceExt;
-    vec![
-        meridian_crds::RegionStack::crd(),
-        meridian_crds::TenantPlacement::crd(),
-        meridian_crds::IngestPool::crd(),
-    ]
-}
 
 fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

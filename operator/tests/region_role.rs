@@ -11,7 +11,6 @@ mod bed;
 use bed::{client, fresh_region, install_custom_resources, region_stack, until};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use meridian_evidence::Signer;
@@ -30,15 +29,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    use kube::CustomResourceExt;
-    vec![
-        meridian_crds::RegionStack::crd(),
-        meridian_crds::TenantPlacement::crd(),
-        meridian_crds::IngestPool::crd(),
-    ]
-}
 
 /// Replicas of one region's operator.
 struct Role {

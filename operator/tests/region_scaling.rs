@@ -29,15 +29,6 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    use kube::CustomResourceExt;
-    vec![
-        meridian_crds::RegionStack::crd(),
-        meridian_crds::TenantPlacement::crd(),
-        meridian_crds::IngestPool::crd(),
-    ]
-}
-
 fn keda() -> CustomResourceDefinition {
     let path = std::env::var("MERIDIAN_TEST_KEDA_SCALED_OBJECT")
         .expect("MERIDIAN_TEST_KEDA_SCALED_OBJECT is not set: run `cargo xtask parts apiserver`");

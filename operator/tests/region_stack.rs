@@ -9,7 +9,6 @@
 mod bed;
 
 use bed::{Bed, region_stack};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use meridian_operator::manifest::{
@@ -17,15 +16,6 @@ use meridian_operator::manifest::{
 };
 use meridian_operator::reconcile::Outcome;
 use serde_json::{Value, json};
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    use kube::CustomResourceExt;
-    vec![
-        meridian_crds::RegionStack::crd(),
-        meridian_crds::TenantPlacement::crd(),
-        meridian_crds::IngestPool::crd(),
-    ]
-}
 
 #[tokio::test]
 async fn a_stack_comes_up_in_order_and_then_a_pass_writes_nothing() {

@@ -26,13 +26,6 @@ use std::time::{Duration, Instant};
 /// A rollout that fails is known to have failed after its deadline, 10 s here; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    let region = ["RegionStack", "TenantPlacement", "IngestPool"];
-    let mut all = meridian_crds::all_crds();
-    all.retain(|crd| region.contains(&crd.spec.names.kind.as_str()));
-    all
-}
-
 /// A region that runs, with `meridian:1`.
 async fn running() -> Bed {
     let bed = Bed::new().await;
@@ -459,7 +452,7 @@ async fn a_policy_that_is_not_understood_stops_transfers_and_nothing_else() {
 
 /// The definitions as they were before rollouts: on the other API server, which no test of this file shares.
 fn older_custom_resources() -> Vec<CustomResourceDefinition> {
-    let mut all = custom_resources();
+    let mut all = meridian_crds::all_crds();
     let stack = all.iter_mut().find(|crd| crd.spec.names.kind == "RegionStack").unwrap();
     let mut version = serde_json::to_value(&stack.spec.versions[0]).unwrap();
     let schema = &mut version["schema"]["openAPIV3Schema"]["properties"];
@@ -489,5 +482,5 @@ async fn an_operator_beside_older_definitions_says_what_they_know_and_restarts_n
     assert_eq!(with(&images(&bed).await, "meridian:2"), Vec::<&str>::new());
     assert_eq!(newer.pass().await.unwrap().outcome, Outcome::Steady);
 
-    bed::install(&client, &custom_resources()).await;
+    bed::install(&client, &meridian_crds::all_crds()).await;
 }

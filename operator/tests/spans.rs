@@ -16,7 +16,6 @@ use axum::extract::State;
 use axum::routing::post;
 use bed::hubs::{SYSTEM, World};
 use bed::until;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use meridian_kit::log;
 use meridian_operator::manifest::FITNESS_REGION;
 use meridian_operator::region::stack::data_plane::Operators;
@@ -36,10 +35,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How long an export may take: a pass that waited for one that gets no answer would take as long.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    meridian_crds::all_crds()
-}
 
 /// Takes what is exported, until it is told to answer no more.
 #[derive(Clone, Default)]

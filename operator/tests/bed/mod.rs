@@ -81,12 +81,12 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut look: impl FnMut() 
 }
 
 pub async fn install_custom_resources(client: &Client) {
-    install(client, &super::custom_resources()).await;
+    install(client, &meridian_crds::all_crds()).await;
 }
 
 /// What a member has: it is no hub.
 pub async fn install_custom_resources_of_a_member(client: &Client) {
-    let mut crds = super::custom_resources();
+    let mut crds = meridian_crds::all_crds();
     crds.retain(|crd| ["RegionStack", "TenantPlacement", "IngestPool"].contains(&crd.spec.names.kind.as_str()));
     install(client, &crds).await;
 }

@@ -15,9 +15,3 @@ mod proxy;
 mod region;
 #[path = "../world/mod.rs"]
 mod world;
-
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    meridian_crds::all_crds()
-}

@@ -148,7 +148,7 @@ fn without_rules(kind: &str) -> CustomResourceDefinition {
             _ => {}
         }
     }
-    let mut crds = crate::custom_resources();
+    let mut crds = meridian_crds::all_crds();
     crds.retain(|crd| crd.spec.names.kind == kind);
     let mut whole = serde_json::to_value(crds.remove(0)).unwrap();
     strip(&mut whole);

@@ -20,9 +20,3 @@ mod world;
 mod admission;
 mod placement;
 mod reach;
-
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    meridian_crds::all_crds()
-}

@@ -14,17 +14,12 @@ use std::path::Path;
 
 use bed::{kubeconfig, until};
 use hub_and_member::{Bed, MEMBER, api};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use meridian_operator::manifest::{FITNESS_REGION, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT};
 use meridian_operator::plugin::explain::Asked;
 use meridian_operator::plugin::reach::Reach;
 use meridian_operator::plugin::status::Wanted;
 use meridian_operator::plugin::{self, Output};
 use serde_json::{Value, json};
-
-fn custom_resources() -> Vec<CustomResourceDefinition> {
-    meridian_crds::all_crds()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_is_what_the_hub_then_does_and_writes_nothing_itself() {
