@@ -55,7 +55,7 @@ impl<T: FromStr<Err = InvalidName>> Visitor<'_> for Parsed<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a {}", self.what)
+        write!(f, "a string that is a valid {}", self.what)
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {

@@ -4,7 +4,7 @@ use crate::broker::Region;
 use meridian_kit::Start;
 use meridian_kit::config::Brokers;
 use meridian_kit::event::{Draft, Event, EventSource};
-use meridian_kit::kafka::{BatchHandler, Consumer, Failure, Producer, Received};
+use meridian_kit::kafka::{BatchHandler, Consumer, Failure, Producer};
 use meridian_kit::subject_keys::{KeyScope, SubjectKey};
 use meridian_policy::{DataClass, Epoch};
 use std::collections::BTreeSet;
@@ -108,11 +108,11 @@ pub struct Seen {
 }
 
 impl BatchHandler for Seen {
-    async fn handle(&self, events: &[Received]) -> Result<(), Failure> {
+    async fn handle(&self, events: &[Arc<Event>]) -> Result<(), Failure> {
         self.numbers
             .lock()
             .unwrap()
-            .extend(events.iter().map(|received| received.event.sequence));
+            .extend(events.iter().map(|event| event.sequence));
         self.more.notify_one();
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::subject_keys::{Create, Error as KeyError, KeyScope, Keyring, Sealed, 
 pub const SEALED_JSON: &str = "application/vnd.meridian.sealed+json";
 /// The largest event on the wire.
 pub const EVENT_LIMIT_BYTES: usize = 512 * 1024;
-/// About what an event has beside its payload.
+/// About what an event has beside its payload and the texts that may be of any length.
 const ENVELOPE_BYTES: usize = 1024;
 
 /// Who writes events: `/regions/<region>/<service>`.
@@ -336,8 +336,10 @@ impl Event {
     /// About how many bytes it has on the wire, rather more than fewer.
     #[must_use]
     pub fn length(&self) -> usize {
+        let traceparent = self.traceparent.as_ref().map_or(0, String::len);
+        let texts = self.source.len() + self.kind.len() + self.subject.len() + self.datacontenttype.len() + traceparent;
         // In base64, four characters for three bytes.
-        self.sealed.len() * 4 / 3 + ENVELOPE_BYTES
+        self.sealed.len() * 4 / 3 + texts + ENVELOPE_BYTES
     }
 
     /// Reads the bytes from the wire.

@@ -1,6 +1,7 @@
 //! Which deliveries are due, in which order they are taken, and by how many exporters.
 #![expect(clippy::expect_used, reason = "tests fail by panicking")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_kit::SubjectId;
@@ -46,8 +47,7 @@ impl Exporter {
         TenantTx::begin(&self.pool, &self.scope).await.expect("a transaction")
     }
 
-    /// Queues an event, `minutes` ago; with `waiting` it is tried again in an hour only.
-    async fn queue(&self, minutes: i32, waiting: Option<Waiting>) -> Uuid {
+    fn event(&self) -> Arc<Event> {
         let tenant = self.scope.tenant().clone();
         let subject = SubjectId(Uuid::new_v4());
         let key = SubjectKey::from_bytes(tenant, subject, KeyScope::Personal, Zeroizing::new([7; 32]));
@@ -60,23 +60,26 @@ impl Exporter {
         };
         let source = EventSource::new("eu".parse().expect("a region"), "social");
         let event = Event::sealed(&source, draft, &key, &json!({"sport_type": "cycling"})).expect("an event");
+        Arc::new(event)
+    }
+
+    /// Queues an event, `minutes` ago; with `waiting` it is tried again in an hour only.
+    async fn queue(&self, minutes: i32, waiting: Option<Waiting>) -> Uuid {
+        let event = self.event();
         let mut tx = self.begin().await;
-        let id = event.id;
-        exports::queue(&mut tx, &[(&self.edge, &event.into())])
-            .await
-            .expect("queued");
+        exports::queue(&mut tx, &[(&self.edge, &event)]).await.expect("queued");
         let queued = "update delivery set queued_at = now() - make_interval(mins => $2), waits_for = $3, \
                       next_attempt = case when $3 is null then now() else now() + interval '1 hour' end \
                       where source_event = $1";
         sqlx::query(queued)
-            .bind(id)
+            .bind(event.id)
             .bind(minutes)
             .bind(waiting.map(Waiting::as_str))
             .execute(tx.conn())
             .await
             .expect("it waits");
         tx.commit().await.expect("a commit");
-        id
+        event.id
     }
 
     async fn due(&self, current: bool) -> Vec<EdgeId> {
@@ -128,6 +131,52 @@ async fn the_oldest_are_taken_first_whatever_they_waited_for() {
     assert_eq!(waiting.get(&eu.edge), Some(&4), "due or not");
     assert_eq!(eu.claim(&mut tx, true, 2).await, sorted([oldest, older]));
     assert_eq!(eu.claim(&mut tx, true, 3).await, sorted([newer, newest]));
+}
+
+#[tokio::test]
+async fn an_event_is_the_same_from_memory_and_from_the_queue() {
+    let eu = Exporter::new().await;
+    let queued = [eu.queue(3, None).await, eu.queue(2, None).await];
+    let mut tx = eu.begin().await;
+    let claimed = exports::claim(&mut tx, &eu.edge, true, 10, HOLD)
+        .await
+        .expect("claimed");
+    let from_rows = exports::with_events(&mut tx, claimed.clone(), |_| None)
+        .await
+        .expect("read");
+    let first = &from_rows[0];
+    let mixed = exports::with_events(&mut tx, claimed, |copy| {
+        (copy == first.copy_id).then(|| Arc::clone(&first.event))
+    })
+    .await
+    .expect("one is at hand, one is read");
+    let told = |deliveries: &[exports::Delivery]| -> Vec<(Uuid, Event)> {
+        let told = deliveries.iter().map(|one| (one.copy_id, Event::clone(&one.event)));
+        told.collect()
+    };
+    assert_eq!(told(&mixed), told(&from_rows));
+    assert_eq!(sorted([mixed[0].event.id, mixed[1].event.id]), sorted(queued));
+    assert!(Arc::ptr_eq(&mixed[0].event, &first.event));
+    assert!(!Arc::ptr_eq(&mixed[1].event, &from_rows[1].event));
+}
+
+#[tokio::test]
+async fn an_event_that_is_queued_again_leaves_once_and_under_its_first_id() {
+    let eu = Exporter::new().await;
+    let event = eu.event();
+    let mut tx = eu.begin().await;
+    let queue = [(&eu.edge, &event)];
+    let first = exports::queue(&mut tx, &queue).await.expect("queued");
+    let again = exports::queue(&mut tx, &queue).await.expect("known");
+    assert_ne!(first, again);
+    let claimed = exports::claim(&mut tx, &eu.edge, true, 10, HOLD)
+        .await
+        .expect("claimed");
+    let claimed: Vec<Uuid> = claimed.into_iter().map(|one| one.copy_id).collect();
+    assert_eq!(claimed, first);
+    assert_eq!(exports::end(&mut tx, &first).await.expect("ended"), 1);
+    tx.commit().await.expect("a commit");
+    assert_eq!(eu.due(true).await, [], "whatever is at hand, nothing is due");
 }
 
 #[tokio::test]

@@ -132,7 +132,7 @@ async fn leak_onward_transfer() {
             let mut tx = TenantTx::begin(&world.us.database.pool(), &scope)
                 .await
                 .expect("a transaction");
-            exports::queue(&mut tx, &[(&edge_back(3600).id, &event.into())])
+            exports::queue(&mut tx, &[(&edge_back(3600).id, &Arc::new(event))])
                 .await
                 .expect("queued by hand");
             tx.commit().await.expect("a commit");

@@ -7,7 +7,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -313,7 +312,7 @@ fn record(message: &BorrowedMessage<'_>, prefix: &str) -> Record {
         topic,
         place: (message.partition(), message.offset()),
         key: message.key().unwrap_or_default().to_vec(),
-        payload: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
+        payload: message.payload().unwrap_or_default().to_vec(),
     }
 }
 

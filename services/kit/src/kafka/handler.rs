@@ -3,8 +3,6 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::client::ClientError;
 use crate::db::{self, TenantTx};
 use crate::event::Event;
@@ -80,28 +78,12 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, event: &Event, tx: &mut TenantTx) -> impl Future<Output = Result<Handled, Failure>> + Send;
 }
 
-/// An event as it was read. What is needed of it beyond its round is kept without a copy.
-#[derive(Clone, Debug)]
-pub struct Received {
-    /// The event.
-    pub event: Arc<Event>,
-    /// The bytes that it was read from.
-    pub bytes: Bytes,
-}
-
-impl From<Event> for Received {
-    fn from(event: Event) -> Self {
-        let bytes = event.to_bytes().into();
-        let event = Arc::new(event);
-        Self { event, bytes }
-    }
-}
-
 /// For events that are stored in bulk by a store that recognizes a repetition itself (telemetry): no inbox, no transaction.
 pub trait BatchHandler: Send + Sync + 'static {
     /// Events of one round at most. What is at hand is handled; no round waits to be full.
     const ROUND: usize = 64;
 
     /// Handles the events of a round, all or none. A failure repeats the round.
-    fn handle(&self, events: &[Received]) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// What is needed of them beyond it is kept without a copy.
+    fn handle(&self, events: &[Arc<Event>]) -> impl Future<Output = Result<(), Failure>> + Send;
 }

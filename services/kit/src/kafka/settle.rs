@@ -5,14 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::handler::{BatchHandler, Failure, Handled, Handler, Received};
+use super::handler::{BatchHandler, Failure, Handled, Handler};
 use super::{DeadCopy, Kafka, Producer, dead_letter};
 use crate::db::{Pool, TenantTx};
 use crate::event::Event;
@@ -34,7 +33,7 @@ pub(super) struct Record {
     /// Partition and offset.
     pub(super) place: (i32, i64),
     pub(super) key: Vec<u8>,
-    pub(super) payload: Bytes,
+    pub(super) payload: Vec<u8>,
 }
 
 /// Handles events one by one.
@@ -159,7 +158,7 @@ async fn bury(
     let copy = DeadCopy::of(&record.payload, &record.topic, record.place);
     let (key, payload) = match &copy {
         Some(copy) => (Cow::from(copy.edge().as_str()), Cow::from(copy.to_bytes())),
-        None => (String::from_utf8_lossy(&record.key), Cow::from(&*record.payload)),
+        None => (String::from_utf8_lossy(&record.key), Cow::from(&record.payload)),
     };
     loop {
         match dead.send(&topic, &key, &payload).await {
@@ -184,8 +183,7 @@ pub(super) async fn batch<H: BatchHandler>(
     for record in records {
         match Event::from_bytes(&record.payload) {
             Ok(event) => {
-                let (event, bytes) = (Arc::new(event), record.payload.clone());
-                events.push(Received { event, bytes });
+                events.push(Arc::new(event));
                 sources.push(record);
             }
             Err(error) => {
@@ -204,10 +202,10 @@ pub(super) async fn batch<H: BatchHandler>(
         }
         // One bad event must not take the others with it: each is tried alone, and only what fails alone is put aside.
         Err(_) => {
-            for (received, record) in events.iter().zip(&sources) {
-                let outcome = match settle_batch(handler, stop, std::slice::from_ref(received)).await? {
+            for (event, record) in events.iter().zip(&sources) {
+                let outcome = match settle_batch(handler, stop, std::slice::from_ref(event)).await? {
                     Ok(()) => "done",
-                    Err(reason) => bury(dead, kafka, stop, record, Some(&received.event), &reason).await?,
+                    Err(reason) => bury(dead, kafka, stop, record, Some(event), &reason).await?,
                 };
                 counts.count(&record.topic, outcome);
             }
@@ -220,7 +218,7 @@ pub(super) async fn batch<H: BatchHandler>(
 async fn settle_batch<H: BatchHandler>(
     handler: &H,
     stop: &CancellationToken,
-    events: &[Received],
+    events: &[Arc<Event>],
 ) -> Option<Result<(), String>> {
     if events.is_empty() {
         return Some(Ok(()));

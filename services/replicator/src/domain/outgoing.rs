@@ -334,6 +334,11 @@ mod tests {
         assert!(!names(&spelled[..spelled.len() - 1], SUBJECT));
     }
 
+    #[test]
+    fn the_first_day_of_the_calendar_has_no_midnight() {
+        assert_eq!(day_of(Timestamp::MIN), Timestamp::UNIX_EPOCH);
+    }
+
     fn any_value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -353,6 +358,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_text_is_a_time_exactly_when_it_parses(
+            text in "\\PC{0,12}|[-+ ]?[0-9]{4,6}-0[1-9]-1[0-9][Tt ]1[0-9]:[0-5][0-9](:00)?(Z|z|[+-]0[0-9]:00)?"
+        ) {
+            prop_assert_eq!(time_in(&text), text.parse().ok());
+        }
+
         #[test]
         fn a_day_begins_at_midnight_whenever_in_it(second in -99_999_999_999_i64..99_999_999_999, nano in 0_i32..1_000_000_000) {
             let time = Timestamp::from_second(second).unwrap() + jiff::SignedDuration::from_nanos(nano.into());

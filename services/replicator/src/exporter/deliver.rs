@@ -93,6 +93,7 @@ impl Exporter {
         loop {
             changed |= policy.has_changed().unwrap_or(false);
             policy.mark_unchanged();
+            self.shared.at_hand.tidy(Instant::now());
             let (mut more, mut failed) = (false, false);
             for scope in self.shared.homes.scopes() {
                 match self.deliver_due(&scope, changed).await {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use meridian_kit::db::{Scope, TenantTx};
+use meridian_kit::event::Event;
 use meridian_kit::inbox;
-use meridian_kit::kafka::{BatchHandler, Failure, Received};
+use meridian_kit::kafka::{BatchHandler, Failure};
 use meridian_policy::{DataClass, EdgeId, RegionPolicy, TenantId};
 
 use super::{Exporter, class_of};
@@ -22,10 +23,10 @@ impl BatchHandler for Queue {
     /// As many as go in one push.
     const ROUND: usize = LARGEST_BATCH;
 
-    async fn handle(&self, events: &[Received]) -> Result<(), Failure> {
-        let mut of_tenants: BTreeMap<&TenantId, Vec<&Received>> = BTreeMap::new();
-        for received in events {
-            of_tenants.entry(&received.event.tenant).or_default().push(received);
+    async fn handle(&self, events: &[Arc<Event>]) -> Result<(), Failure> {
+        let mut of_tenants: BTreeMap<&TenantId, Vec<&Arc<Event>>> = BTreeMap::new();
+        for event in events {
+            of_tenants.entry(&event.tenant).or_default().push(event);
         }
         let mut stranger = false;
         for (tenant, events) in of_tenants {
@@ -44,26 +45,25 @@ impl BatchHandler for Queue {
 }
 
 impl Queue {
-    async fn queue(&self, scope: &Scope, events: &[&Received]) -> Result<(), Failure> {
+    async fn queue(&self, scope: &Scope, events: &[&Arc<Event>]) -> Result<(), Failure> {
         let exporter = &self.0.shared;
         let policy = exporter.feed.current();
         let mut tx = TenantTx::begin(&exporter.pool, scope).await?;
-        let ids: Vec<_> = events.iter().map(|received| received.event.id).collect();
+        let ids: Vec<_> = events.iter().map(|event| event.id).collect();
         let fresh: HashSet<_> = inbox::mark(&mut tx, exporter.start.service(), &ids)
             .await?
             .into_iter()
             .collect();
         // A round has many events of few kinds, and all of a kind go the same ways.
         let mut ways: BTreeMap<(&str, DataClass), Vec<&EdgeId>> = BTreeMap::new();
-        let mut queued: Vec<(&EdgeId, &Received)> = Vec::with_capacity(events.len());
-        for received in events {
-            let event = &received.event;
-            if event.origin.is_some() || !fresh.contains(&event.id) {
-                continue;
-            }
+        let mut queued: Vec<(&EdgeId, &Arc<Event>)> = Vec::with_capacity(events.len());
+        for event in events
+            .iter()
+            .filter(|event| event.origin.is_none() && fresh.contains(&event.id))
+        {
             let way = ways.entry((event.kind.as_str(), event.class));
             let way = way.or_insert_with(|| edges_of(&policy, scope.tenant(), &event.kind, event.class).collect());
-            queued.extend(way.iter().map(|edge| (*edge, *received)));
+            queued.extend(way.iter().map(|edge| (*edge, *event)));
         }
         if queued.is_empty() {
             tx.commit().await?;
@@ -71,7 +71,7 @@ impl Queue {
         }
         let copies = exports::queue(&mut tx, &queued).await?;
         tx.commit().await?;
-        let events = queued.into_iter().map(|(_, received)| Arc::clone(&received.event));
+        let events = queued.into_iter().map(|(_, event)| Arc::clone(event));
         exporter.at_hand.keep(copies.into_iter().zip(events), Instant::now());
         exporter.wake.notify_one();
         Ok(())

@@ -85,11 +85,14 @@ mod tests {
         let flat: Flat = serde_json::from_str(text).unwrap();
         assert_eq!(flat.0, ["sport_type", "km", "count", "large", "day", "race"]);
         assert_eq!(serde_json::from_str::<Flat>("{}").unwrap().0, [""; 0]);
+        let twice: Flat = serde_json::from_str(r#"{"km": 4, "km": 5}"#).unwrap();
+        assert_eq!(twice.0, ["km", "km"]);
     }
 
     #[test]
     fn whatever_has_an_inside_or_is_no_object_is_refused() {
         for text in [
+            r#"{"a": [1], "a": 1}"#,
             r#"{"a": {"lat": 1}}"#,
             r#"{"a": 1, "b": []}"#,
             "[1]",

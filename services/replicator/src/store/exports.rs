@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use jiff_sqlx::Timestamp as SqlTimestamp;
 use meridian_kit::db::{TenantTx, room_for};
 use meridian_kit::event::Event;
-use meridian_kit::kafka::Received;
 use meridian_policy::{CompiledEdge, CutEdge, EdgeId, PolicyRevision, RegionName, Rule};
 use uuid::Uuid;
 
@@ -200,12 +199,13 @@ pub struct Delivery {
 ///
 /// # Errors
 /// The database.
-pub async fn queue(tx: &mut TenantTx, events: &[(&EdgeId, &Received)]) -> Result<Vec<Uuid>, StoreError> {
+pub async fn queue(tx: &mut TenantTx, events: &[(&EdgeId, &Arc<Event>)]) -> Result<Vec<Uuid>, StoreError> {
     // Random, not ordered by time: the copy's id must not say when the original was made.
     let copies: Vec<Uuid> = events.iter().map(|_| Uuid::new_v4()).collect();
     let edges: Vec<&str> = events.iter().map(|(edge, _)| edge.as_str()).collect();
-    let sources: Vec<Uuid> = events.iter().map(|(_, received)| received.event.id).collect();
-    let bytes: Vec<&[u8]> = events.iter().map(|(_, received)| &*received.bytes).collect();
+    let sources: Vec<Uuid> = events.iter().map(|(_, event)| event.id).collect();
+    let (bytes, places) = Event::all_to_bytes(events.iter().map(|(_, event)| &***event));
+    let bytes: Vec<&[u8]> = places.into_iter().map(|place| &bytes[place]).collect();
     let query = "insert into delivery (copy_id, edge, source_event, event) \
                  select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bytea[]) \
                  on conflict (tenant, edge, source_event) do nothing";
@@ -297,34 +297,36 @@ pub async fn with_events(
     } else {
         events(tx, &missing).await?
     };
-    let deliveries = claimed.into_iter().zip(found).filter_map(|(claimed, event)| {
+    let deliveries = claimed.into_iter().zip(found).map(|(claimed, event)| {
         let Claimed {
             copy_id,
             queued_at,
             attempts,
             waited_for,
         } = claimed;
-        Some(Delivery {
+        Ok(Delivery {
             copy_id,
             // Claimed deliveries are locked: none ends before its event is read.
-            event: event.or_else(|| read.remove(&copy_id))?,
+            event: event.or_else(|| read.remove(&copy_id)).ok_or(UNREADABLE)?,
             queued_at,
             attempts,
             waited_for,
         })
     });
-    Ok(deliveries.collect())
+    deliveries.collect()
 }
+
+const UNREADABLE: StoreError = StoreError::Row {
+    table: "delivery",
+    column: "event",
+};
 
 async fn events(tx: &mut TenantTx, copies: &[Uuid]) -> Result<HashMap<Uuid, Arc<Event>>, StoreError> {
     let query = "select coalesce(array_agg(copy_id), '{}'), coalesce(array_agg(event), '{}') \
                  from delivery where copy_id = any($1)";
     let (copies, events): (Vec<Uuid>, Vec<Vec<u8>>) = sqlx::query_as(query).bind(copies).fetch_one(tx.conn()).await?;
     let read = |(copy, event): (Uuid, Vec<u8>)| {
-        let event = Event::from_bytes(&event).map_err(|_| StoreError::Row {
-            table: "delivery",
-            column: "event",
-        })?;
+        let event = Event::from_bytes(&event).map_err(|_| UNREADABLE)?;
         Ok((copy, Arc::new(event)))
     };
     copies.into_iter().zip(events).map(read).collect()
