@@ -452,7 +452,7 @@ async fn a_policy_that_is_not_understood_stops_transfers_and_nothing_else() {
 
 /// The definitions as they were before rollouts: on the other API server, which no test of this file shares.
 fn older_custom_resources() -> Vec<CustomResourceDefinition> {
-    let mut all = meridian_crds::all_crds();
+    let mut all = bed::custom_resources_of_a_member();
     let stack = all.iter_mut().find(|crd| crd.spec.names.kind == "RegionStack").unwrap();
     let mut version = serde_json::to_value(&stack.spec.versions[0]).unwrap();
     let schema = &mut version["schema"]["openAPIV3Schema"]["properties"];
@@ -482,5 +482,5 @@ async fn an_operator_beside_older_definitions_says_what_they_know_and_restarts_n
     assert_eq!(with(&images(&bed).await, "meridian:2"), Vec::<&str>::new());
     assert_eq!(newer.pass().await.unwrap().outcome, Outcome::Steady);
 
-    bed::install(&client, &meridian_crds::all_crds()).await;
+    bed::install(&client, &bed::custom_resources_of_a_member()).await;
 }

@@ -85,10 +85,14 @@ pub async fn install_custom_resources(client: &Client) {
 }
 
 /// What a member has: it is no hub.
-pub async fn install_custom_resources_of_a_member(client: &Client) {
+pub fn custom_resources_of_a_member() -> Vec<CustomResourceDefinition> {
     let mut crds = meridian_crds::all_crds();
     crds.retain(|crd| ["RegionStack", "TenantPlacement", "IngestPool"].contains(&crd.spec.names.kind.as_str()));
-    install(client, &crds).await;
+    crds
+}
+
+pub async fn install_custom_resources_of_a_member(client: &Client) {
+    install(client, &custom_resources_of_a_member()).await;
 }
 
 pub async fn install(client: &Client, crds: &[CustomResourceDefinition]) {
