@@ -79,30 +79,4 @@ impl Kubectl {
     pub async fn apply(&self, manifest: &str) -> Result<Answer> {
         self.try_run(&["apply", "-f", "-"], Some(manifest)).await
     }
-
-    /// A query against one of the region's databases, as its superuser, over the local socket of the pod. The password stays
-    /// in the pod, which has it as a file.
-    pub async fn psql(&self, namespace: &str, database: &str, sql: &str) -> Result<String> {
-        let psql = "PGPASSWORD=\"$(cat \"$POSTGRES_PASSWORD_FILE\")\" exec psql -h /tmp \"$@\"";
-        self.run(&[
-            "-n",
-            namespace,
-            "exec",
-            "postgres-0",
-            "-c",
-            "postgres",
-            "--",
-            "sh",
-            "-c",
-            psql,
-            "psql",
-            "-U",
-            "postgres",
-            "-d",
-            database,
-            "-XAtc",
-            sql,
-        ])
-        .await
-    }
 }

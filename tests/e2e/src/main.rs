@@ -12,6 +12,7 @@ mod kubectl;
 mod marketer;
 mod node;
 mod program;
+mod psql;
 mod rows;
 mod table;
 mod world;

@@ -14,6 +14,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, to_value};
 
 use crate::kubectl::Kubectl;
+use crate::psql::Psql;
 
 /// Everything there is.
 pub struct World {
@@ -53,6 +54,7 @@ pub struct Site {
     pub http: reqwest::Client,
     /// PEM of the CA behind the gateway's certificate.
     pub ca_pem: String,
+    psql: Psql,
 }
 
 impl World {
@@ -151,6 +153,7 @@ impl Site {
             url: format!("https://{host}:{port}"),
             http,
             ca_pem,
+            psql: Psql::default(),
         })
     }
 
@@ -185,7 +188,8 @@ impl Site {
 
     /// A query against one of the region's databases, as its superuser; the answer's lines, columns parted by `|`.
     pub async fn query(&self, database: &str, sql: &str) -> Result<String> {
-        let answer = self.cluster.kubectl.psql(&self.namespace(), database, sql).await?;
+        let (kubectl, namespace) = (&self.cluster.kubectl, self.namespace());
+        let answer = self.psql.ask(kubectl, &namespace, database, sql).await?;
         Ok(answer.trim().to_owned())
     }
 

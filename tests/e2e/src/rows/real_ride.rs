@@ -118,7 +118,7 @@ async fn stored(site: &Site, athlete: &Athlete, track: Uuid, samples: usize) -> 
         site.tenant, athlete.subject
     );
     let count = || async {
-        let sum = site.cluster.kubectl.psql(&site.namespace(), "telemetry", &sql).await?;
+        let sum = site.query("telemetry", &sql).await?;
         sum.trim()
             .parse::<usize>()
             .with_context(|| format!("the telemetry database answered {sum:?}"))

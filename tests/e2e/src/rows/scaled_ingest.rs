@@ -338,7 +338,7 @@ async fn stored(site: &Site, devices: &[Device]) -> Result<BTreeMap<Uuid, Stored
         site.tenant,
         subjects.join(",")
     );
-    let answer = site.cluster.kubectl.psql(&site.namespace(), "telemetry", &sql).await?;
+    let answer = site.query("telemetry", &sql).await?;
     let row = |line: &str| {
         let mut columns = line.split('|');
         let track = columns.next()?.parse().ok()?;
