@@ -13,6 +13,7 @@ use bed::until;
 use jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
+use meridian_kit::testing::pause;
 use meridian_operator::manifest::{PRIVACY_INCIDENT, REGION_STACK};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -76,7 +77,7 @@ async fn until_it_says(world: &World, name: &str, what: &str, says: impl Fn(&Val
             began.elapsed() < Duration::from_secs(60),
             "{name} does not say {what}: {status}, of {all:?}"
         );
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        pause(began).await;
     }
 }
 

@@ -16,6 +16,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use meridian_evidence::Signer;
 use meridian_kit::client::ServiceClient;
 use meridian_kit::policy_feed::{Ack, AckRole, Backlog, FeedLine};
+use meridian_kit::testing::pause;
 use meridian_kit::tls::{PeerId, Tls};
 use meridian_operator::RunError;
 use meridian_operator::manifest::REGION_STACK;
@@ -189,7 +190,7 @@ async fn served(client: &ServiceClient) -> reqwest::Response {
             return response;
         }
         assert!(began.elapsed() < Duration::from_secs(40), "the feed is not served");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        pause(began).await;
     }
 }
 

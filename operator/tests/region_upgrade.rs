@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use meridian_kit::testing::pause;
 use meridian_operator::hub::lease::{Settled, may_renew};
 use meridian_operator::manifest::{DEPLOYMENT, REGION_STACK, STATEFUL_SET, TENANT_PLACEMENT};
 use meridian_operator::policy_form::{self, Others};
@@ -121,7 +122,7 @@ async fn until_condition(bed: &Bed, kind: &str, status: &str) -> (String, String
             return (text("reason"), text("message"));
         }
         assert!(began.elapsed() < PATIENCE, "{kind} is not {status}: {all:#}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        pause(began).await;
     }
 }
 
@@ -201,7 +202,7 @@ async fn a_change_goes_to_one_service_then_to_the_others_to_the_gateway_and_to_t
         }
         kubelet(&bed).await;
         assert!(began.elapsed() < PATIENCE, "{:#}", bed.status().await);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        pause(began).await;
     }
     assert_eq!(
         steps.iter().map(Vec::len).collect::<Vec<_>>(),
@@ -280,7 +281,7 @@ async fn a_broken_image_of_a_stateful_set_is_reverted_without_a_hand() {
                     break;
                 }
                 assert!(began.elapsed() < PATIENCE, "it runs {runs:?}, and is {is:?}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                pause(began).await;
             }
         }
     };

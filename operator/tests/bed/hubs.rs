@@ -380,7 +380,8 @@ impl World {
 async fn obey(member: Client) {
     let stacks: Api<DynamicObject> = Api::all_with(member.clone(), &REGION_STACK.resource());
     loop {
-        for stack in stacks.list(&ListParams::default()).await.unwrap() {
+        // The API server's cache will do: this looks again.
+        for stack in stacks.list(&ListParams::default().match_any()).await.unwrap() {
             let (name, revision) = (stack.name_any(), &stack.data["spec"]["revision"]);
             if stack.data["status"]["appliedRevision"] == *revision {
                 continue;
@@ -395,6 +396,6 @@ async fn obey(member: Client) {
                 .patch_status(&name, &PatchParams::default(), &Patch::Merge(&status))
                 .await;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

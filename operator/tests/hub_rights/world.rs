@@ -292,7 +292,8 @@ impl World {
 async fn regions(member: Client) {
     let stacks: Api<DynamicObject> = Api::all_with(member.clone(), &REGION_STACK.resource());
     loop {
-        for stack in stacks.list(&ListParams::default()).await.unwrap() {
+        // The API server's cache will do: this looks again.
+        for stack in stacks.list(&ListParams::default().match_any()).await.unwrap() {
             let spec = &stack.data["spec"];
             let revision = &spec["revision"];
             if *revision == stack.data["status"]["appliedRevision"] {
@@ -315,6 +316,6 @@ async fn regions(member: Client) {
                 .patch_status(&region, &PatchParams::default(), &Patch::Merge(&status))
                 .await;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

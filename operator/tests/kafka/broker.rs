@@ -139,6 +139,7 @@ impl Region {
             .env("KAFKA_LIBS", required("MERIDIAN_TEST_KAFKA_JARS"))
             .env("KAFKA_CLUSTER_ID", "bWVyaWRpYW4tdGVzdHMtMQ")
             .env("KAFKA_HEAP_OPTS", "-Xms64m -Xmx320m")
+            .env("KAFKA_OPTS", required("MERIDIAN_TEST_KAFKA_CLASSES"))
             .stdin(Stdio::piped())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -167,6 +168,7 @@ impl Region {
         let config = kafka::config(&stack(false));
         let file = self.written("tools.properties", config["data"]["tools.properties"].as_str().unwrap());
         let mut child = Command::new("java")
+            .args(required("MERIDIAN_TEST_KAFKA_CLASSES").split_whitespace())
             .args(["-Xmx64m", "-XX:TieredStopAtLevel=1", "-cp"])
             .arg(format!("{}/*", required("MERIDIAN_TEST_KAFKA_JARS")))
             .args([class, "--bootstrap-server", &format!("localhost:{}", self.port), option])

@@ -364,8 +364,9 @@ async fn regions(member: Client, manners: Manners) {
     let stacks: Api<DynamicObject> = Api::all_with(member.clone(), &REGION_STACK.resource());
     let mut cuts = Cuts::default();
     loop {
+        // The API server's cache will do: this looks again.
         for mut stack in stacks
-            .list(&ListParams::default())
+            .list(&ListParams::default().match_any())
             .await
             .unwrap_or_else(|error| panic!("{error}"))
         {
@@ -394,7 +395,7 @@ async fn regions(member: Client, manners: Manners) {
                 )
                 .await;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

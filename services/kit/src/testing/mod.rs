@@ -358,14 +358,22 @@ where
     R: Future<Output = Option<T>>,
 {
     let asking = async {
+        let began = Instant::now();
         loop {
             if let Some(answer) = ask().await {
                 return answer;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pause(began).await;
         }
     };
     tokio::time::timeout(PATIENCE, asking).await.ok()
+}
+
+/// The pause before a test looks again for what it has waited for since `began`: a twentieth of that time, at least 20 ms and at
+/// most half a second, so that what takes long is not looked at hundreds of times.
+pub async fn pause(began: Instant) {
+    let (soonest, latest) = (Duration::from_millis(20), Duration::from_millis(500));
+    tokio::time::sleep((began.elapsed() / 20).clamp(soonest, latest)).await;
 }
 
 fn first_policy(region: &str, tenants: &[&str], issuer: &str) -> RegionPolicy {

@@ -13,6 +13,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
+use meridian_kit::testing::pause;
 use serde_json::json;
 use std::fs::File;
 use std::net::SocketAddr;
@@ -28,7 +29,7 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut look: impl FnMut() 
     let began = Instant::now();
     while !look().await {
         assert!(began.elapsed() < LIMIT, "not within {} s: {what}", LIMIT.as_secs());
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        pause(began).await;
     }
 }
 
@@ -185,7 +186,7 @@ impl Replica {
                 self.readiness().await,
                 self.log()
             );
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            pause(began).await;
         }
     }
 
