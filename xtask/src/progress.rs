@@ -93,9 +93,21 @@ impl Log {
     /// # Errors
     /// When it cannot be started, or ends with another code than 0: then with the log's last lines.
     pub fn run(&self, command: &mut Command) -> Result<()> {
+        self.run_as(mortal(command), command)
+    }
+
+    /// The same, with the time that everything else leaves.
+    ///
+    /// # Errors
+    /// As [`Log::run`].
+    pub fn run_behind(&self, command: &Command) -> Result<()> {
+        self.run_as(mortal(&behind(command)), command)
+    }
+
+    fn run_as(&self, mut started: Command, command: &Command) -> Result<()> {
         let mut out = self.append()?;
         writeln!(out, "$ {command:?}").context("cannot write the log")?;
-        let status = mortal(command)
+        let status = started
             .stdin(Stdio::null())
             .stdout(out.try_clone().context("cannot write the log")?)
             .stderr(out)
@@ -137,22 +149,34 @@ pub const MORTAL: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
 /// The same command, killed by the kernel when the thread that started it ends: a build that outlives an interrupted
 /// run would go on writing where the next run starts anew.
 pub fn mortal(command: &Command) -> Command {
-    let [program, arguments @ ..] = MORTAL;
-    let mut guarded = Command::new(program);
-    guarded
-        .args(arguments)
+    as_arguments_of(&MORTAL, command)
+}
+
+/// The command, started by what is given before it.
+fn as_arguments_of(starter: &[&str], command: &Command) -> Command {
+    let mut started = Command::new(starter[0]);
+    started
+        .args(&starter[1..])
         .arg(command.get_program())
         .args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
-            Some(value) => guarded.env(name, value),
-            None => guarded.env_remove(name),
+            Some(value) => started.env(name, value),
+            None => started.env_remove(name),
         };
     }
     if let Some(dir) = command.get_current_dir() {
-        guarded.current_dir(dir);
+        started.current_dir(dir);
     }
-    guarded
+    started
+}
+
+/// The same command at the lowest priority. The programs of a session have one share of the machine (autogroups), however
+/// nice each is among them, so it begins a session of its own. Where systemd gives each login a share of its own too, it has
+/// no less of that than containers have of theirs.
+fn behind(command: &Command) -> Command {
+    let script = "echo 19 2>/dev/null >/proc/self/autogroup; exec nice -n 19 \"$@\"";
+    as_arguments_of(&["setsid", "sh", "-c", script, "sh"], command)
 }
 
 /// Runs a short command and gives its standard output.

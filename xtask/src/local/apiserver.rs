@@ -26,6 +26,14 @@ const KEY: &str = "BASE64-OF-32-RANDOM-BYTES";
 /// Collects garbage a quarter as often as it would: half a dozen of them share a small machine, whose memory is ample.
 const GARBAGE: (&str, &str) = ("GOGC", "400");
 
+/// Controllers that have nothing to do without nodes, and would tell of it every few seconds.
+const WITHOUT_NODES: [&str; 4] = [
+    "persistentvolume-binder-controller",
+    "persistentvolume-attach-detach-controller",
+    "persistentvolume-expander-controller",
+    "node-lifecycle-controller",
+];
+
 /// A control plane to prepare.
 pub struct Wanted {
     /// Its name: of its keys in etcd, its files and its log.
@@ -243,6 +251,10 @@ impl ControlPlane {
                 "--leader-elect=false",
                 "--bind-address=127.0.0.1",
             ])
+            .arg(format!(
+                "--controllers=*,{}",
+                WITHOUT_NODES.map(|name| format!("-{name}")).join(",")
+            ))
             .arg(format!("--secure-port={port}"));
         command
     }

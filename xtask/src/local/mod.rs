@@ -33,7 +33,8 @@ pub enum Part {
     /// that it logs to.
     Postgres,
     /// Kafka 4.1, one broker that takes whoever comes: `MERIDIAN_TEST_KAFKA`, host:port; and its jars, for tests that start
-    /// a region's broker with what the region says: `MERIDIAN_TEST_KAFKA_JARS`.
+    /// a region's broker with what the region says: `MERIDIAN_TEST_KAFKA_JARS`, with the options of Java by which it starts
+    /// fast: `MERIDIAN_TEST_KAFKA_CLASSES`.
     Kafka,
     /// etcd, kube-apiserver and kube-controller-manager without nodes: `MERIDIAN_TEST_KUBECONFIG`.
     Apiserver,
@@ -128,6 +129,7 @@ impl Running {
             parts.push(kafka.start()?);
             env.push(("MERIDIAN_TEST_KAFKA", kafka.address()));
             env.push(("MERIDIAN_TEST_KAFKA_JARS", kafka.jars()));
+            env.push(("MERIDIAN_TEST_KAFKA_CLASSES", kafka.classes()));
         }
         if let Some(apiserver) = &apiserver {
             parts.extend(apiserver.start()?);

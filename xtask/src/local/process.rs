@@ -54,6 +54,35 @@ impl Process {
         self.child.id()
     }
 
+    /// Asks it to stop, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not stop in time: it is killed then.
+    pub fn end(mut self, limit: Duration) -> Result<()> {
+        self.ask_to_stop();
+        let deadline = Instant::now() + limit;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                bail!(
+                    "{} does not stop within {} s; see {}",
+                    self.name,
+                    limit.as_secs(),
+                    self.log.shown()
+                );
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn ask_to_stop(&self) {
+        let signal = match self.stop {
+            Stop::Terminate => "-TERM",
+            Stop::Interrupt => "-INT",
+        };
+        progress::succeeds(Command::new("kill").args([signal, &self.child.id().to_string()]));
+    }
+
     /// Fails when the process has ended.
     ///
     /// # Errors
@@ -75,11 +104,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let signal = match self.stop {
-            Stop::Terminate => "-TERM",
-            Stop::Interrupt => "-INT",
-        };
-        progress::succeeds(Command::new("kill").args([signal, &self.child.id().to_string()]));
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        self.ask_to_stop();
         let deadline = Instant::now() + Duration::from_secs(5);
         while Instant::now() < deadline {
             if !matches!(self.child.try_wait(), Ok(None)) {

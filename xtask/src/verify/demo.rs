@@ -1,4 +1,5 @@
-//! The clusters for the end-to-end rows: they come up while everything else is checked, which is mostly waiting.
+//! The clusters for the end-to-end rows: they come up while everything else is checked, which is mostly waiting, and stop
+//! where they are until their rows are proved.
 
 use std::fs::File;
 use std::thread::{self, JoinHandle};
@@ -19,12 +20,11 @@ pub enum Beginning {
     /// None, and why.
     Without(String),
     /// The lock by which nobody else changes the demo, and the thread at work.
-    With(File, JoinHandle<Result<Clusters>>),
+    With(File, JoinHandle<Result<()>>),
 }
 
-/// Clusters that are up.
+/// Clusters that came up, and may be paused since.
 pub struct Up {
-    clusters: Clusters,
     _alone: File,
 }
 
@@ -43,40 +43,37 @@ pub fn begin(paths: &Paths, cache: &Cache, scope: Scope) -> Result<Beginning> {
     let (paths, cache) = (paths.clone(), cache.clone());
     let thread = thread::spawn(move || {
         // Said at once, although it is counted only when the rows would be proved.
-        cluster::up(&paths, &cache).inspect_err(failed)
+        cluster::up(&paths, &cache).inspect(rest).map(drop).inspect_err(failed)
     });
     Ok(Beginning::With(alone, thread))
 }
 
 impl Beginning {
-    /// Waits until the clusters are up; else gives what to count for the rows.
+    /// Waits until the clusters came up; else gives what to count for the rows.
     pub fn end(self) -> Result<Up, Tally> {
         match self {
             Self::Without(reason) => Err(Tally::skip(format!("the end-to-end rows on kind: {reason}"))),
             Self::With(alone, thread) => thread
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                .map(|clusters| Up {
-                    clusters,
-                    _alone: alone,
-                })
+                .map(|()| Up { _alone: alone })
                 .map_err(|_| Tally::one(false)),
         }
     }
 }
 
-impl Up {
-    /// Stops them where they are until their rows are proved: three idle control planes take a quarter of a small machine
-    /// from the tests. Those that an earlier run left with the platform in them go on, since it would have to recover.
-    pub fn rest(&self) {
-        if !self.clusters.changed {
-            return;
-        }
-        if let Err(error) = cluster::pause(&self.clusters.containers) {
-            progress::say(&format!("the clusters go on beside the tests: {error:#}"));
-        }
+/// Stops clusters where they are: three idle control planes take a quarter of a small machine from the build and the tests.
+/// Those that an earlier run left with the platform in them go on, since it would have to recover.
+fn rest(clusters: &Clusters) {
+    if !clusters.changed {
+        return;
     }
+    if let Err(error) = cluster::pause(&clusters.containers) {
+        progress::say(&format!("the clusters go on beside the tests: {error:#}"));
+    }
+}
 
+impl Up {
     /// Deploys the platform and proves every row, those about operating it too.
     pub fn prove(self, paths: &Paths, cache: &Cache, programs: &Programs) -> Tally {
         cluster::up(paths, cache)

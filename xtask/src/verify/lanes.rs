@@ -1,6 +1,7 @@
 //! The tests in lanes that run side by side. Those against control planes wait for leases most of their time, so they are
 //! dealt out to two lanes with control planes of their own, and there is one for all the others. The lanes should end
-//! together: the longest one is what a run waits for.
+//! together: the longest one is what a run waits for. Simulations (in simulated time) and properties, which only compute, have
+//! one at the lowest priority: what the others leave.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,6 +22,8 @@ struct Lane {
     /// Whether they have the second pair of clusters. What lives on the whole of a cluster (webhooks, definitions, the policy
     /// of a hub) would be another lane's trouble.
     apart: bool,
+    /// Whether everything else goes first.
+    behind: bool,
 }
 
 /// Integration tests of the workspace.
@@ -44,11 +47,23 @@ impl Tests {
 }
 
 /// A test is in the first of them that has it.
-const LANES: [Lane; 3] = [
+const LANES: [Lane; 4] = [
+    Lane {
+        log: "test-computing",
+        // Without limits of time.
+        tests: &[
+            Tests::Named("meridian-operator", "simulation"),
+            Tests::Named("meridian-policy", "differential"),
+            Tests::Named("meridian-policy", "properties"),
+        ],
+        apart: false,
+        behind: true,
+    },
     Lane {
         log: "test-hub",
         tests: &[Tests::Of("meridian"), Tests::Named("meridian-operator", "hub_")],
         apart: true,
+        behind: false,
     },
     Lane {
         log: "test-region",
@@ -63,11 +78,13 @@ const LANES: [Lane; 3] = [
             Tests::Of("meridian-leaks"),
         ],
         apart: false,
+        behind: false,
     },
     Lane {
         log: "test-others",
         tests: &[Tests::Rest],
         apart: false,
+        behind: false,
     },
 ];
 
@@ -99,7 +116,7 @@ pub fn run(paths: &Paths, running: &Running) -> Result<Vec<Ended>> {
             .into_iter()
             .zip(&logs)
             .zip(LANES)
-            .map(|((arguments, log), of)| scope.spawn(move || lane(paths, running, log, arguments, of.apart)))
+            .map(|((arguments, log), of)| scope.spawn(move || lane(paths, running, log, arguments, &of)))
             .collect();
         let ended = beside.into_iter().map(thread::ScopedJoinHandle::join);
         ended
@@ -113,7 +130,7 @@ pub fn run(paths: &Paths, running: &Running) -> Result<Vec<Ended>> {
     ended.collect()
 }
 
-fn lane(paths: &Paths, running: &Running, log: &Log, arguments: Vec<String>, apart: bool) -> Result<()> {
+fn lane(paths: &Paths, running: &Running, log: &Log, arguments: Vec<String>, of: &Lane) -> Result<()> {
     let mut command = paths.cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]).args(arguments);
     command.envs(running.env().iter().map(|(name, value)| (*name, value.as_str())));
@@ -121,12 +138,16 @@ fn lane(paths: &Paths, running: &Running, log: &Log, arguments: Vec<String>, apa
     command
         .arg("--config")
         .arg(format!("target.'cfg(all())'.runner = {:?}", progress::MORTAL));
-    if apart {
-        let of = |wanted: &str| running.env().iter().find(|(name, _)| *name == wanted);
-        let pair = [(HUB, of(OTHER)), (MEMBER, of(OTHER_MEMBER))];
+    if of.apart {
+        let found = |wanted: &str| running.env().iter().find(|(name, _)| *name == wanted);
+        let pair = [(HUB, found(OTHER)), (MEMBER, found(OTHER_MEMBER))];
         command.envs(pair.into_iter().filter_map(|(name, found)| Some((name, &found?.1))));
     }
-    log.run(&mut command)
+    if of.behind {
+        log.run_behind(&command)
+    } else {
+        log.run(&mut command)
+    }
 }
 
 fn text(log: &Path) -> Result<String> {
@@ -204,9 +225,10 @@ mod tests {
         let lanes = split(&json!({ "packages": packages })).unwrap();
         let lanes: Vec<String> = lanes.iter().map(|lane| lane.join(" ")).collect();
         let expected = [
+            "--test simulation",
             "--test hub_rebuilt --test takeover",
             "--test region_role",
-            "--test feed --test simulation",
+            "--test feed",
         ];
         assert_eq!(lanes, expected);
     }
@@ -214,7 +236,7 @@ mod tests {
     #[test]
     fn a_name_in_two_lanes_is_refused() {
         let packages = [
-            package("meridian-operator", &["hub_rebuilt", "feed"]),
+            package("meridian-operator", &["hub_rebuilt", "simulation", "feed"]),
             package("meridian-social", &["feed"]),
             package("meridian", &["takeover"]),
         ];

@@ -68,9 +68,6 @@ pub fn run(paths: &Paths, cache: &Cache, scope: Scope) -> Result<Tally> {
     total.add(chart::verify(paths, cache)?);
     // Tests have limits of time: they do not begin while clusters come up beside them.
     let clusters = demo.end();
-    if let Ok(up) = &clusters {
-        up.rest();
-    }
     let Ok(programs) = programs else {
         progress::say("tests and proofs: not run, because the project does not build");
         return Ok(total);
