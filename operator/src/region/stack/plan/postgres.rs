@@ -67,8 +67,9 @@ pub fn config(stack: &Stack) -> Value {
 /// Its StatefulSet. PostgreSQL reads its certificate when it starts, so a renewal (every 60 days) restarts it.
 #[must_use]
 pub fn workload(stack: &Stack, certificate_digest: &str) -> Value {
-    let ready = json!({"exec": {"command": ["/usr/lib/postgresql/17/bin/pg_isready", "-q", "-h", "127.0.0.1", "-p", "5432"]},
-        "periodSeconds": 3, "timeoutSeconds": 3, "failureThreshold": 3});
+    // A program that asks would have to be started each time, and on a busy node is not answered in time. Whoever comes while
+    // it still recovers is told so by PostgreSQL itself.
+    let ready = json!({"tcpSocket": {"port": NAME}, "periodSeconds": 3, "timeoutSeconds": 3, "failureThreshold": 3});
     let mut live = ready.clone();
     live["periodSeconds"] = json!(15);
     live["failureThreshold"] = json!(6);
