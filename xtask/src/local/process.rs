@@ -59,28 +59,31 @@ impl Process {
     /// # Errors
     /// When it does not stop in time: it is killed then.
     pub fn end(mut self, limit: Duration) -> Result<()> {
-        self.ask_to_stop();
-        let deadline = Instant::now() + limit;
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if Instant::now() > deadline {
-                bail!(
-                    "{} does not stop within {} s; see {}",
-                    self.name,
-                    limit.as_secs(),
-                    self.log.shown()
-                );
-            }
-            thread::sleep(Duration::from_millis(50));
+        if !self.stops_within(limit) {
+            bail!(
+                "{} does not stop within {} s; see {}",
+                self.name,
+                limit.as_secs(),
+                self.log.shown()
+            );
         }
         Ok(())
     }
 
-    fn ask_to_stop(&self) {
+    fn stops_within(&mut self, limit: Duration) -> bool {
         let signal = match self.stop {
             Stop::Terminate => "-TERM",
             Stop::Interrupt => "-INT",
         };
         progress::succeeds(Command::new("kill").args([signal, &self.child.id().to_string()]));
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        false
     }
 
     /// Fails when the process has ended.
@@ -104,16 +107,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(None)) {
+        if !matches!(self.child.try_wait(), Ok(None)) || self.stops_within(Duration::from_secs(5)) {
             return;
-        }
-        self.ask_to_stop();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
         }
         // Already gone, or killed now; either way it is reaped.
         let _ = self.child.kill();

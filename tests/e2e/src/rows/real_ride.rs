@@ -117,22 +117,17 @@ async fn stored(site: &Site, athlete: &Athlete, track: Uuid, samples: usize) -> 
         "select coalesce(sum(count), 0) from chunk where tenant = '{}' and subject = '{}' and track_id = '{track}'",
         site.tenant, athlete.subject
     );
-    let count = || async {
-        let sum = site.query("telemetry", &sql).await?;
-        sum.trim()
-            .parse::<usize>()
-            .with_context(|| format!("the telemetry database answered {sum:?}"))
-    };
+    let samples = u64::try_from(samples)?;
     let what = format!("{samples} stored samples of a track");
     until(Duration::from_secs(60), &what, || async {
-        let sum = count().await?;
+        let sum = site.count("telemetry", &sql).await?;
         if sum < samples {
             bail!("{sum} are stored");
         }
         Ok(Some(()))
     })
     .await?;
-    let sum = count().await?;
+    let sum = site.count("telemetry", &sql).await?;
     ensure!(
         sum == samples,
         "the file has {samples} records, the database {sum} samples"
