@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use meridian_kit::kafka::{Access, Acl, Broker as Address, Kafka};
-use meridian_kit::testing::required;
+use meridian_kit::testing::{pause, required};
 use meridian_kit::tls::Tls;
 use meridian_operator::region::kafka::correct;
 use meridian_operator::region::stack::plan::{access, components, kafka};
@@ -267,6 +267,15 @@ impl Region {
 
     fn log(&self) -> PathBuf {
         self.dir.path().join("kafka.log")
+    }
+
+    /// Waits until the brokers of this region have logged this so many times.
+    pub async fn until_logged(&self, said: &str, times: usize) {
+        let (log, began) = (self.log(), Instant::now());
+        while fs::read_to_string(&log).unwrap_or_default().matches(said).count() < times {
+            assert!(began.elapsed() < PATIENCE, "{}", self.told());
+            pause(began).await;
+        }
     }
 
     /// The end of what the broker has logged.

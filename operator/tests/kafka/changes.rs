@@ -4,6 +4,9 @@
 use crate::broker::{Region, authority, stack};
 use crate::load::{Seen, Writing, consumer};
 use meridian_kit::kafka::{Kafka, Topic};
+use meridian_kit::testing::until;
+use meridian_operator::region::ingest::observe::Lens;
+use meridian_operator::region::stack::plan::kafka;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use std::time::{Duration, Instant};
@@ -136,4 +139,40 @@ async fn a_region_of_a_release_in_clear_comes_to_certificates_and_loses_no_ackno
             "under a certificate alone"
         ]
     );
+}
+
+/// On a node that is short of processor time the controller misses what its own broker says, takes it for gone, and has it again
+/// a moment later. Whoever asks meanwhile is told that there is no broker at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_that_were_told_that_there_is_no_broker_go_on_writing_and_reading_once_there_is() {
+    let mut region = Region::new();
+    region.start(&stack(false));
+    region.ready().await;
+    let training = region.kafka("training");
+    make_topic(&training).await;
+    let seen = Seen::default();
+    let _reading = consumer(&region, "social", TOPIC, &seen).await;
+    let writing = Writing::begin(training.producer().unwrap(), TOPIC);
+    seen.has(writing.acknowledged_more().await).await;
+    let ends = Lens::new(region.kafka("region-operator"), "social");
+    let looked = || async { ends.look(&[TOPIC.to_owned()]).await.ok() };
+    until(looked).await.unwrap();
+
+    // Taken for gone two thirds of the time: it says that it is there three times as seldom as it should.
+    let config = kafka::config(&stack(false));
+    let properties = config["data"]["server.properties"].as_str().unwrap();
+    region.start_with(&format!(
+        "{properties}\nbroker.session.timeout.ms=1000\nbroker.heartbeat.interval.ms=3000\n"
+    ));
+    let told = region.until_logged("because its session has timed out", 4);
+    let asking = async {
+        loop {
+            looked().await;
+        }
+    };
+    tokio::select! { () = told => {}, () = asking => {} }
+    region.start(&stack(false));
+    until(looked).await.unwrap();
+    seen.has(writing.acknowledged_more().await).await;
+    seen.has(writing.end().await).await;
 }

@@ -15,7 +15,7 @@ use crate::{Events, Region, Report, VerifyError, verify, verify_events};
 /// Between the end of a look and the next.
 const PAUSE: Duration = Duration::from_secs(30);
 /// At most one part in this many of the time is spent looking: counting rows costs the databases.
-const SHARE: u32 = 20;
+const SHARE: u32 = 10;
 /// The longest pause: sooner than what was found counts as stale.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20 * 60);
 /// A policy that never settles is looked at all the same.
@@ -46,8 +46,8 @@ pub async fn run(start: Start, region: Region) -> Result<(), StartError> {
             loop {
                 let _ = tokio::time::timeout(NEVER_SETTLES, settled(&start)).await;
                 let began = Instant::now();
-                pass(&start, &looked_at, &meters).await;
-                tokio::time::sleep((began.elapsed() * SHARE).clamp(PAUSE, LONGEST_PAUSE)).await;
+                let looked = pass(&start, &looked_at, &meters).await;
+                tokio::time::sleep(pause(looked.map(|()| began.elapsed()))).await;
             }
         };
         async move {
@@ -85,18 +85,27 @@ impl LookedAt {
     }
 }
 
-async fn pass(start: &Start, looked_at: &LookedAt, meters: &Meters) {
+/// A look told nobody anything; why is logged.
+struct Unknown;
+
+/// How long to wait after a look that took so long.
+fn pause(took: Result<Duration, Unknown>) -> Duration {
+    match took {
+        Ok(took) => (took * SHARE).clamp(PAUSE, LONGEST_PAUSE),
+        // Nothing is known, and most of the time went by waiting for what did not answer.
+        Err(Unknown) => PAUSE,
+    }
+}
+
+async fn pass(start: &Start, looked_at: &LookedAt, meters: &Meters) -> Result<(), Unknown> {
     let feed = start.feed();
-    let report = match looked_at.verify(&feed.current()).await {
-        Ok(report) => report,
-        Err(error) => {
-            tracing::warn!(error = %error, "the region could not be verified");
-            return;
-        }
-    };
+    let report = looked_at.verify(&feed.current()).await.map_err(|error| {
+        tracing::warn!(error = %error, "the region could not be verified");
+        Unknown
+    })?;
     if feed.current().revision != report.revision {
         // What was counted later belongs to another policy.
-        return;
+        return Err(Unknown);
     }
     meters.saw(&report);
     if !report.is_clean() {
@@ -105,9 +114,10 @@ async fn pass(start: &Start, looked_at: &LookedAt, meters: &Meters) {
             "violations; RegionStack's status names them"
         );
     }
-    if let Err(error) = feed.report_verification(&told(&report)).await {
+    feed.report_verification(&told(&report)).await.map_err(|error| {
         tracing::warn!(error = %error, "the region operator was not told what was found; the next look says it anew");
-    }
+        Unknown
+    })
 }
 
 /// Looks once, with the policy that the region operator serves now.
@@ -200,5 +210,19 @@ impl Meters {
         self.rows.set(sum(report.looked.rows));
         self.records.set(sum(report.looked.records));
         self.last.set(Timestamp::now().as_second());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_took_long_is_followed_by_a_long_pause_and_one_that_told_nothing_is_not() {
+        let seconds = Duration::from_secs;
+        assert_eq!(pause(Ok(seconds(12))), seconds(120));
+        assert_eq!(pause(Ok(seconds(1))), PAUSE);
+        assert_eq!(pause(Ok(seconds(3600))), LONGEST_PAUSE);
+        assert_eq!(pause(Err(Unknown)), PAUSE);
     }
 }

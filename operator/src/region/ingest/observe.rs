@@ -62,7 +62,7 @@ impl Lens {
     pub async fn look(&self, topics: &[String]) -> Result<Offsets, LookError> {
         let (consumer, topics) = (self.0.clone(), topics.to_vec());
         // librdkafka's queries block.
-        let look = tokio::task::spawn_blocking(move || Ok::<_, LookError>(blocking(&*consumer.get()?, &topics)?));
+        let look = tokio::task::spawn_blocking(move || consumer.ask(|consumer| Ok(blocking(consumer, &topics)?)));
         look.await.map_err(|_| LookError::CutShort)?
     }
 }

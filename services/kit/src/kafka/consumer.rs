@@ -17,6 +17,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
+use super::forgotten::{Brokers, TOLD_EVERY_MS};
 use super::handler::{BatchHandler, Handler};
 use super::identity::Changes;
 use super::settle::{Counts, Record, Worker, batch};
@@ -32,18 +33,18 @@ const ROUND: usize = 64;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often offsets of settled rounds are committed, in milliseconds.
 const COMMIT_EVERY_MS: &str = "200";
-/// How often the lag is looked at, in milliseconds.
-const STATISTICS_EVERY_MS: &str = "5000";
 
 /// Hears what librdkafka tells of itself.
 struct Watch {
     group: String,
     prefix: String,
     lag: Family<LagLabels, Gauge>,
+    brokers: Brokers,
 }
 
 impl ClientContext for Watch {
     fn stats(&self, statistics: Statistics) {
+        self.brokers.hear(&statistics);
         for (name, topic) in statistics.topics {
             for (partition, state) in topic.partitions {
                 let topic = name.strip_prefix(&self.prefix).unwrap_or(&name).to_owned();
@@ -124,7 +125,7 @@ impl Consumer {
         let mut config = self.kafka.config();
         config
             .set("group.id", self.kafka.topic_name(&self.group))
-            .set("statistics.interval.ms", STATISTICS_EVERY_MS)
+            .set("statistics.interval.ms", TOLD_EVERY_MS)
             // What is committed is what a settled round stored, and nothing else. librdkafka commits it when partitions move
             // and again when a commit was lost to a rebalance: one that we sent ourselves would stay lost until the next
             // record, and the group would seem to lag for as long.
@@ -148,6 +149,7 @@ impl Consumer {
             group: self.group.clone(),
             prefix: self.kafka.topic_name(""),
             lag: self.lag.clone(),
+            brokers: self.kafka.given(),
         };
         let consumer: StreamConsumer<Watch> = config.create_with_context(watch).map_err(KafkaError::Setup)?;
         let names: Vec<String> = self.topics.iter().map(|topic| self.kafka.topic_name(topic)).collect();
@@ -231,12 +233,17 @@ impl Consumer {
         R: Future<Output = Option<()>>,
     {
         let prefix = self.kafka.topic_name("");
+        let brokers = &consumer.context().brokers;
         let mut stream = consumer.stream().ready_chunks(most);
         loop {
             let chunk = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Read::UntilStopped,
                 () = changes.next() => return Read::UntilChanged,
+                () = brokers.forgotten() => {
+                    brokers.give_again(consumer.client());
+                    continue;
+                }
                 chunk = stream.next() => chunk,
             };
             let Some(chunk) = chunk else { return Read::UntilStopped };

@@ -2,7 +2,7 @@
 //! never again: whoever keeps a client makes it anew when they have changed, and finds out here that they have.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::ClientConfig;
 use tokio::sync::watch;
@@ -74,7 +74,7 @@ struct Made<C> {
 }
 
 /// A client that is asked now and then, and has nothing under way in between: made when it is first asked, and anew when
-/// this process's certificate has changed. Cheap to clone; clones share the client.
+/// this process's certificate has changed or it had no answer. Cheap to clone; clones share the client.
 pub struct Current<C> {
     kafka: Kafka,
     make: Arc<Make<C>>,
@@ -110,12 +110,24 @@ impl<C> Current<C> {
         }
     }
 
-    /// The client under the certificate of now. Who holds one that was replaced goes on with it.
+    /// Asks the client under the certificate of now. One that had no answer is not asked again: it may have forgotten every broker
+    /// (`forgotten`), and nobody hears what it tells of itself.
     ///
     /// # Errors
-    /// When librdkafka refuses the set-up.
-    pub fn get(&self) -> Result<Arc<C>, KafkaError> {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+    /// When librdkafka refuses the set-up, and what the question fails with.
+    pub fn ask<T, E: From<KafkaError>>(&self, question: impl FnOnce(&C) -> Result<T, E>) -> Result<T, E> {
+        let client = self.get()?;
+        let answer = question(&client);
+        if answer.is_err() {
+            let mut made = self.unlocked();
+            // Somebody else may have been quicker.
+            made.take_if(|made| Arc::ptr_eq(&made.client, &client));
+        }
+        answer
+    }
+
+    fn get(&self) -> Result<Arc<C>, KafkaError> {
+        let mut made = self.unlocked();
         if let Some(made) = made.as_ref().filter(|made| !made.changes.any()) {
             return Ok(Arc::clone(&made.client));
         }
@@ -126,5 +138,9 @@ impl<C> Current<C> {
             changes,
         });
         Ok(client)
+    }
+
+    fn unlocked(&self) -> MutexGuard<'_, Option<Made<C>>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

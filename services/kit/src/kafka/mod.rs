@@ -4,6 +4,7 @@ mod access;
 mod broker;
 mod consumer;
 mod dead_copy;
+mod forgotten;
 mod handler;
 mod identity;
 mod producer;
@@ -24,6 +25,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError as Raw;
 
 use crate::tls::Tls;
+use forgotten::Brokers;
 use identity::Identity;
 
 /// Why Kafka could not do it.
@@ -101,6 +103,11 @@ impl Kafka {
     #[must_use]
     pub fn topic_name(&self, topic: &str) -> String {
         format!("{}{topic}", self.prefix)
+    }
+
+    /// The brokers that a client is given.
+    fn given(&self) -> Brokers {
+        Brokers::given(&self.brokers)
     }
 
     pub(crate) fn service(&self) -> &'static str {

@@ -10,6 +10,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
+use super::forgotten::TOLD_EVERY_MS;
 use super::identity::Changes;
 use super::reports::{Client, Report, Reports};
 use super::{Kafka, KafkaError};
@@ -79,11 +80,12 @@ impl Kafka {
             .set("acks", "all")
             .set("compression.codec", "none") // sealed bytes do not compress
             .set("linger.ms", "5")
+            .set("statistics.interval.ms", TOLD_EVERY_MS)
             .set("message.timeout.ms", TAKEN_WITHIN_MS.to_string())
             .set("message.max.bytes", "1000000")
             .set("queue.buffering.max.messages", "20000")
             .set("queue.buffering.max.kbytes", "8192");
-        let client = Client::open(&config).map_err(KafkaError::Setup)?;
+        let client = Client::open(&config, self.given()).map_err(KafkaError::Setup)?;
         Ok(Made { client, changes })
     }
 }

@@ -8,8 +8,11 @@ use std::time::Duration;
 use rdkafka::error::{KafkaError as Raw, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::statistics::Statistics;
 use rdkafka::{ClientConfig, ClientContext};
 use tokio::sync::Notify;
+
+use super::forgotten::Brokers;
 
 /// How long the thread that hears of records listens before it looks whether it is still needed. It spins through what is less
 /// than a millisecond at the end of each such time (rdkafka 0.39 rounds what is left of it down to none): with its own
@@ -67,9 +70,15 @@ impl Report {
 }
 
 /// Hears from librdkafka.
-pub(super) struct Listener;
+pub(super) struct Listener {
+    brokers: Brokers,
+}
 
-impl ClientContext for Listener {}
+impl ClientContext for Listener {
+    fn stats(&self, statistics: Statistics) {
+        self.brokers.hear(&statistics);
+    }
+}
 
 impl ProducerContext for Listener {
     type DeliveryOpaque = Box<Report>;
@@ -89,12 +98,12 @@ pub(super) struct Client {
 pub(super) type NotPut<'a> = (Raw, BaseRecord<'a, str, [u8], Box<Report>>);
 
 impl Client {
-    /// Opens one.
+    /// Opens one that is given these brokers.
     ///
     /// # Errors
     /// librdkafka refuses the set-up.
-    pub(super) fn open(config: &ClientConfig) -> KafkaResult<Self> {
-        let producer: Arc<BaseProducer<Listener>> = Arc::new(config.create_with_context(Listener)?);
+    pub(super) fn open(config: &ClientConfig, brokers: Brokers) -> KafkaResult<Self> {
+        let producer: Arc<BaseProducer<Listener>> = Arc::new(config.create_with_context(Listener { brokers })?);
         let ended = Arc::new(AtomicBool::new(false));
         let (listens, stop) = (Arc::clone(&producer), Arc::clone(&ended));
         let listening = std::thread::Builder::new()
@@ -102,6 +111,10 @@ impl Client {
             .spawn(move || {
                 while !stop.load(Ordering::Acquire) {
                     listens.poll(LISTENS);
+                    let brokers = &listens.context().brokers;
+                    if brokers.are_forgotten() {
+                        brokers.give_again(listens.client());
+                    }
                 }
             });
         match listening {

@@ -46,12 +46,11 @@ impl Backlog {
     pub async fn batches(&self) -> Result<i64, KafkaError> {
         let this = self.clone();
         // The client blocks while it asks.
-        let asked = tokio::task::spawn_blocking(move || this.ask()).await;
+        let asked = tokio::task::spawn_blocking(move || this.client.ask(|client| this.ask(client))).await;
         asked.unwrap_or_else(|_| Err(KafkaError::Consume(rdkafka::error::KafkaError::Canceled)))
     }
 
-    fn ask(&self) -> Result<i64, KafkaError> {
-        let client = self.client.get()?;
+    fn ask(&self, client: &BaseConsumer) -> Result<i64, KafkaError> {
         let metadata = client
             .fetch_metadata(Some(&self.topic), PATIENCE)
             .map_err(KafkaError::Consume)?;
