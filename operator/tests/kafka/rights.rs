@@ -277,11 +277,7 @@ async fn a_producer_and_a_kept_client_come_under_the_certificate_of_now() {
     });
     let sees = |topic: &'static str| {
         let kept = kept.clone();
-        let ends = move |client: &BaseConsumer| {
-            client
-                .fetch_watermarks(topic, 0, ASKED_FOR)
-                .map_err(KafkaError::Consume)
-        };
+        let ends = move |client: &BaseConsumer| client.fetch_watermarks(topic, 0, ASKED_FOR);
         let asking = move || kept.ask(ends).is_ok();
         async move { tokio::task::spawn_blocking(asking).await.unwrap() }
     };

@@ -3,7 +3,8 @@
 //!
 //! A field whose name is not in [`ALLOWED`] is left out and counted (`meridian_log_fields_dropped_total`), so a new
 //! field is a decision made here, not a leak found later. Bodies, tokens, names, addresses, coordinates, heart rates and
-//! subject ids have no field to be logged in; messages are fixed sentences.
+//! subject ids have no field to be logged in; messages are fixed sentences. What Kafka's client says is a `reason`, with names of
+//! brokers and topics in it.
 
 use std::fmt::Write as _;
 use std::io::Write as _;

@@ -46,8 +46,8 @@ pub async fn run(start: Start, region: Region) -> Result<(), StartError> {
             loop {
                 let _ = tokio::time::timeout(NEVER_SETTLES, settled(&start)).await;
                 let began = Instant::now();
-                let looked = pass(&start, &looked_at, &meters).await;
-                tokio::time::sleep(pause(looked.map(|()| began.elapsed()))).await;
+                let told = pass(&start, &looked_at, &meters).await;
+                tokio::time::sleep(pause(told, began.elapsed())).await;
             }
         };
         async move {
@@ -86,26 +86,24 @@ impl LookedAt {
 }
 
 /// A look told nobody anything; why is logged.
-struct Unknown;
+struct Untold;
 
-/// How long to wait after a look that took so long.
-fn pause(took: Result<Duration, Unknown>) -> Duration {
-    match took {
-        Ok(took) => (took * SHARE).clamp(PAUSE, LONGEST_PAUSE),
-        // Nothing is known, and most of the time went by waiting for what did not answer.
-        Err(Unknown) => PAUSE,
-    }
+/// How long to wait after a look that took so long. One that told nothing is repeated sooner: it took most of its time waiting for
+/// what did not answer, but half of the time at most is spent looking also then.
+fn pause(told: Result<(), Untold>, took: Duration) -> Duration {
+    let share = if told.is_ok() { SHARE } else { 1 };
+    (took * share).clamp(PAUSE, LONGEST_PAUSE)
 }
 
-async fn pass(start: &Start, looked_at: &LookedAt, meters: &Meters) -> Result<(), Unknown> {
+async fn pass(start: &Start, looked_at: &LookedAt, meters: &Meters) -> Result<(), Untold> {
     let feed = start.feed();
     let report = looked_at.verify(&feed.current()).await.map_err(|error| {
         tracing::warn!(error = %error, "the region could not be verified");
-        Unknown
+        Untold
     })?;
     if feed.current().revision != report.revision {
-        // What was counted later belongs to another policy.
-        return Err(Unknown);
+        tracing::info!("the policy changed during a look, which is not told");
+        return Err(Untold);
     }
     meters.saw(&report);
     if !report.is_clean() {
@@ -116,7 +114,7 @@ async fn pass(start: &Start, looked_at: &LookedAt, meters: &Meters) -> Result<()
     }
     feed.report_verification(&told(&report)).await.map_err(|error| {
         tracing::warn!(error = %error, "the region operator was not told what was found; the next look says it anew");
-        Unknown
+        Untold
     })
 }
 
@@ -218,11 +216,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_that_took_long_is_followed_by_a_long_pause_and_one_that_told_nothing_is_not() {
+    fn a_look_that_took_long_is_followed_by_a_long_pause_and_one_that_told_nothing_is_repeated_sooner() {
         let seconds = Duration::from_secs;
-        assert_eq!(pause(Ok(seconds(12))), seconds(120));
-        assert_eq!(pause(Ok(seconds(1))), PAUSE);
-        assert_eq!(pause(Ok(seconds(3600))), LONGEST_PAUSE);
-        assert_eq!(pause(Err(Unknown)), PAUSE);
+        assert_eq!(pause(Ok(()), seconds(12)), seconds(120));
+        assert_eq!(pause(Ok(()), seconds(1)), PAUSE);
+        assert_eq!(pause(Ok(()), seconds(3600)), LONGEST_PAUSE);
+        assert_eq!(pause(Err(Untold), seconds(45)), seconds(45));
+        assert_eq!(pause(Err(Untold), seconds(2)), PAUSE);
     }
 }

@@ -2,7 +2,7 @@
 
 use meridian_kit::kafka::{Current, Kafka, KafkaError};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError as Raw;
+use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -14,10 +14,7 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 pub enum LookError {
     /// Kafka.
     #[error("Kafka does not say how far the writers are: {0}")]
-    Kafka(#[from] Raw),
-    /// No client.
-    #[error(transparent)]
-    Client(#[from] KafkaError),
+    Kafka(#[from] KafkaError),
     /// The look panicked or was cancelled.
     #[error("the look at Kafka was cut short")]
     CutShort,
@@ -49,8 +46,7 @@ impl Lens {
             config
                 .set("group.id", group)
                 .set("enable.auto.commit", "false")
-                .set("socket.timeout.ms", "4000")
-                .set("log_level", "2");
+                .set("socket.timeout.ms", "4000");
             config.create().map_err(KafkaError::Setup)
         }))
     }
@@ -60,14 +56,14 @@ impl Lens {
     /// # Errors
     /// When Kafka does not answer.
     pub async fn look(&self, topics: &[String]) -> Result<Offsets, LookError> {
-        let (consumer, topics) = (self.0.clone(), topics.to_vec());
+        let (clients, topics) = (self.0.clone(), topics.to_vec());
         // librdkafka's queries block.
-        let look = tokio::task::spawn_blocking(move || consumer.ask(|consumer| Ok(blocking(consumer, &topics)?)));
-        look.await.map_err(|_| LookError::CutShort)?
+        let look = tokio::task::spawn_blocking(move || clients.ask(|client| blocking(client, &topics)));
+        Ok(look.await.map_err(|_| LookError::CutShort)??)
     }
 }
 
-fn blocking(consumer: &BaseConsumer, topics: &[String]) -> Result<Offsets, Raw> {
+fn blocking(consumer: &BaseConsumer, topics: &[String]) -> KafkaResult<Offsets> {
     let mut asked = TopicPartitionList::new();
     let mut bounds = Vec::new();
     for topic in topics {

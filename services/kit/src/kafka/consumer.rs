@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{Consumer as _, ConsumerContext, StreamConsumer};
 use rdkafka::error::KafkaError as Raw;
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -17,10 +18,10 @@ use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
-use super::forgotten::{Brokers, TOLD_EVERY_MS};
 use super::handler::{BatchHandler, Handler};
 use super::identity::Changes;
 use super::settle::{Counts, Record, Worker, batch};
+use super::told::{self, KnownBrokers, TOLD_EVERY_MS};
 use super::{Kafka, KafkaError};
 use crate::db::Pool;
 use crate::metrics::LagLabels;
@@ -39,10 +40,14 @@ struct Watch {
     group: String,
     prefix: String,
     lag: Family<LagLabels, Gauge>,
-    brokers: Brokers,
+    brokers: KnownBrokers,
 }
 
 impl ClientContext for Watch {
+    fn log(&self, level: RDKafkaLogLevel, kind: &str, reason: &str) {
+        told::log(level, kind, reason);
+    }
+
     fn stats(&self, statistics: Statistics) {
         self.brokers.hear(&statistics);
         for (name, topic) in statistics.topics {
@@ -149,7 +154,7 @@ impl Consumer {
             group: self.group.clone(),
             prefix: self.kafka.topic_name(""),
             lag: self.lag.clone(),
-            brokers: self.kafka.given(),
+            brokers: self.kafka.known_brokers(),
         };
         let consumer: StreamConsumer<Watch> = config.create_with_context(watch).map_err(KafkaError::Setup)?;
         let names: Vec<String> = self.topics.iter().map(|topic| self.kafka.topic_name(topic)).collect();
@@ -211,7 +216,11 @@ impl Consumer {
             let consumer = self.open()?;
             let read = self.read(&consumer, &mut changes, most, &mut round).await;
             // Leaving the group commits what was settled, and blocks.
-            let _ = tokio::task::spawn_blocking(move || drop(consumer)).await;
+            let closing = move || {
+                consumer.context().brokers.before_closing(consumer.client());
+                drop(consumer);
+            };
+            let _ = tokio::task::spawn_blocking(closing).await;
             match read {
                 Read::UntilStopped => return Ok(()),
                 // The next one is under the certificate of now, and goes on from the commit.
@@ -241,7 +250,7 @@ impl Consumer {
                 () = self.stop.cancelled() => return Read::UntilStopped,
                 () = changes.next() => return Read::UntilChanged,
                 () = brokers.forgotten() => {
-                    brokers.give_again(consumer.client());
+                    brokers.remind(consumer.client());
                     continue;
                 }
                 chunk = stream.next() => chunk,

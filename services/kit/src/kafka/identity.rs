@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError as Raw, KafkaResult, RDKafkaErrorCode};
 use tokio::sync::watch;
 
 use super::{Kafka, KafkaError};
@@ -74,7 +75,7 @@ struct Made<C> {
 }
 
 /// A client that is asked now and then, and has nothing under way in between: made when it is first asked, and anew when
-/// this process's certificate has changed or it had no answer. Cheap to clone; clones share the client.
+/// this process's certificate has changed or it was not answered. Cheap to clone; clones share the client.
 pub struct Current<C> {
     kafka: Kafka,
     make: Arc<Make<C>>,
@@ -100,7 +101,7 @@ impl<C> fmt::Debug for Current<C> {
     }
 }
 
-impl<C> Current<C> {
+impl<C: Send + Sync + 'static> Current<C> {
     /// A client that `make` makes.
     pub fn new(kafka: Kafka, make: impl Fn(&Kafka) -> Result<C, KafkaError> + Send + Sync + 'static) -> Self {
         Self {
@@ -110,24 +111,24 @@ impl<C> Current<C> {
         }
     }
 
-    /// Asks the client under the certificate of now. One that had no answer is not asked again: it may have forgotten every broker
-    /// (`forgotten`), and nobody hears what it tells of itself.
+    /// Asks the client under the certificate of now. One that was not answered is not asked again: it may have forgotten every
+    /// broker, and nobody hears what it tells of itself (docs/adr/0032).
     ///
     /// # Errors
-    /// When librdkafka refuses the set-up, and what the question fails with.
-    pub fn ask<T, E: From<KafkaError>>(&self, question: impl FnOnce(&C) -> Result<T, E>) -> Result<T, E> {
+    /// When librdkafka refuses the set-up, or there is no answer.
+    pub fn ask<T>(&self, question: impl FnOnce(&C) -> KafkaResult<T>) -> Result<T, KafkaError> {
         let client = self.get()?;
         let answer = question(&client);
-        if answer.is_err() {
-            let mut made = self.unlocked();
-            // Somebody else may have been quicker.
-            made.take_if(|made| Arc::ptr_eq(&made.client, &client));
+        if answer.as_ref().is_err_and(is_silence) {
+            self.forget(&client);
+            // Closing may take longer than who asked has patience.
+            std::thread::spawn(move || drop(client));
         }
-        answer
+        answer.map_err(KafkaError::Consume)
     }
 
     fn get(&self) -> Result<Arc<C>, KafkaError> {
-        let mut made = self.unlocked();
+        let mut made = self.lock();
         if let Some(made) = made.as_ref().filter(|made| !made.changes.any()) {
             return Ok(Arc::clone(&made.client));
         }
@@ -140,7 +141,24 @@ impl<C> Current<C> {
         Ok(client)
     }
 
-    fn unlocked(&self) -> MutexGuard<'_, Option<Made<C>>> {
+    /// Makes another when one is asked next, unless somebody was quicker.
+    fn forget(&self, client: &Arc<C>) {
+        self.lock().take_if(|made| Arc::ptr_eq(&made.client, client));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Made<C>>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether nobody answered: a refusal is an answer.
+fn is_silence(error: &Raw) -> bool {
+    use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, WaitingForCoordinator};
+    let code = error.rdkafka_error_code();
+    code.is_some_and(|code| {
+        matches!(
+            code,
+            AllBrokersDown | BrokerTransportFailure | OperationTimedOut | WaitingForCoordinator
+        )
+    })
 }

@@ -4,12 +4,12 @@ mod access;
 mod broker;
 mod consumer;
 mod dead_copy;
-mod forgotten;
 mod handler;
 mod identity;
 mod producer;
 mod reports;
 mod settle;
+mod told;
 mod topics;
 
 pub use access::{Access, AccessError, Acl, Operation, Resource};
@@ -25,8 +25,8 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError as Raw;
 
 use crate::tls::Tls;
-use forgotten::Brokers;
 use identity::Identity;
+use told::KnownBrokers;
 
 /// Why Kafka could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -105,9 +105,9 @@ impl Kafka {
         format!("{}{topic}", self.prefix)
     }
 
-    /// The brokers that a client is given.
-    fn given(&self) -> Brokers {
-        Brokers::given(&self.brokers)
+    /// For a client that is about to be made.
+    fn known_brokers(&self) -> KnownBrokers {
+        KnownBrokers::new(&self.brokers)
     }
 
     pub(crate) fn service(&self) -> &'static str {
@@ -125,7 +125,7 @@ impl Kafka {
             .set("socket.keepalive.enable", "true")
             .set("reconnect.backoff.ms", "100")
             .set("reconnect.backoff.max.ms", "5000")
-            // librdkafka's own lines go through `tracing`, from warnings up.
+            // What producers and consumers say goes to our log.
             .set_log_level(rdkafka::config::RDKafkaLogLevel::Warning);
         self.identity.show(&mut config);
         config

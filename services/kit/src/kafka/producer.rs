@@ -10,9 +10,9 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
-use super::forgotten::TOLD_EVERY_MS;
 use super::identity::Changes;
 use super::reports::{Client, Report, Reports};
+use super::told::TOLD_EVERY_MS;
 use super::{Kafka, KafkaError};
 use crate::headers::TRACEPARENT;
 
@@ -85,7 +85,7 @@ impl Kafka {
             .set("message.max.bytes", "1000000")
             .set("queue.buffering.max.messages", "20000")
             .set("queue.buffering.max.kbytes", "8192");
-        let client = Client::open(&config, self.given()).map_err(KafkaError::Setup)?;
+        let client = Client::open(&config, self.known_brokers()).map_err(KafkaError::Setup)?;
         Ok(Made { client, changes })
     }
 }

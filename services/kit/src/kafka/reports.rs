@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError as Raw, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
@@ -12,9 +13,10 @@ use rdkafka::statistics::Statistics;
 use rdkafka::{ClientConfig, ClientContext};
 use tokio::sync::Notify;
 
-use super::forgotten::Brokers;
+use super::told::{self, KnownBrokers};
 
-/// How long the thread that hears of records listens before it looks whether it is still needed. It spins through what is less
+/// How long the thread that hears of records listens before it looks whether it is still needed, and still
+/// knows a broker. It spins through what is less
 /// than a millisecond at the end of each such time (rdkafka 0.39 rounds what is left of it down to none): with its own
 /// producers' 0.1 s, one that is never used takes a hundredth of a processor.
 const LISTENS: Duration = Duration::from_secs(1);
@@ -71,10 +73,18 @@ impl Report {
 
 /// Hears from librdkafka.
 pub(super) struct Listener {
-    brokers: Brokers,
+    brokers: KnownBrokers,
 }
 
 impl ClientContext for Listener {
+    fn log(&self, level: RDKafkaLogLevel, kind: &str, reason: &str) {
+        told::log(level, kind, reason);
+    }
+
+    fn error(&self, error: Raw, reason: &str) {
+        tracing::warn!(%error, reason, "Kafka has a problem; what was not sent waits");
+    }
+
     fn stats(&self, statistics: Statistics) {
         self.brokers.hear(&statistics);
     }
@@ -98,11 +108,11 @@ pub(super) struct Client {
 pub(super) type NotPut<'a> = (Raw, BaseRecord<'a, str, [u8], Box<Report>>);
 
 impl Client {
-    /// Opens one that is given these brokers.
+    /// Opens one.
     ///
     /// # Errors
     /// librdkafka refuses the set-up.
-    pub(super) fn open(config: &ClientConfig, brokers: Brokers) -> KafkaResult<Self> {
+    pub(super) fn open(config: &ClientConfig, brokers: KnownBrokers) -> KafkaResult<Self> {
         let producer: Arc<BaseProducer<Listener>> = Arc::new(config.create_with_context(Listener { brokers })?);
         let ended = Arc::new(AtomicBool::new(false));
         let (listens, stop) = (Arc::clone(&producer), Arc::clone(&ended));
@@ -112,8 +122,8 @@ impl Client {
                 while !stop.load(Ordering::Acquire) {
                     listens.poll(LISTENS);
                     let brokers = &listens.context().brokers;
-                    if brokers.are_forgotten() {
-                        brokers.give_again(listens.client());
+                    if brokers.take_forgotten() {
+                        brokers.remind(listens.client());
                     }
                 }
             });

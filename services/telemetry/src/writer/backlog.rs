@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use meridian_kit::kafka::{Current, Kafka, KafkaError};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::{TOPIC, WRITERS};
@@ -46,14 +47,12 @@ impl Backlog {
     pub async fn batches(&self) -> Result<i64, KafkaError> {
         let this = self.clone();
         // The client blocks while it asks.
-        let asked = tokio::task::spawn_blocking(move || this.client.ask(|client| this.ask(client))).await;
+        let asked = tokio::task::spawn_blocking(move || this.client.ask(|client| this.count(client))).await;
         asked.unwrap_or_else(|_| Err(KafkaError::Consume(rdkafka::error::KafkaError::Canceled)))
     }
 
-    fn ask(&self, client: &BaseConsumer) -> Result<i64, KafkaError> {
-        let metadata = client
-            .fetch_metadata(Some(&self.topic), PATIENCE)
-            .map_err(KafkaError::Consume)?;
+    fn count(&self, client: &BaseConsumer) -> KafkaResult<i64> {
+        let metadata = client.fetch_metadata(Some(&self.topic), PATIENCE)?;
         let partitions = metadata.topics().iter().find(|topic| topic.name() == &*self.topic);
         let partitions: Vec<i32> = partitions
             .iter()
@@ -68,12 +67,10 @@ impl Backlog {
         // that was there when we were asked.
         let mut ends = Vec::with_capacity(partitions.len());
         for partition in partitions {
-            let (low, high) = client
-                .fetch_watermarks(&self.topic, partition, PATIENCE)
-                .map_err(KafkaError::Consume)?;
+            let (low, high) = client.fetch_watermarks(&self.topic, partition, PATIENCE)?;
             ends.push((partition, low, high));
         }
-        let committed = client.committed_offsets(list, PATIENCE).map_err(KafkaError::Consume)?;
+        let committed = client.committed_offsets(list, PATIENCE)?;
         let behind = ends.into_iter().map(|(partition, low, high)| {
             let at = committed.find_partition(&self.topic, partition).map(|one| one.offset());
             let stored = match at {
