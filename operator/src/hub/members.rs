@@ -258,6 +258,8 @@ impl Members {
                 let kept = named.contains(name);
                 if !kept {
                     member.stop.cancel();
+                    // A probe that is just done says nothing from now on, or has said it.
+                    let _said = member.health.lock().unwrap_or_else(PoisonError::into_inner);
                     self.metrics.member_gone(name);
                     tracing::info!(member = %name, "member forgotten");
                 }
@@ -328,6 +330,7 @@ impl Members {
             member.name.clone(),
             client,
             member.health.clone(),
+            member.stop.clone(),
             self.metrics.clone(),
             self.on_change.clone(),
         );
@@ -369,16 +372,25 @@ pub async fn run_tasks(
     }
 }
 
-async fn probe(name: String, client: Client, health: Arc<Mutex<Health>>, metrics: Metrics, on_change: OnMemberChange) {
+async fn probe(
+    name: String,
+    client: Client,
+    health: Arc<Mutex<Health>>,
+    stop: CancellationToken,
+    metrics: Metrics,
+    on_change: OnMemberChange,
+) {
     loop {
         let seen = match tokio::time::timeout(PROBE_LIMIT, client.apiserver_version()).await {
             Ok(Ok(_)) => Health::Reachable,
             Ok(Err(error)) => Health::Unreachable(error.to_string()),
             Err(_) => Health::Unreachable(format!("no answer within {} s", PROBE_LIMIT.as_secs())),
         };
-        metrics.member_reachable(&name, seen == Health::Reachable);
         let changed = {
             let mut known = health.lock().unwrap_or_else(PoisonError::into_inner);
+            if !stop.is_cancelled() {
+                metrics.member_reachable(&name, seen == Health::Reachable);
+            }
             let changed = std::mem::discriminant(&*known) != std::mem::discriminant(&seen);
             *known = seen;
             changed

@@ -172,6 +172,7 @@ async fn services_that_were_told_that_there_is_no_broker_go_on_writing_and_readi
     };
     tokio::select! { () = told => {}, () = asking => {} }
     region.start(&stack(false));
+    region.up().await;
     until(looked).await.unwrap();
     seen.has(writing.acknowledged_more().await).await;
     seen.has(writing.end().await).await;

@@ -32,6 +32,8 @@ use crate::start::{Start, StartError};
 const ROUND: usize = 64;
 /// How long to wait after an error of the broker.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a consumer may take to leave its group. Without a broker it takes for ever.
+const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 /// How often offsets of settled rounds are committed, in milliseconds.
 const COMMIT_EVERY_MS: &str = "200";
 
@@ -220,7 +222,13 @@ impl Consumer {
                 consumer.context().brokers.before_closing(consumer.client());
                 drop(consumer);
             };
-            let _ = tokio::task::spawn_blocking(closing).await;
+            let closed = tokio::time::timeout(CLOSED_WITHIN, tokio::task::spawn_blocking(closing));
+            if closed.await.is_err() {
+                tracing::warn!(
+                    group = self.group,
+                    "a Kafka consumer does not end while its broker is away; it is left behind"
+                );
+            }
             match read {
                 Read::UntilStopped => return Ok(()),
                 // The next one is under the certificate of now, and goes on from the commit.
