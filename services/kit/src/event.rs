@@ -46,12 +46,6 @@ impl EventSource {
     }
 }
 
-impl fmt::Display for EventSource {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "/regions/{}/{}", self.region, self.service)
-    }
-}
-
 /// What is said about an event before it is sealed.
 #[derive(Clone, Debug)]
 pub struct Draft<'a> {
@@ -131,75 +125,6 @@ pub struct Event {
     pub expires: Option<Timestamp>,
 }
 
-/// What an event that comes over an edge says for itself; the rest is as both ends know the edge ([`OfEdge`]). On the wire it
-/// has the names that it has in an event.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Carried {
-    id: Uuid,
-    #[serde(rename = "type")]
-    kind: String,
-    time: Timestamp,
-    #[serde(rename = "dataclass")]
-    class: DataClass,
-    #[serde(rename = "datasubject")]
-    data_subject: SubjectId,
-    expires: Timestamp,
-    #[serde(
-        rename = "data_base64",
-        serialize_with = "to_base64",
-        deserialize_with = "from_base64"
-    )]
-    sealed: Vec<u8>,
-}
-
-/// What all events that come over an edge have in common.
-#[derive(Clone, Copy, Debug)]
-pub struct OfEdge<'a> {
-    /// Who exports.
-    pub source: &'a EventSource,
-    /// To whom.
-    pub tenant: &'a TenantId,
-    /// Over which edge.
-    pub edge: &'a EdgeId,
-    /// The epoch that the edge has.
-    pub epoch: Epoch,
-}
-
-impl Carried {
-    /// The whole event.
-    #[must_use]
-    pub fn over(self, edge: OfEdge<'_>) -> Event {
-        let OfEdge {
-            source,
-            tenant,
-            edge,
-            epoch,
-        } = edge;
-        Event {
-            specversion: SpecVersion::One,
-            id: self.id,
-            source: source.to_string(),
-            kind: self.kind,
-            subject: self.id.to_string(),
-            time: self.time,
-            datacontenttype: SEALED_JSON.to_owned(),
-            sealed: self.sealed,
-            tenant: tenant.clone(),
-            region: source.region.clone(),
-            class: self.class,
-            epoch,
-            data_subject: self.data_subject,
-            key_scope: KeyScope::Import(edge.clone()),
-            sequence: 1,
-            traceparent: None,
-            origin: Some(source.region.clone()),
-            edge: Some(edge.clone()),
-            expires: Some(self.expires),
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 enum SpecVersion {
     #[serde(rename = "1.0")]
@@ -274,7 +199,7 @@ impl Event {
         Ok(Self {
             specversion: SpecVersion::One,
             id,
-            source: source.to_string(),
+            source: format!("/regions/{}/{}", source.region, source.service),
             kind: draft.kind.to_owned(),
             subject: draft.stream,
             time,
@@ -406,19 +331,6 @@ impl Event {
         }
         optional(out, ",\"expires\":", expires.as_ref());
         out.push(b'}');
-    }
-
-    /// Writes what [`Carried`] reads of an event that goes over an edge.
-    pub fn write_carried(&self, out: &mut Vec<u8>) {
-        put_id(out, "{\"id\":", self.id);
-        member(out, ",\"type\":", &self.kind);
-        member(out, ",\"time\":", &self.time);
-        plain(out, ",\"dataclass\":", self.class.as_str());
-        put_id(out, ",\"datasubject\":", self.data_subject.as_uuid());
-        optional(out, ",\"expires\":", self.expires.as_ref());
-        out.extend_from_slice(b",\"data_base64\":\"");
-        put_base64(out, &self.sealed);
-        out.extend_from_slice(b"\"}");
     }
 
     /// About how many bytes it has on the wire, rather more than fewer.

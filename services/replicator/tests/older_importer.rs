@@ -1,4 +1,4 @@
-//! An importer of an older version takes fewer copies at once than this exporter sends at most, and takes whole events alone.
+//! An importer of an older version takes fewer copies at once than this exporter sends at most.
 #![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod shared;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use shared::{World, edge, ride};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_importer_that_takes_few_whole_copies_at_once_gets_such_and_misses_none() {
+async fn an_importer_that_takes_few_copies_at_once_gets_few_and_misses_none() {
     let world = World::without_edges().await;
     let older = OlderImporter::default();
     let router = older.router();
@@ -50,7 +50,7 @@ async fn an_importer_that_takes_few_whole_copies_at_once_gets_such_and_misses_no
     assert_eq!(refusals.count(), 0, "no delivery ended without a transfer");
 }
 
-/// In the place of an importer: takes as many copies at once as the first version did, and in its form.
+/// In the place of an importer: takes as many copies at once as the first version did.
 #[derive(Clone, Default)]
 struct OlderImporter(Arc<Mutex<Vec<String>>>);
 

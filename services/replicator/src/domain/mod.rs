@@ -5,6 +5,6 @@ pub mod delivery;
 pub mod edges;
 pub mod evidence;
 #[cfg(test)]
-pub(crate) mod fixtures;
+mod fixtures;
 pub mod outgoing;
 pub mod pseudonym;

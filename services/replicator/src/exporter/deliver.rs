@@ -16,7 +16,6 @@ use meridian_policy::{CompiledEdge, DataClass, EdgeId, PolicyRevision, Rule};
 use serde_json::{Map, Value};
 
 use super::consent::{Answer, Asked};
-use super::peers::Newer;
 use super::record::{Crossing, Outcome};
 use super::{Exporter, class_of};
 use crate::domain::admission::{ALWAYS_TAKEN, LARGEST_BATCH, NotAdmitted};
@@ -26,7 +25,7 @@ use crate::domain::pseudonym::EdgeKey;
 use crate::keys::NOBODY;
 use crate::store::StoreError;
 use crate::store::exports::{self, Delivery};
-use crate::wire::{Form, Stored, digest};
+use crate::wire::{Batch, Stored, digest};
 
 /// How often the queue is looked at without being woken.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -135,7 +134,7 @@ impl Exporter {
             // As many as the importer takes: what a push costs besides is shared by them.
             let policy = self.shared.feed.current();
             let to = policy.export(&edge).map(|edge| &edge.to);
-            let most = to.map_or(LARGEST_BATCH, |to| self.shared.peers.most(to));
+            let most = to.map_or(LARGEST_BATCH, |to| self.shared.peers.takes(to));
             let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
             let claimed = exports::claim(&mut tx, &edge, current, most, HOLD).await?;
             let deliveries = exports::with_events(&mut tx, claimed, |copy| self.shared.at_hand.take(copy)).await?;
@@ -345,8 +344,12 @@ impl Exporter {
         if going.is_empty() {
             return (outcomes, None);
         }
-        let form = self.shared.peers.form(&edge.to);
-        let body = form.body(&edge.id, revision, &copies);
+        let batch = Batch {
+            edge: edge.id.clone(),
+            revision,
+            events: copies,
+        };
+        let body = batch.to_bytes();
         let mut crossing = Crossing {
             at: Timestamp::now(),
             bytes: 0,
@@ -358,18 +361,17 @@ impl Exporter {
             // then is pushed again under the same ids, and recognised.
             Ok(peer) => {
                 let left = until.saturating_duration_since(Instant::now());
-                let Sent { answer, bytes } = peer.copies.post(form.path(), body.into(), left).await;
+                let Sent { answer, bytes } = peer.copies.post("/peer/v1/batches", body.into(), left).await;
                 crossing.bytes = bytes;
                 answer.and_then(|body| taken(&body))
             }
             Err(error) => Err(error),
         };
-        let newer = pushed
-            .as_ref()
-            .err()
-            .and_then(|error| not_taken(error, form, going.len()));
-        if let Some(newer) = newer {
-            self.shared.peers.found_older(&edge.to, newer);
+        if let Err(error) = &pushed
+            && going.len() > ALWAYS_TAKEN
+            && code_of(error) == Some(NotAdmitted::Size.code())
+        {
+            self.shared.peers.found_too_large(&edge.to);
             let waits = |delivery| (delivery, Outcome::Wait(Waiting::PushFull));
             outcomes.extend(going.into_iter().map(waits));
             return (outcomes, Some(crossing));
@@ -387,17 +389,11 @@ impl Exporter {
     }
 }
 
-/// What an importer of an older version did not take of a push of so many copies. These go again at once, without it.
-fn not_taken(error: &ClientError, form: Form, copies: usize) -> Option<Newer> {
-    let ClientError::Refused { status, code, .. } = error else {
-        return None;
-    };
-    if form == Form::Carried && *status == StatusCode::NOT_FOUND {
-        Some(Newer::Carried)
-    } else if copies > ALWAYS_TAKEN && code.as_deref() == Some(NotAdmitted::Size.code()) {
-        Some(Newer::Large)
-    } else {
-        None
+/// The code of a refusal.
+fn code_of(error: &ClientError) -> Option<&str> {
+    match error {
+        ClientError::Refused { code, .. } => code.as_deref(),
+        _ => None,
     }
 }
 

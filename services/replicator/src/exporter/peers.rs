@@ -13,27 +13,17 @@ use meridian_policy::RegionName;
 use prometheus_client::metrics::counter::Counter;
 
 use crate::domain::admission::{ALWAYS_TAKEN, LARGEST_BATCH};
-use crate::wire::Form;
 
-/// How long an importer that did not take something is believed not to: after that it may have been upgraded.
-const BELIEVED_FOR: Duration = Duration::from_secs(600);
+/// How long an importer that found a batch too large gets small ones: until then it may have been upgraded.
+const SMALL_FOR: Duration = Duration::from_secs(600);
 
 /// Clients by region and address; made when first needed.
 pub(super) struct Peers {
     start: Start,
     egress: Counter,
     known: Mutex<HashMap<(RegionName, String), Peer>>,
-    /// What replicators of an older version do not take, and until when that is believed.
-    not_taken: Mutex<HashMap<(RegionName, Newer), Instant>>,
-}
-
-/// What importers of older versions do not take.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) enum Newer {
-    /// More than [`ALWAYS_TAKEN`] copies at once.
-    Large,
-    /// [`Form::Carried`].
-    Carried,
+    /// Regions whose replicator is of an older version, which takes no large batch, and until when that is believed.
+    small: Mutex<HashMap<RegionName, Instant>>,
 }
 
 /// How another region's replicator is reached.
@@ -51,38 +41,23 @@ impl Peers {
             start: start.clone(),
             egress,
             known: Mutex::default(),
-            not_taken: Mutex::default(),
+            small: Mutex::default(),
         }
     }
 
     /// Events that a region's replicator takes in one batch.
-    pub(super) fn most(&self, region: &RegionName) -> usize {
-        if self.takes(region, Newer::Large) {
-            LARGEST_BATCH
-        } else {
-            ALWAYS_TAKEN
+    pub(super) fn takes(&self, region: &RegionName) -> usize {
+        let small = self.small.lock().unwrap_or_else(PoisonError::into_inner);
+        match small.get(region) {
+            Some(until) if Instant::now() < *until => ALWAYS_TAKEN,
+            _ => LARGEST_BATCH,
         }
     }
 
-    /// In which form a region's replicator takes copies.
-    pub(super) fn form(&self, region: &RegionName) -> Form {
-        if self.takes(region, Newer::Carried) {
-            Form::Carried
-        } else {
-            Form::Whole
-        }
-    }
-
-    fn takes(&self, region: &RegionName, newer: Newer) -> bool {
-        let not_taken = self.not_taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = not_taken.get(&(region.clone(), newer));
-        until.is_none_or(|until| Instant::now() >= *until)
-    }
-
-    /// A region's replicator did not take this.
-    pub(super) fn found_older(&self, region: &RegionName, newer: Newer) {
-        let mut not_taken = self.not_taken.lock().unwrap_or_else(PoisonError::into_inner);
-        not_taken.insert((region.clone(), newer), Instant::now() + BELIEVED_FOR);
+    /// A region's replicator found a batch too large.
+    pub(super) fn found_too_large(&self, region: &RegionName) {
+        let mut small = self.small.lock().unwrap_or_else(PoisonError::into_inner);
+        small.insert(region.clone(), Instant::now() + SMALL_FOR);
     }
 
     /// The replicator of a region that the policy knows.

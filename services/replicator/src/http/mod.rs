@@ -1,4 +1,4 @@
-//! The routes: `/peer/…` for the replicators of other regions, `/internal/…` for this region's services.
+//! The routes: `/peer/v1/…` for the replicators of other regions, `/internal/…` for this region's services.
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -10,13 +10,12 @@ use meridian_kit::evidence::{self, Entry};
 use meridian_kit::problem::{Json, Problem, Query, RawBody, parse_json};
 use meridian_kit::residency::Homes;
 use meridian_policy::{EdgeId, RegionName, TenantId};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::importer::{Importer, SINKS};
 use crate::store::imports::SinkAck;
-use crate::wire::{Batch, CarriedBatch, Cut, Form, KeyLease, Purge, Pushed, Stored};
+use crate::wire::{Batch, Cut, KeyLease, Purge, Stored};
 
 /// A batch's largest body: what an exporter sends at most, with room to spare.
 const LARGEST_BATCH_BYTES: usize = 1024 * 1024;
@@ -47,12 +46,8 @@ pub fn router(app: App) -> Router {
         .layer(Peer::require(&["region-operator", "verifier"]));
     Router::new()
         .route(
-            Form::Whole.path(),
-            post(batch::<Batch>).layer(DefaultBodyLimit::max(LARGEST_BATCH_BYTES)),
-        )
-        .route(
-            Form::Carried.path(),
-            post(batch::<CarriedBatch>).layer(DefaultBodyLimit::max(LARGEST_BATCH_BYTES)),
+            "/peer/v1/batches",
+            post(batch).layer(DefaultBodyLimit::max(LARGEST_BATCH_BYTES)),
         )
         .route("/peer/v1/leases", post(lease))
         .route("/peer/v1/cuts", post(cut))
@@ -73,13 +68,9 @@ fn sender<'a>(app: &App, peer: &'a Peer) -> Result<&'a RegionName, Problem> {
     ))
 }
 
-async fn batch<B: Pushed + DeserializeOwned>(
-    State(app): State<App>,
-    peer: Peer,
-    RawBody(body): RawBody,
-) -> Result<Json<Stored>, Problem> {
+async fn batch(State(app): State<App>, peer: Peer, RawBody(body): RawBody) -> Result<Json<Stored>, Problem> {
     let from = sender(&app, &peer)?;
-    let batch: B = parse_json(&body)?;
+    let batch: Batch = parse_json(&body)?;
     Ok(Json(app.importer.receive(from, batch, &body).await?))
 }
 

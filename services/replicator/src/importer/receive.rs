@@ -20,7 +20,7 @@ use crate::domain::admission::{Arriving, NotAdmitted, admit, admit_edge};
 use crate::domain::evidence::along;
 use crate::keys::{EdgeKeyError, NOBODY};
 use crate::store::{StoreError, imports};
-use crate::wire::{Cut, KeyLease, Purge, Pushed, Stored, digest};
+use crate::wire::{Batch, Cut, KeyLease, Purge, Stored, digest};
 
 /// A lease never counts longer than this, whatever the exporter says.
 const LONGEST_LEASE: Duration = Duration::from_secs(15);
@@ -120,18 +120,17 @@ impl Importer {
     ///
     /// # Errors
     /// Something in it is not what our policy lets in, or no key is leased.
-    pub async fn receive(&self, sender: &RegionName, batch: impl Pushed, body: &[u8]) -> Result<Stored, ReceiveError> {
+    pub async fn receive(&self, sender: &RegionName, batch: Batch, body: &[u8]) -> Result<Stored, ReceiveError> {
         let now = Timestamp::now();
         let policy = self.shared.feed.current();
-        let edge = admitted(&policy, batch.edge(), sender, now)?;
+        let edge = admitted(&policy, &batch.edge, sender, now)?;
         let scope = self.scope(edge).ok_or(ReceiveError::NotHome)?;
         let key = self.shared.edge_keys.of_import(&edge.importer_tenant, &edge.id).await?;
         let import = KeyScope::Import(edge.id.clone());
         let key = SubjectKey::from_bytes(edge.importer_tenant.clone(), NOBODY, import, key);
-        let mut events = batch.copies(edge);
-        let mut arriving = Vec::with_capacity(events.len());
+        let mut arriving = Vec::with_capacity(batch.events.len());
         let mut authors = BTreeMap::new();
-        for event in &events {
+        for event in &batch.events {
             let key = key.for_subject(event.data_subject);
             arriving.push(self.opened(edge, event, &key)?);
             authors.insert(event.data_subject, key);
@@ -141,7 +140,7 @@ impl Importer {
             let entry = along(entry_of(&tx, Kind::Refusal), &edge.id, Some(edge), policy.revision);
             let mut refusal = Entry {
                 rule: Some(why.code().to_owned()),
-                count: Some(events.len() as u64),
+                count: Some(batch.events.len() as u64),
                 ..entry
             };
             commit_to(&mut refusal, authors.values()).map_err(StoreError::from)?;
@@ -157,6 +156,7 @@ impl Importer {
             Some(crate::domain::edges::EdgeState::Cutting) => return Err(NotAdmitted::BeingCut.into()),
             Some(crate::domain::edges::EdgeState::Cut) | None => return Err(ReceiveError::NotLeased),
         }
+        let mut events = batch.events;
         let total = events.len();
         let stored = imports::keep(&mut tx, edge, &events, edge.epoch).await?;
         if !stored.is_empty() {

@@ -16,7 +16,6 @@ use axum::{Json, Router};
 use http::StatusCode;
 use meridian_kit::service::{self, Parts};
 use meridian_kit::testing::Region;
-use meridian_replicator::wire::Form;
 use serde_json::{Value, json};
 
 use super::border::{Exporting, SHARES, US_TENANT, edge};
@@ -67,7 +66,7 @@ impl Arrivals {
         }
         Router::new()
             .route(
-                Form::Carried.path(),
+                "/peer/v1/batches",
                 post(batch).layer(DefaultBodyLimit::max(LARGEST_BODY)),
             )
             .route("/peer/v1/leases", post(async || StatusCode::NO_CONTENT))
