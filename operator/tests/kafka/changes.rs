@@ -104,6 +104,7 @@ async fn through_a_rotation_of_the_ca_services_go_on_writing_and_reading_and_los
     reload();
 
     seen.has(writing.end().await).await;
+    reading.end().await;
     // Who did not look at its files again is not let in: the others are, by their new certificates.
     let late = stale.producer().unwrap();
     assert!(late.send(TOPIC, "key", b"late").await.is_err());
@@ -151,7 +152,7 @@ async fn services_that_were_told_that_there_is_no_broker_go_on_writing_and_readi
     let training = region.kafka("training");
     make_topic(&training).await;
     let seen = Seen::default();
-    let _reading = consumer(&region, "social", TOPIC, &seen).await;
+    let reading = consumer(&region, "social", TOPIC, &seen).await;
     let writing = Writing::begin(training.producer().unwrap(), TOPIC);
     seen.has(writing.acknowledged_more().await).await;
     let ends = Lens::new(region.kafka("region-operator"), "social");
@@ -173,7 +174,8 @@ async fn services_that_were_told_that_there_is_no_broker_go_on_writing_and_readi
     tokio::select! { () = told => {}, () = asking => {} }
     region.start(&stack(false));
     region.up().await;
-    until(looked).await.unwrap();
     seen.has(writing.acknowledged_more().await).await;
+    until(looked).await.unwrap();
     seen.has(writing.end().await).await;
+    reading.end().await;
 }

@@ -6,6 +6,7 @@ use meridian_kit::config::Brokers;
 use meridian_kit::event::{Draft, Event, EventSource};
 use meridian_kit::kafka::{BatchHandler, Consumer, Failure, Producer};
 use meridian_kit::subject_keys::{KeyScope, SubjectKey};
+use meridian_kit::tls::Tls;
 use meridian_policy::{DataClass, Epoch};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -132,8 +133,27 @@ impl Seen {
     }
 }
 
+/// A service that reads.
+pub struct Reading {
+    start: Start,
+    task: JoinHandle<()>,
+}
+
+impl Reading {
+    /// Its certificate.
+    pub fn tls(&self) -> &Tls {
+        self.start.tls()
+    }
+
+    /// Ends it, while its broker is there: without one, librdkafka waits for ever to commit what it has read.
+    pub async fn end(self) {
+        self.start.stop().cancel();
+        self.task.await.unwrap();
+    }
+}
+
 /// Starts a consumer of a component, as its service does.
-pub async fn consumer(region: &Region, component: &'static str, topic: &'static str, seen: &Seen) -> Start {
+pub async fn consumer(region: &Region, component: &'static str, topic: &'static str, seen: &Seen) -> Reading {
     let home = meridian_kit::testing::Region::new("eu", &["stride-eu"]).await;
     let start = home.start_with(component, |config| {
         config.kafka = Brokers::Mutual(vec![region.address()]);
@@ -142,10 +162,10 @@ pub async fn consumer(region: &Region, component: &'static str, topic: &'static 
     });
     let consumer = Consumer::new(&start, &[topic]).unwrap();
     let reading = consumer.run_batches(seen.clone());
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         // What the start names lies in its folder.
         let _home = home;
         reading.await.unwrap();
     });
-    start
+    Reading { start, task }
 }

@@ -70,8 +70,8 @@ impl ClientContext for Watch {
         }
     }
 
-    fn error(&self, error: Raw, _reason: &str) {
-        tracing::warn!(group = self.group, %error, "Kafka has a problem; reading goes on when it is over");
+    fn error(&self, error: Raw, reason: &str) {
+        tracing::warn!(group = self.group, %error, reason, "Kafka has a problem; reading goes on when it is over");
     }
 }
 

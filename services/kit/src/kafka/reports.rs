@@ -15,9 +15,8 @@ use tokio::sync::Notify;
 
 use super::told::{self, KnownBrokers};
 
-/// How long the thread that hears of records listens before it looks whether it is still needed, and still
-/// knows a broker. It spins through what is less
-/// than a millisecond at the end of each such time (rdkafka 0.39 rounds what is left of it down to none): with its own
+/// How long the thread that hears of records listens before it looks whether it is still needed, and still knows a broker. It
+/// spins through what is less than a millisecond at the end of each such time (rdkafka 0.39 rounds what is left of it down to none): with its own
 /// producers' 0.1 s, one that is never used takes a hundredth of a processor.
 const LISTENS: Duration = Duration::from_secs(1);
 

@@ -16,15 +16,13 @@ use tokio::sync::Notify;
 /// How often a client tells of itself, in milliseconds.
 pub(super) const TOLD_EVERY_MS: &str = "5000";
 
-/// A connection failed: told as an error too.
-const FAIL: &str = "FAIL";
-
 /// Has what a client says in our log, like its other lines.
 pub(super) fn log(level: RDKafkaLogLevel, kind: &str, reason: &str) {
-    match level {
-        _ if kind == FAIL => {}
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {}
-        _ => tracing::warn!(kind, reason, "a Kafka client says something"),
+    use RDKafkaLogLevel::{Debug, Info, Notice, Warning};
+    // What is worse than a warning about a connection comes as an error too.
+    let told = kind == "FAIL" && !matches!(level, Warning);
+    if !told && !matches!(level, Notice | Info | Debug) {
+        tracing::warn!(kind, reason, "a Kafka client warns");
     }
 }
 
