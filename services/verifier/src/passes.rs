@@ -46,8 +46,8 @@ pub async fn run(start: Start, region: Region) -> Result<(), StartError> {
             loop {
                 let _ = tokio::time::timeout(NEVER_SETTLES, settled(&start)).await;
                 let began = Instant::now();
-                let told = pass(&start, &looked_at, &meters).await;
-                tokio::time::sleep(pause(told, began.elapsed())).await;
+                let looked = pass(&start, &looked_at, &meters).await;
+                tokio::time::sleep(pause(looked, began.elapsed())).await;
             }
         };
         async move {
@@ -85,13 +85,13 @@ impl LookedAt {
     }
 }
 
-/// A look told nobody anything; why is logged.
+/// The region operator was told nothing by a look; why is logged.
 struct Untold;
 
-/// How long to wait after a look that took so long. One that told nothing is repeated sooner: it took most of its time waiting for
-/// what did not answer, but half of the time at most is spent looking also then.
-fn pause(told: Result<(), Untold>, took: Duration) -> Duration {
-    let share = if told.is_ok() { SHARE } else { 1 };
+/// How long to wait after a look that took so long. One that told nothing is repeated sooner, since nothing is known without it;
+/// also then half of the time at most is spent looking.
+fn pause(looked: Result<(), Untold>, took: Duration) -> Duration {
+    let share = if looked.is_ok() { SHARE } else { 1 };
     (took * share).clamp(PAUSE, LONGEST_PAUSE)
 }
 

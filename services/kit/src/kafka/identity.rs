@@ -115,14 +115,13 @@ impl<C: Send + Sync + 'static> Current<C> {
     /// broker, and nobody hears what it tells of itself (docs/adr/0032).
     ///
     /// # Errors
-    /// When librdkafka refuses the set-up, or there is no answer.
+    /// When librdkafka refuses the set-up, the broker the question, or there is no answer.
     pub fn ask<T>(&self, question: impl FnOnce(&C) -> KafkaResult<T>) -> Result<T, KafkaError> {
         let client = self.get()?;
         let answer = question(&client);
         if answer.as_ref().is_err_and(is_silence) {
             self.forget(&client);
-            // Closing may take longer than who asked has patience.
-            std::thread::spawn(move || drop(client));
+            close(client);
         }
         answer.map_err(KafkaError::Consume)
     }
@@ -134,10 +133,13 @@ impl<C: Send + Sync + 'static> Current<C> {
         }
         let changes = self.kafka.identity.changes();
         let client = Arc::new((self.make)(&self.kafka)?);
-        *made = Some(Made {
+        let next = Made {
             client: Arc::clone(&client),
             changes,
-        });
+        };
+        if let Some(before) = made.replace(next) {
+            close(before.client);
+        }
         Ok(client)
     }
 
@@ -151,14 +153,18 @@ impl<C: Send + Sync + 'static> Current<C> {
     }
 }
 
+/// Lets go of a client that is not asked any more, in a thread: closing may take longer than who asks has patience.
+fn close<C: Send + Sync + 'static>(client: Arc<C>) {
+    let closing = std::thread::Builder::new().name("kafka closing".to_owned());
+    // Without a thread it is closed here.
+    let _ = closing.spawn(move || drop(client));
+}
+
 /// Whether nobody answered: a refusal is an answer.
 fn is_silence(error: &Raw) -> bool {
     use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, WaitingForCoordinator};
-    let code = error.rdkafka_error_code();
-    code.is_some_and(|code| {
-        matches!(
-            code,
-            AllBrokersDown | BrokerTransportFailure | OperationTimedOut | WaitingForCoordinator
-        )
-    })
+    matches!(
+        error.rdkafka_error_code(),
+        Some(AllBrokersDown | BrokerTransportFailure | OperationTimedOut | WaitingForCoordinator)
+    )
 }

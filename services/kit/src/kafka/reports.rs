@@ -15,9 +15,9 @@ use tokio::sync::Notify;
 
 use super::told::{self, KnownBrokers};
 
-/// How long the thread that hears of records listens before it looks whether it is still needed, and still knows a broker. It
-/// spins through what is less than a millisecond at the end of each such time (rdkafka 0.39 rounds what is left of it down to none): with its own
-/// producers' 0.1 s, one that is never used takes a hundredth of a processor.
+/// How long the thread that hears of records listens before it looks whether it is still needed, and the client still knows a
+/// broker. It spins through what is less than a millisecond at the end of each such time (rdkafka 0.39 rounds what is left of it
+/// down to none): with its own producers' 0.1 s, one that is never used takes a hundredth of a processor.
 const LISTENS: Duration = Duration::from_secs(1);
 
 /// What became of records that were sent together.
@@ -81,7 +81,7 @@ impl ClientContext for Listener {
     }
 
     fn error(&self, error: Raw, reason: &str) {
-        tracing::warn!(%error, reason, "Kafka has a problem; what was not sent waits");
+        tracing::warn!(%error, reason, "Kafka has a problem; what it did not take is told to whoever sent it");
     }
 
     fn stats(&self, statistics: Statistics) {

@@ -80,7 +80,7 @@ impl KnownBrokers {
         self.add_first(client);
     }
 
-    /// How many it took. One that it knows is not added twice.
+    /// How many it took. One that it was given, and still knows, is not added twice.
     #[expect(unsafe_code, reason = "rdkafka has no safe function for it")]
     fn add_first<C: ClientContext>(&self, client: &Client<C>) -> i32 {
         // SAFETY: the client lives as long as it is borrowed; any thread may call this; the addresses are copied.
