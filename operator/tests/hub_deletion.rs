@@ -14,6 +14,7 @@ use bed::until;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use meridian_kit::testing::free_address;
 use meridian_operator::hub::departure::FINALIZER;
 use meridian_operator::manifest::{
     FITNESS_REGION, INGEST_POOL, JURISDICTION, REGION_STACK, TENANT_DATA_RESIDENCY, TENANT_PLACEMENT,
@@ -21,7 +22,7 @@ use meridian_operator::manifest::{
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use world::{SYSTEM, World, count, free_address, kubeconfig_of_the_member};
+use world::{SYSTEM, World, count, kubeconfig_of_the_member};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_goes_only_after_its_edges_are_closed_at_both_ends() {

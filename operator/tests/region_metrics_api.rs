@@ -17,6 +17,7 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use meridian_kit::client::ServiceClient;
+use meridian_kit::testing::free_address;
 use meridian_kit::tls::{PeerId, Tls};
 use meridian_operator::RunError;
 use meridian_operator::manifest::{DEPLOYMENT, INGEST_POOL};
@@ -34,11 +35,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const API: &str = "v1beta1.external.metrics.k8s.io";
-
-fn free_address() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
 
 /// A region that runs, whose operator serves metrics to the API server.
 struct World {

@@ -16,7 +16,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use meridian_evidence::Signer;
 use meridian_kit::client::ServiceClient;
 use meridian_kit::policy_feed::{Ack, AckRole, Backlog, FeedLine};
-use meridian_kit::testing::pause;
+use meridian_kit::testing::{free_address, pause};
 use meridian_kit::tls::{PeerId, Tls};
 use meridian_operator::RunError;
 use meridian_operator::manifest::REGION_STACK;
@@ -43,13 +43,6 @@ struct Replica {
     feed: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
-}
-
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }
 
 impl Role {

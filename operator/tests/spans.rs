@@ -17,6 +17,7 @@ use axum::routing::post;
 use bed::hubs::{SYSTEM, World};
 use bed::until;
 use meridian_kit::log;
+use meridian_kit::testing::free_address;
 use meridian_operator::manifest::FITNESS_REGION;
 use meridian_operator::region::stack::data_plane::Operators;
 use meridian_operator::region::stack::validate::{Images, NodePorts};
@@ -120,12 +121,7 @@ async fn one_change_is_followed_from_the_hub_into_its_region_and_no_collector_is
     log::install("operator", "", Some(&url)).unwrap();
     let world = World::settled().await;
     world.hand_over_the_regions().await;
-    let (listener, stop) = (
-        std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
-        CancellationToken::new(),
-    );
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let (address, stop) = (free_address(), CancellationToken::new());
     let scratch = std::env::temp_dir().join(format!("meridian-traces-{}", std::process::id()));
     let args = RegionArgs {
         namespace: SYSTEM.to_owned(),

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
+use meridian_kit::testing::free_address;
 use meridian_operator::RunError;
 use meridian_operator::hub::approval::Requirement;
 use meridian_operator::hub::{HubArgs, run_with};
@@ -17,7 +18,6 @@ use meridian_operator::manifest::{
 use meridian_operator::policy_form;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
@@ -49,11 +49,6 @@ pub fn documents(file: &str) -> Vec<Value> {
     documents
         .map(|document| Value::deserialize(document).unwrap())
         .collect()
-}
-
-fn free_address() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 async fn namespace(client: &Client, name: &str) {

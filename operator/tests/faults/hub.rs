@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::api::{Api, DeleteParams, PostParams};
+use meridian_kit::testing::free_address;
 use meridian_operator::manifest::{FITNESS_REGION, REGION_STACK, TENANT_DATA_RESIDENCY};
 use serde_json::{Value, json};
 
 use crate::bed::{kubeconfig, until};
 use crate::proxy::{Proxy, Trouble};
-use crate::world::{World, free_address, kubeconfig_of_the_member};
+use crate::world::{World, kubeconfig_of_the_member};
 
 const US: &str = "/regionstacks/us";
 

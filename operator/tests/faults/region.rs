@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::api::{Api, DeleteParams, PostParams};
+use meridian_kit::testing::free_address;
 use meridian_operator::manifest::{CONFIG_MAP, DEPLOYMENT, NAMESPACE, NETWORK_POLICY, REGION_STACK, SECRET};
 use meridian_operator::reconcile::Outcome;
 use serde_json::json;
 
 use crate::bed::{Bed, client, fresh_region, install_custom_resources, kubeconfig, region_stack, until};
 use crate::proxy::{Asked, Proxy, Trouble};
-use crate::world::free_address;
 
 /// A region whose operator reaches its API server through a proxy, asked for and not looked at yet.
 async fn begun() -> (Proxy, Bed) {

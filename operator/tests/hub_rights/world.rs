@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
+use meridian_kit::testing::free_address;
 use meridian_operator::RunError;
 use meridian_operator::hub::approval::Requirement;
 use meridian_operator::hub::{HubArgs, run_with};
@@ -143,11 +144,6 @@ pub async fn client_with(config: &Value) -> Client {
         .await
         .unwrap();
     Client::try_from(config).unwrap()
-}
-
-fn free_address() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 /// Clusters with a hub role that runs as the chart's account, and regions that obey it.

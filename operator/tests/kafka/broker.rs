@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use meridian_kit::kafka::{Access, Acl, Broker as Address, Kafka};
-use meridian_kit::testing::{pause, required};
+use meridian_kit::testing::{free_address, pause, required};
 use meridian_kit::tls::Tls;
 use meridian_operator::region::kafka::correct;
 use meridian_operator::region::stack::plan::{access, components, kafka};
@@ -14,7 +14,6 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -63,14 +62,6 @@ pub struct Region {
     process: Option<Child>,
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
 impl Region {
     /// A region with certificates and no broker yet.
     pub fn new() -> Self {
@@ -78,9 +69,9 @@ impl Region {
         let authority = authority();
         let region = Self {
             dir: tempfile::tempdir().unwrap(),
-            port: free_port(),
-            controller: free_port(),
-            clear: free_port(),
+            port: free_address().port(),
+            controller: free_address().port(),
+            clear: free_address().port(),
             process: None,
             authority,
         };

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
+use meridian_kit::testing::free_address;
 use meridian_operator::RunError;
 use meridian_operator::hub::approval::Requirement;
 use meridian_operator::hub::departure::FINALIZER;
@@ -47,13 +48,6 @@ async fn client_of_the_member() -> Client {
         .await
         .unwrap();
     Client::try_from(config).unwrap()
-}
-
-pub fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }
 
 /// The hub's resources are one world: one test at a time.

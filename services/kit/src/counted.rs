@@ -120,7 +120,8 @@ impl CountedClient {
         })
     }
 
-    /// Posts JSON; with what had left by then, also when there was no answer.
+    /// Posts JSON; with what had left by then, also when there was no answer. Nothing of it leaves after this returns: who
+    /// answers before reading the request has the connection closed, and what the machine still holds of it thrown away.
     pub async fn post(&self, path: &str, body: Bytes, within: Duration) -> Sent {
         let inner = &self.inner;
         let mut line = inner.line.lock().await;
@@ -128,7 +129,8 @@ impl CountedClient {
         let answer = tokio::time::timeout(within, exchange)
             .await
             .unwrap_or_else(|_| Err(inner.unreachable("no answer in time")));
-        if !matches!(answer, Ok(_) | Err(ClientError::Refused { .. })) {
+        // Also a refusal may come before the request was read.
+        if answer.is_err() {
             line.close().await;
         }
         let sent = inner.connector.sent.load(Ordering::Acquire);
@@ -183,8 +185,9 @@ impl Inner {
         let request = Request::post(path)
             .header(HOST, self.authority.as_str())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(Full::new(body))
+            .body(Full::new(body.clone()))
             .map_err(|error| Failed::Sent(self.unreachable(error)))?;
+        let before = self.connector.sent.load(Ordering::Acquire);
         let response = connection.sender.send_request(request).await.map_err(|error| {
             let unreachable = self.unreachable(crate::problem::Chain(&error));
             if error.is_canceled() {
@@ -195,12 +198,17 @@ impl Inner {
         })?;
         let status = response.status();
         let read = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES).collect().await;
-        let body = read.map_err(|error| Failed::Sent(self.unreachable(error)))?.to_bytes();
-        if status.is_success() {
-            Ok(body)
-        } else {
-            Err(Failed::Sent(refused(self.peer.clone(), status, &body)))
+        let answer = read.map_err(|error| Failed::Sent(self.unreachable(error)))?.to_bytes();
+        if !status.is_success() {
+            return Err(Failed::Sent(refused(self.peer.clone(), status, &answer)));
         }
+        if self.connector.sent.load(Ordering::Acquire) - before < body.len() as u64 {
+            return Err(Failed::Sent(ClientError::Answer {
+                peer: self.peer.clone(),
+                problem: "it answered before it had read the request".to_owned(),
+            }));
+        }
+        Ok(answer)
     }
 
     async fn connect(&self) -> Result<Connection, ClientError> {
@@ -211,6 +219,8 @@ impl Inner {
             .map_err(|_| self.unreachable("no connection in time"))?
             .map_err(|error| self.unreachable(error))?;
         stream.set_nodelay(true).map_err(|error| self.unreachable(error))?;
+        // Closing it throws away what was written and has not left.
+        stream.set_zero_linger().map_err(|error| self.unreachable(error))?;
         let counted = Counted {
             stream,
             sent: Arc::clone(&self.connector.sent),

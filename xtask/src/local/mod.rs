@@ -10,14 +10,14 @@ pub mod postgres;
 mod process;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use self::apiserver::Wanted;
@@ -311,20 +311,29 @@ impl Drop for Folder {
     }
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now, below those that systems give to connections and Kubernetes to Services: nobody but
+/// its part takes it later.
 fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free port on 127.0.0.1")?;
-    Ok(listener.local_addr().context("no free port on 127.0.0.1")?.port())
+    for _ in 0..1000 {
+        let port = 10_000 + u16::from_le_bytes(random()?) % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port on 127.0.0.1 between 10000 and 29999");
 }
 
 /// A random word of 32 hex digits.
 fn random_word() -> Result<String> {
-    use std::io::Read;
-    let mut bytes = [0; 16];
+    Ok(cache::hex(&random::<16>()?))
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
     fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
         .context("cannot read randomness")?;
-    Ok(cache::hex(&bytes))
+    Ok(bytes)
 }
 
 /// Writes a file that only its owner may read.

@@ -45,6 +45,7 @@ mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,7 @@ use meridian_policy::{Epoch, RegionPolicy, TenantId};
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::message::Message as _;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 pub use authority::Authority;
 pub use client::Client;
@@ -367,6 +369,24 @@ where
         }
     };
     tokio::time::timeout(PATIENCE, asking).await.ok()
+}
+
+/// An address of this machine that nobody listens on, and that no connection is given as its own: who listened on it can
+/// do so again later.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_address() -> SocketAddr {
+    let free = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, some_port())).ok();
+    let listener = (0..1000).find_map(free).expect("a free port");
+    listener.local_addr().expect("an address")
+}
+
+/// Any port below those that systems give to connections and Kubernetes to Services.
+fn some_port() -> u16 {
+    let [low, high, ..] = Uuid::new_v4().into_bytes();
+    10_000 + u16::from_le_bytes([low, high]) % 20_000
 }
 
 /// The pause before a test looks again for what it has waited for since `began`: a twentieth of that time, at least 20 ms and at

@@ -13,7 +13,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
-use meridian_kit::testing::pause;
+use meridian_kit::testing::{free_address, pause};
 use serde_json::json;
 use std::fs::File;
 use std::net::SocketAddr;
@@ -31,11 +31,6 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut look: impl FnMut() 
         assert!(began.elapsed() < LIMIT, "not within {} s: {what}", LIMIT.as_secs());
         pause(began).await;
     }
-}
-
-pub fn free_address() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 /// A name that no other test has.
