@@ -1,6 +1,8 @@
 //! The envelope of events: CloudEvents 1.0, structured JSON, with the attributes that residency needs. The payload is
 //! sealed as a whole under the data subject's key, so a topic holds nothing that outlives an erasure.
 
+mod carried;
+
 use std::fmt;
 use std::ops::Range;
 
@@ -12,6 +14,7 @@ use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
+pub use self::carried::{Carried, CarriedDraft, OfEdge};
 use crate::ids::SubjectId;
 use crate::subject_keys::{Create, Error as KeyError, KeyScope, Keyring, Sealed, SubjectKey};
 
@@ -43,6 +46,12 @@ impl EventSource {
     #[must_use]
     pub fn region(&self) -> &RegionName {
         &self.region
+    }
+}
+
+impl fmt::Display for EventSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "/regions/{}/{}", self.region, self.service)
     }
 }
 
@@ -199,7 +208,7 @@ impl Event {
         Ok(Self {
             specversion: SpecVersion::One,
             id,
-            source: format!("/regions/{}/{}", source.region, source.service),
+            source: source.to_string(),
             kind: draft.kind.to_owned(),
             subject: draft.stream,
             time,

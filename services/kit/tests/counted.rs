@@ -1,5 +1,5 @@
 //! What leaves for another region is counted, and nothing leaves once the answer is told.
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use std::sync::Arc;
 use std::time::Duration;

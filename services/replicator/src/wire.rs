@@ -1,15 +1,71 @@
-//! What replicators of two regions say to each other, `/peer/v1/…`.
+//! What replicators of two regions say to each other, `/peer/…`.
 
-use meridian_kit::event::{Event, member};
+use meridian_kit::event::{Carried, Event, EventSource, OfEdge, member};
 use meridian_kit::subject_keys::WireKey;
-use meridian_policy::{EdgeId, PolicyRevision, Rule};
+use meridian_policy::{CompiledEdge, EdgeId, PolicyRevision, Rule, TenantId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// About what a batch has beside its events.
 const HEAD_BYTES: usize = 256;
 
-/// `POST /peer/v1/batches`: copies, sealed under the edge's import key. All of them are taken or none.
+/// A form in which copies cross the border, sealed under the edge's import key. All of a batch are taken or none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Form {
+    /// `POST /peer/v2/batches`: of each copy what is its own ([`CarriedBatch`]).
+    Carried,
+    /// `POST /peer/v1/batches`: each copy as a whole event ([`Batch`]). Importers of every version take it.
+    Whole,
+}
+
+impl Form {
+    /// Where a batch of this form goes.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Carried => "/peer/v2/batches",
+            Self::Whole => "/peer/v1/batches",
+        }
+    }
+
+    /// The body of a push along an edge, by the exporter's policy of that revision.
+    pub fn body(self, edge: &CompiledEdge, revision: PolicyRevision, copies: &[Carried]) -> Vec<u8> {
+        let length: usize = copies.iter().map(Carried::length).sum();
+        let mut body = Vec::with_capacity(HEAD_BYTES + length);
+        member(&mut body, "{\"edge\":", &edge.id);
+        member(&mut body, ",\"revision\":", &revision);
+        if self == Self::Carried {
+            member(&mut body, ",\"tenant\":", &edge.importer_tenant);
+        }
+        body.extend_from_slice(b",\"events\":[");
+        let whole = over(edge);
+        for (place, copy) in copies.iter().enumerate() {
+            if place > 0 {
+                body.push(b',');
+            }
+            match self {
+                Self::Carried => copy.write_to(&mut body),
+                Self::Whole => whole(copy.clone()).write_to(&mut body),
+            }
+        }
+        body.extend_from_slice(b"]}");
+        body
+    }
+}
+
+/// Makes copies the events that they are everywhere but on the border.
+pub fn over(edge: &CompiledEdge) -> impl Fn(Carried) -> Event {
+    let source = EventSource::new(edge.from.clone(), crate::REPLICATOR);
+    move |copy| {
+        copy.over(OfEdge {
+            source: &source,
+            tenant: &edge.importer_tenant,
+            edge: &edge.id,
+            epoch: edge.epoch,
+        })
+    }
+}
+
+/// Copies along an edge as whole events.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Batch {
@@ -21,23 +77,18 @@ pub struct Batch {
     pub events: Vec<Event>,
 }
 
-impl Batch {
-    /// The body of the push.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let events: usize = self.events.iter().map(Event::length).sum();
-        let mut body = Vec::with_capacity(HEAD_BYTES + events);
-        member(&mut body, "{\"edge\":", &self.edge);
-        member(&mut body, ",\"revision\":", &self.revision);
-        body.extend_from_slice(b",\"events\":[");
-        for (place, event) in self.events.iter().enumerate() {
-            if place > 0 {
-                body.push(b',');
-            }
-            event.write_to(&mut body);
-        }
-        body.extend_from_slice(b"]}");
-        body
-    }
+/// Copies along an edge, of each what is its own: the rest is the edge's, as the importer's policy has it.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CarriedBatch {
+    /// Along which edge.
+    pub edge: EdgeId,
+    /// The exporter's policy.
+    pub revision: PolicyRevision,
+    /// To whom, by the exporter's policy.
+    pub tenant: TenantId,
+    /// The copies.
+    pub events: Vec<Carried>,
 }
 
 /// The SHA-256 of a batch as it crosses the border: the exporter's evidence and the importer's name it alike.
@@ -79,6 +130,14 @@ pub struct Cut {
     pub rule: Rule,
 }
 
+/// The answer to a [`KeyLease`]; importers of the first version give none.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Leased {
+    /// Whether [`Form::Carried`] is taken.
+    #[serde(default)]
+    pub carried: bool,
+}
+
 /// How far an importer is with a purge.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Purge {
@@ -93,43 +152,63 @@ pub struct Purge {
 #[cfg(test)]
 mod tests {
     use meridian_kit::SubjectId;
-    use meridian_kit::event::{Draft, EventSource};
+    use meridian_kit::event::CarriedDraft;
     use meridian_kit::subject_keys::{KeyScope, SubjectKey};
-    use meridian_policy::{DataClass, Epoch};
     use uuid::Uuid;
     use zeroize::Zeroizing;
 
     use super::*;
+    use crate::domain::fixtures;
 
-    fn event() -> Event {
-        let tenant = "stride-us".parse().expect("a tenant");
-        let key = SubjectKey::from_bytes(
-            tenant,
-            SubjectId(Uuid::nil()),
-            KeyScope::Personal,
-            Zeroizing::new([7; 32]),
-        );
-        let draft = Draft {
+    fn copy(edge: &CompiledEdge) -> Carried {
+        let import = KeyScope::Import(edge.id.clone());
+        let author = SubjectId(Uuid::now_v7());
+        let key = SubjectKey::from_bytes(edge.importer_tenant.clone(), author, import, Zeroizing::new([7; 32]));
+        let draft = CarriedDraft {
+            id: Uuid::now_v7(),
             kind: "sh.meridian.workout.shared.v1",
-            stream: "w-1".to_owned(),
-            sequence: 1,
-            class: DataClass::WorkoutSummary,
-            epoch: Epoch(1),
+            time: "2026-03-04T00:00:00Z".parse().expect("a day"),
+            class: edge.class,
+            expires: edge.expires,
         };
-        let source = EventSource::new("eu".parse().expect("a region"), "replicator");
-        Event::sealed(&source, draft, &key, &serde_json::json!({"sport_type": "cycling"})).expect("sealed")
+        Carried::sealed(draft, &key, &serde_json::json!({"sport_type": "cycling"})).expect("sealed")
     }
 
     #[test]
-    fn a_batch_is_written_as_it_serializes_however_many_events_it_has() {
+    fn a_batch_is_written_as_it_serializes_in_either_form_however_many_copies_it_has() {
+        let edge = fixtures::edge(&["sport_type"]);
+        let revision = PolicyRevision(7);
         for count in [0, 1, 3] {
-            let batch = Batch {
-                edge: "stride-eu.workout-summary.us".parse().expect("an edge"),
-                revision: PolicyRevision(7),
-                events: (0..count).map(|_| event()).collect(),
+            let copies: Vec<Carried> = (0..count).map(|_| copy(&edge)).collect();
+            let text = |form: Form| String::from_utf8(form.body(&edge, revision, &copies)).expect("UTF-8");
+            let whole = Batch {
+                edge: edge.id.clone(),
+                revision,
+                events: copies.iter().cloned().map(over(&edge)).collect(),
             };
-            let body = String::from_utf8(batch.to_bytes()).expect("UTF-8");
-            assert_eq!(body, serde_json::to_string(&batch).expect("JSON"));
+            assert_eq!(text(Form::Whole), serde_json::to_string(&whole).expect("JSON"));
+            let carried = CarriedBatch {
+                edge: edge.id.clone(),
+                revision,
+                tenant: edge.importer_tenant.clone(),
+                events: copies.clone(),
+            };
+            assert_eq!(text(Form::Carried), serde_json::to_string(&carried).expect("JSON"));
         }
+    }
+
+    #[test]
+    fn what_is_the_edges_is_half_of_a_copy() {
+        let edge = fixtures::edge(&["sport_type"]);
+        let copies = [copy(&edge), copy(&edge), copy(&edge)];
+        let length = |form: Form| form.body(&edge, PolicyRevision(7), &copies).len();
+        assert!(length(Form::Carried) * 3 < length(Form::Whole) * 2);
+    }
+
+    #[test]
+    fn an_importer_that_says_more_or_nothing_of_what_it_takes_is_understood() {
+        let read = |text: &str| serde_json::from_str::<Leased>(text).expect("an answer");
+        assert_eq!(read("{}"), Leased { carried: false });
+        assert_eq!(read(r#"{"carried": true, "more": 3}"#), Leased { carried: true });
     }
 }

@@ -13,6 +13,7 @@ use axum::routing::post;
 use meridian_kit::policy_feed::AckRole;
 use meridian_kit::service::{self, Parts};
 use meridian_kit::testing::until;
+use meridian_replicator::wire::{Form, Leased};
 use serde_json::json;
 use shared::{EDGE, World, edge, edge_back, ride, several_rounds};
 
@@ -476,8 +477,11 @@ impl SlowImporter {
         };
         let purge = || async { axum::Json(json!({"complete": false, "purged": 0, "sinks": []})) };
         Router::new()
-            .route("/peer/v1/batches", post(batch))
-            .route("/peer/v1/leases", post(|| async {}))
+            .route(Form::Carried.path(), post(batch))
+            .route(
+                "/peer/v1/leases",
+                post(|| async { axum::Json(Leased { carried: true }) }),
+            )
             .route("/peer/v1/cuts", post(purge))
     }
 }

@@ -1,4 +1,4 @@
-//! An importer of an older version takes fewer copies at once than this exporter sends at most.
+//! An importer of an older version takes fewer copies at once than this exporter sends at most, and takes them as whole events.
 #![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod shared;
@@ -8,17 +8,33 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::post;
+use http::StatusCode;
 use meridian_kit::problem::Problem;
 use meridian_kit::service::{self, Parts};
 use meridian_kit::testing::until;
 use meridian_replicator::domain::admission::ALWAYS_TAKEN;
+use meridian_replicator::wire::{Form, Leased};
 use serde_json::{Value, json};
 use shared::{World, edge, ride};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_importer_that_takes_few_copies_at_once_gets_few_and_misses_none() {
+async fn an_importer_that_takes_few_whole_copies_at_once_gets_such_and_misses_none() {
+    misses_none(OlderImporter::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_importer_that_says_more_than_it_takes_gets_what_it_takes_and_misses_none() {
+    for (status, code) in [(404, "not-found"), (400, "invalid-field")] {
+        let older = OlderImporter {
+            newer: Some((StatusCode::from_u16(status).expect("a status"), code)),
+            ..OlderImporter::default()
+        };
+        misses_none(older).await;
+    }
+}
+
+async fn misses_none(older: OlderImporter) {
     let world = World::without_edges().await;
-    let older = OlderImporter::default();
     let router = older.router();
     world.us.region.stop("replicator").await;
     let serve = |start| service::serve(start, Parts::new(router).accept_peer_regions());
@@ -50,13 +66,17 @@ async fn an_importer_that_takes_few_copies_at_once_gets_few_and_misses_none() {
     assert_eq!(refusals.count(), 0, "no delivery ended without a transfer");
 }
 
-/// In the place of an importer: takes as many copies at once as the first version did.
+/// In the place of an importer: takes as many copies at once as the first version did, and as it did.
 #[derive(Clone, Default)]
-struct OlderImporter(Arc<Mutex<Vec<String>>>);
+struct OlderImporter {
+    taken: Arc<Mutex<Vec<String>>>,
+    /// One of its processes is newer and answered the lease; this is what the older ones say to what that takes.
+    newer: Option<(StatusCode, &'static str)>,
+}
 
 impl OlderImporter {
     fn taken(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn router(&self) -> Router {
@@ -69,16 +89,23 @@ impl OlderImporter {
                 return Err(Problem::forbidden("batch-size", "a batch has 1 to 100 events"));
             }
             let ids = events.iter().map(|event| event["id"].to_string());
-            older.0.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+            older.taken.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
             Ok(axum::Json(json!({"stored": events.len(), "repeated": 0})))
         }
+        let (newer, answer) = (self.newer, self.newer.map(|_| axum::Json(Leased { carried: true })));
+        let lease = move || async move { answer.ok_or(StatusCode::NO_CONTENT) };
+        let carried = move || async move {
+            let (status, code) = newer.expect("pushed only to who says that it takes it");
+            Problem::new(status, code, "a copy of another form")
+        };
         let purge = || async { axum::Json(json!({"complete": false, "purged": 0, "sinks": []})) };
         Router::new()
             .route(
                 "/peer/v1/batches",
                 post(batch).layer(DefaultBodyLimit::max(1024 * 1024)),
             )
-            .route("/peer/v1/leases", post(|| async {}))
+            .route(Form::Carried.path(), post(carried))
+            .route("/peer/v1/leases", post(lease))
             .route("/peer/v1/cuts", post(purge))
             .with_state(self.clone())
     }

@@ -13,7 +13,9 @@ use meridian_kit::policy_feed::AckRole;
 use meridian_kit::subject_keys::{KeyScope, SubjectKey};
 use meridian_kit::testing::{Database, catalogue, until};
 use meridian_policy::{DataClass, Epoch};
+use meridian_replicator::domain::admission::LARGEST_BATCH;
 use meridian_replicator::importer::{PURGED, Purged};
+use meridian_replicator::wire::Form;
 use serde_json::{Value, json};
 use shared::{EDGE, SHARED, World, edge};
 use uuid::Uuid;
@@ -86,9 +88,38 @@ impl Forged {
     }
 }
 
-async fn push(rogue: &ServiceClient, events: &[Event]) -> Result<Value, String> {
-    let batch = json!({"edge": EDGE, "revision": 1, "events": events});
-    match rogue.post("/peer/v1/batches").json(&batch).fetch::<Value>().await {
+/// What of an event is its own, as it is carried.
+fn carried(event: &Event) -> Value {
+    let mut event = serde_json::to_value(event).expect("JSON");
+    let own = [
+        "id",
+        "type",
+        "time",
+        "dataclass",
+        "datasubject",
+        "expires",
+        "data_base64",
+    ];
+    event
+        .as_object_mut()
+        .expect("an object")
+        .retain(|name, _| own.contains(&name.as_str()));
+    event
+}
+
+async fn push(rogue: &ServiceClient, form: Form, events: &[Event]) -> Result<Value, String> {
+    let batch = match form {
+        Form::Whole => json!({"edge": EDGE, "revision": 1, "events": events}),
+        Form::Carried => {
+            let events: Vec<Value> = events.iter().map(carried).collect();
+            json!({"edge": EDGE, "revision": 1, "tenant": "stride-us", "events": events})
+        }
+    };
+    push_as_it_is(rogue, form, &batch).await
+}
+
+async fn push_as_it_is(rogue: &ServiceClient, form: Form, batch: &Value) -> Result<Value, String> {
+    match rogue.post(form.path()).json(batch).fetch::<Value>().await {
         Ok(answer) => Ok(answer),
         Err(ClientError::Refused { code: Some(code), .. }) => Err(code),
         Err(error) => panic!("{error}"),
@@ -162,7 +193,12 @@ async fn a_batch_with_anything_that_is_not_the_edges_is_refused_as_a_whole() {
     ];
     for (case, forged, code) in table {
         let batch = [base().event(), forged.event()];
-        assert_eq!(push(&rogue, &batch).await, Err(code.to_owned()), "{case}");
+        assert_eq!(push(&rogue, Form::Whole, &batch).await, Err(code.to_owned()), "{case}");
+        // What is not said of what is carried is not claimed falsely either.
+        if code != "origin-not-proved" {
+            let refused = push(&rogue, Form::Carried, &batch).await;
+            assert_eq!(refused, Err(code.to_owned()), "{case}");
+        }
     }
     assert_eq!(
         (world.us.count("imported_event").await, world.us.count("outbox").await),
@@ -171,27 +207,75 @@ async fn a_batch_with_anything_that_is_not_the_edges_is_refused_as_a_whole() {
     let refusals = || async {
         let evidence = world.us.evidence().await;
         let refusals = evidence.iter().filter(|entry| entry["kind"] == "refusal").count();
-        (refusals == 8).then_some(())
+        (refusals == 8 + 5).then_some(())
     };
     until(refusals).await.expect("each that named a rule is recorded");
-    assert!(
-        push(&rogue, &[base().event()]).await.is_ok(),
-        "the honest batch is taken"
-    );
+    for form in [Form::Whole, Form::Carried] {
+        let taken = push(&rogue, form, &[base().event()]).await;
+        assert_eq!(taken, Ok(json!({"stored": 1, "repeated": 0})), "the honest batch");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_the_edges_is_not_to_be_said_of_what_is_carried() {
+    let (world, rogue) = world_with_a_rogue().await;
+    let batch = |tenant: &str, copy: &Value| json!({"edge": EDGE, "revision": 1, "tenant": tenant, "events": [copy]});
+    let copy = carried(&Forged::default().event());
+    for (attribute, value) in [
+        ("origin", "eu"),
+        ("edge", EDGE),
+        ("tenant", "stride-us"),
+        ("source", "/regions/eu/x"),
+    ] {
+        let mut more = copy.clone();
+        more[attribute] = value.into();
+        let refused = push_as_it_is(&rogue, Form::Carried, &batch("stride-us", &more)).await;
+        assert_eq!(refused, Err("invalid-field".to_owned()), "{attribute}");
+    }
+    // The exporter's policy has another tenant for the edge than ours: whichever is older, that may pass.
+    let other = rogue
+        .post(Form::Carried.path())
+        .json(&batch("stride-eu", &copy))
+        .send()
+        .await;
+    let Err(ClientError::Refused { status, code, .. }) = other else {
+        panic!("taken: {other:?}");
+    };
+    assert_eq!((status.as_u16(), code.as_deref()), (503, Some("policies-differ")));
+    assert_eq!(world.us.count("imported_event").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_copies_than_may_come_at_once_are_refused_and_counted() {
+    let (world, rogue) = world_with_a_rogue().await;
+    let events: Vec<Event> = (0..=LARGEST_BATCH + 1).map(|_| Forged::default().event()).collect();
+    assert_eq!(push(&rogue, Form::Carried, &events).await, Err("batch-size".to_owned()));
+    let refusal = world.us.recorded("refusal", "batch-size").await;
+    assert_eq!(refusal["count"], json!(events.len()));
+    assert_eq!(world.us.count("imported_event").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_push_is_stored_once() {
     let (world, rogue) = world_with_a_rogue().await;
     let batch = [Forged::default().event(), Forged::default().event()];
-    assert_eq!(push(&rogue, &batch).await, Ok(json!({"stored": 2, "repeated": 0})));
-    assert_eq!(push(&rogue, &batch).await, Ok(json!({"stored": 0, "repeated": 2})));
+    let push = |form, events| push(&rogue, form, events);
+    assert_eq!(push(Form::Whole, &batch).await, Ok(json!({"stored": 2, "repeated": 0})));
+    assert_eq!(push(Form::Whole, &batch).await, Ok(json!({"stored": 0, "repeated": 2})));
+    // Its exporter was upgraded meanwhile.
+    assert_eq!(
+        push(Form::Carried, &batch).await,
+        Ok(json!({"stored": 0, "repeated": 2}))
+    );
     let other = Forged::default().event();
     let twice = [batch[0].clone(), other.clone(), other.clone()];
-    assert_eq!(push(&rogue, &twice).await, Ok(json!({"stored": 1, "repeated": 2})));
+    assert_eq!(
+        push(Form::Carried, &twice).await,
+        Ok(json!({"stored": 1, "repeated": 2}))
+    );
     let last = Forged::default().event();
     assert_eq!(
-        push(&rogue, std::slice::from_ref(&last)).await,
+        push(Form::Whole, std::slice::from_ref(&last)).await,
         Ok(json!({"stored": 1, "repeated": 0}))
     );
     assert_eq!(world.us.count("imported_event").await, 4);
@@ -204,8 +288,9 @@ async fn a_repeated_push_is_stored_once() {
 async fn an_edge_that_the_importers_policy_lacks_lets_nothing_in() {
     let (world, rogue) = world_with_a_rogue().await;
     world.us.region.change_policy(|policy| policy.imports.clear());
-    let refused =
-        || async { (push(&rogue, &[Forged::default().event()]).await == Err("no-edge".to_owned())).then_some(()) };
+    let refused = || async {
+        (push(&rogue, Form::Carried, &[Forged::default().event()]).await == Err("no-edge".to_owned())).then_some(())
+    };
     until(refused).await.expect("refused once the policy has arrived");
     assert_eq!(world.us.count("imported_event").await, 0);
 }
@@ -213,7 +298,9 @@ async fn an_edge_that_the_importers_policy_lacks_lets_nothing_in() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_was_purged_cannot_be_leased_again() {
     let (world, rogue) = world_with_a_rogue().await;
-    push(&rogue, &[Forged::default().event()]).await.expect("stored");
+    push(&rogue, Form::Carried, &[Forged::default().event()])
+        .await
+        .expect("stored");
     world.us.sink.arrived(1).await;
     let cut = json!({"edge": EDGE, "revision": 2, "rule": "no-edge"});
     let purged = || async {

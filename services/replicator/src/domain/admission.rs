@@ -44,6 +44,9 @@ pub enum NotAdmitted {
     /// Our policy has the edge, and we cannot obey it as it is told.
     #[error("what the importer's policy says of the edge is not understood here: it is upgraded first")]
     NotUnderstood,
+    /// The copies are to another tenant than our policy has for the edge.
+    #[error("the exporter's policy has another tenant for the edge: one of the two policies is older")]
+    OtherTenant,
     /// The claimed origin is not who sent it.
     #[error("the batch claims another origin than its sender's certificate")]
     Impostor,
@@ -61,6 +64,7 @@ impl NotAdmitted {
         match self {
             Self::Policy { rule, .. } => rule.as_str(),
             Self::NotUnderstood => "edge-not-understood",
+            Self::OtherTenant => "policies-differ",
             Self::Impostor => "origin-not-proved",
             Self::BeingCut => "edge-being-cut",
             Self::Size => "batch-size",

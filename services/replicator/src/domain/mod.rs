@@ -5,6 +5,6 @@ pub mod delivery;
 pub mod edges;
 pub mod evidence;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod outgoing;
 pub mod pseudonym;

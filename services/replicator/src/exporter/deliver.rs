@@ -10,12 +10,13 @@ use meridian_kit::SubjectId;
 use meridian_kit::client::ClientError;
 use meridian_kit::counted::Sent;
 use meridian_kit::db::{Scope, TenantTx};
-use meridian_kit::event::{Draft, Event, Imported};
+use meridian_kit::event::{Carried, CarriedDraft};
 use meridian_kit::subject_keys::{self, KeyRequest, KeyScope, SubjectKey};
 use meridian_policy::{CompiledEdge, DataClass, EdgeId, PolicyRevision, Rule};
 use serde_json::{Map, Value};
 
 use super::consent::{Answer, Asked};
+use super::peers::Newer;
 use super::record::{Crossing, Outcome};
 use super::{Exporter, class_of};
 use crate::domain::admission::{ALWAYS_TAKEN, LARGEST_BATCH, NotAdmitted};
@@ -25,7 +26,7 @@ use crate::domain::pseudonym::EdgeKey;
 use crate::keys::NOBODY;
 use crate::store::StoreError;
 use crate::store::exports::{self, Delivery};
-use crate::wire::{Batch, Stored, digest};
+use crate::wire::{Form, Stored, digest};
 
 /// How often the queue is looked at without being woken.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -42,7 +43,7 @@ const LONGEST_PUSH: Duration = Duration::from_secs(5);
 
 /// A delivery that may go, with what it goes as.
 struct Ready {
-    copy: Box<Event>,
+    copy: Carried,
     window: PermitWindow,
 }
 
@@ -134,7 +135,7 @@ impl Exporter {
             // As many as the importer takes: what a push costs besides is shared by them.
             let policy = self.shared.feed.current();
             let to = policy.export(&edge).map(|edge| &edge.to);
-            let most = to.map_or(LARGEST_BATCH, |to| self.shared.peers.takes(to));
+            let most = to.map_or(LARGEST_BATCH, |to| self.shared.peers.most(to));
             let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
             let claimed = exports::claim(&mut tx, &edge, current, most, HOLD).await?;
             let deliveries = exports::with_events(&mut tx, claimed, |copy| self.shared.at_hand.take(copy)).await?;
@@ -215,13 +216,13 @@ impl Exporter {
             match self.made(&maker, &delivery, key) {
                 Ok(copy) => {
                     bytes += copy.length();
-                    made.push((delivery, Box::new(copy)));
+                    made.push((delivery, copy));
                 }
                 Err(outcome) => outcomes.push((delivery, outcome)),
             }
         }
         // Last, so that the permits are fresh.
-        let asked = |(delivery, _): &(Delivery, Box<Event>)| Asked {
+        let asked = |(delivery, _): &(Delivery, Carried)| Asked {
             subject: delivery.event.data_subject,
             delivery_id: delivery.copy_id,
         };
@@ -251,7 +252,7 @@ impl Exporter {
         maker: &Maker<'_>,
         delivery: &Delivery,
         key: Result<SubjectKey, subject_keys::Error>,
-    ) -> Result<Event, Outcome> {
+    ) -> Result<Carried, Outcome> {
         let event = &delivery.event;
         let fields: Map<String, Value> = key.and_then(|key| event.open_with(&key)).map_err(|error| match error {
             subject_keys::Error::KeyDestroyed | subject_keys::Error::KeyAbsent => Outcome::Refuse(Refused::Erased),
@@ -278,36 +279,7 @@ impl Exporter {
                 Withheld::NotOfThisEdge { .. } | Withheld::Onward => Outcome::Refuse(Refused::Policy(Rule::NoEdge)),
                 Withheld::NothingToSend => Outcome::Refuse(Refused::NothingToSend),
             })?;
-        self.copy(maker, &outgoing)
-            .map_err(|_| Outcome::Wait(Waiting::KeyringUnreachable))
-    }
-
-    /// The envelope of what leaves: a new id, the pseudonym, the day, and nothing of the original's trace.
-    fn copy(&self, maker: &Maker<'_>, outgoing: &Outgoing) -> Result<Event, subject_keys::Error> {
-        let edge = maker.edge;
-        let import_key = maker.import_key.for_subject(SubjectId(outgoing.author));
-        let draft = Draft {
-            kind: &outgoing.event_type,
-            stream: outgoing.id.to_string(),
-            sequence: 1,
-            class: outgoing.class,
-            epoch: edge.epoch,
-        };
-        let copy = Event::sealed_at(
-            &self.shared.source,
-            draft,
-            outgoing.id,
-            outgoing.day,
-            &import_key,
-            &outgoing.fields,
-        )?;
-        let mut copy = copy.imported(Imported {
-            origin: edge.from.clone(),
-            edge: edge.id.clone(),
-            expires: outgoing.expires,
-        });
-        copy.traceparent = None;
-        Ok(copy)
+        copy(maker, &outgoing).map_err(|_| Outcome::Wait(Waiting::KeyringUnreachable))
     }
 
     /// Pushes what may still go, after a last look at the policy that no cut can overtake.
@@ -335,7 +307,7 @@ impl Exporter {
         for (delivery, one) in ready {
             if one.window.admits(started + SHORTEST_PUSH) {
                 until = until.min(one.window.until());
-                copies.push(*one.copy);
+                copies.push(one.copy);
                 going.push(delivery);
             } else {
                 outcomes.push((delivery, Outcome::Wait(Waiting::PermitLapsed)));
@@ -344,12 +316,8 @@ impl Exporter {
         if going.is_empty() {
             return (outcomes, None);
         }
-        let batch = Batch {
-            edge: edge.id.clone(),
-            revision,
-            events: copies,
-        };
-        let body = batch.to_bytes();
+        let form = self.shared.peers.form(&edge.to);
+        let body = form.body(edge, revision, &copies);
         let mut crossing = Crossing {
             at: Timestamp::now(),
             bytes: 0,
@@ -361,17 +329,15 @@ impl Exporter {
             // then is pushed again under the same ids, and recognised.
             Ok(peer) => {
                 let left = until.saturating_duration_since(Instant::now());
-                let Sent { answer, bytes } = peer.copies.post("/peer/v1/batches", body.into(), left).await;
+                let Sent { answer, bytes } = peer.copies.post(form.path(), body.into(), left).await;
                 crossing.bytes = bytes;
                 answer.and_then(|body| taken(&body))
             }
             Err(error) => Err(error),
         };
-        if let Err(error) = &pushed
-            && going.len() > ALWAYS_TAKEN
-            && code_of(error) == Some(NotAdmitted::Size.code())
-        {
-            self.shared.peers.found_too_large(&edge.to);
+        let newer = pushed.as_ref().err();
+        if let Some(newer) = newer.and_then(|error| not_taken(error, form, going.len())) {
+            self.shared.peers.found_older(&edge.to, newer);
             let waits = |delivery| (delivery, Outcome::Wait(Waiting::PushFull));
             outcomes.extend(going.into_iter().map(waits));
             return (outcomes, Some(crossing));
@@ -389,12 +355,30 @@ impl Exporter {
     }
 }
 
-/// The code of a refusal.
-fn code_of(error: &ClientError) -> Option<&str> {
-    match error {
-        ClientError::Refused { code, .. } => code.as_deref(),
-        _ => None,
+/// The envelope of what leaves: a new id, the pseudonym, the day, and nothing of the original's trace.
+fn copy(maker: &Maker<'_>, outgoing: &Outgoing) -> Result<Carried, subject_keys::Error> {
+    let draft = CarriedDraft {
+        id: outgoing.id,
+        kind: &outgoing.event_type,
+        time: outgoing.day,
+        class: outgoing.class,
+        expires: outgoing.expires,
+    };
+    let key = maker.import_key.for_subject(SubjectId(outgoing.author));
+    Carried::sealed(draft, &key, &outgoing.fields)
+}
+
+/// What an importer of an older version did not take of a push of so many copies. They go again at once, without it.
+fn not_taken(error: &ClientError, form: Form, copies: usize) -> Option<Newer> {
+    let ClientError::Refused { status, code, .. } = error else {
+        return None;
+    };
+    if copies > ALWAYS_TAKEN && code.as_deref() == Some(NotAdmitted::Size.code()) {
+        return Some(Newer::Large);
     }
+    // It has no such address, or cannot read what is there: what is wrong with a copy itself it says of a whole one too.
+    let unread = matches!(*status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
+    (form == Form::Carried && unread).then_some(Newer::Carried)
 }
 
 fn taken(body: &[u8]) -> Result<(), ClientError> {

@@ -79,8 +79,13 @@ impl Exporter {
             valid_for_ms,
         };
         let peer = self.shared.peers.replicator(&edge.to)?;
-        match peer.control.post("/peer/v1/leases").json(&lease).send().await {
-            Ok(_) => Ok(()),
+        match peer.control.post("/peer/v1/leases").json(&lease).fetch_bytes().await {
+            Ok(answer) => {
+                // Who says nothing that we understand takes what all take.
+                let leased = serde_json::from_slice(&answer).unwrap_or_default();
+                self.shared.peers.has_leased(&edge.to, leased);
+                Ok(())
+            }
             // The importer has purged under this key, perhaps because its clock is ahead of ours: begin with another.
             Err(ClientError::Refused {
                 status: StatusCode::CONFLICT,

@@ -13,7 +13,6 @@ mod record;
 use std::sync::Arc;
 
 use meridian_kit::db::Pool;
-use meridian_kit::event::EventSource;
 use meridian_kit::policy_feed::PolicyFeed;
 use meridian_kit::residency::Homes;
 use meridian_kit::subject_keys::Keyring;
@@ -55,7 +54,6 @@ struct Shared {
     edge_keys: EdgeKeys,
     consent: Consent,
     peers: Peers,
-    source: EventSource,
     meters: Meters,
     /// A delivery holds it shared from its last look at the policy until its push has ended; a cut takes it alone before
     /// it is acknowledged. So no delivery starts after an acknowledged cut.
@@ -83,7 +81,6 @@ impl Exporter {
             edge_keys: EdgeKeys::new(start.client("keyring")?),
             consent: Consent::new(start.client("consent")?),
             peers: Peers::new(start, meters.egress()),
-            source: start.event_source(),
             meters,
             passage: RwLock::new(()),
             wake: Notify::new(),

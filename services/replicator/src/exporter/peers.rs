@@ -2,7 +2,7 @@
 //! connections of their own, whose every byte is counted.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use meridian_kit::Start;
@@ -13,17 +13,29 @@ use meridian_policy::RegionName;
 use prometheus_client::metrics::counter::Counter;
 
 use crate::domain::admission::{ALWAYS_TAKEN, LARGEST_BATCH};
+use crate::wire::{Form, Leased};
 
-/// How long an importer that found a batch too large gets small ones: until then it may have been upgraded.
-const SMALL_FOR: Duration = Duration::from_secs(600);
+/// How long an importer that did not take something is believed not to: after that it may have been upgraded.
+const BELIEVED_FOR: Duration = Duration::from_secs(600);
 
 /// Clients by region and address; made when first needed.
 pub(super) struct Peers {
     start: Start,
     egress: Counter,
     known: Mutex<HashMap<(RegionName, String), Peer>>,
-    /// Regions whose replicator is of an older version, which takes no large batch, and until when that is believed.
-    small: Mutex<HashMap<RegionName, Instant>>,
+    /// What regions' replicators said last that they take.
+    leased: Mutex<HashMap<RegionName, Leased>>,
+    /// What replicators of an older version did not take, and until when that is believed.
+    not_taken: Mutex<HashMap<(RegionName, Newer), Instant>>,
+}
+
+/// What importers of older versions do not take.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Newer {
+    /// More than [`ALWAYS_TAKEN`] copies at once.
+    Large,
+    /// [`Form::Carried`].
+    Carried,
 }
 
 /// How another region's replicator is reached.
@@ -41,23 +53,45 @@ impl Peers {
             start: start.clone(),
             egress,
             known: Mutex::default(),
-            small: Mutex::default(),
+            leased: Mutex::default(),
+            not_taken: Mutex::default(),
         }
     }
 
     /// Events that a region's replicator takes in one batch.
-    pub(super) fn takes(&self, region: &RegionName) -> usize {
-        let small = self.small.lock().unwrap_or_else(PoisonError::into_inner);
-        match small.get(region) {
-            Some(until) if Instant::now() < *until => ALWAYS_TAKEN,
-            _ => LARGEST_BATCH,
+    pub(super) fn most(&self, region: &RegionName) -> usize {
+        if self.may_take(region, Newer::Large) {
+            LARGEST_BATCH
+        } else {
+            ALWAYS_TAKEN
         }
     }
 
-    /// A region's replicator found a batch too large.
-    pub(super) fn found_too_large(&self, region: &RegionName) {
-        let mut small = self.small.lock().unwrap_or_else(PoisonError::into_inner);
-        small.insert(region.clone(), Instant::now() + SMALL_FOR);
+    /// In which form a region's replicator takes copies: whole, until it says that it takes what is carried.
+    pub(super) fn form(&self, region: &RegionName) -> Form {
+        let leased = lock(&self.leased).get(region).copied().unwrap_or_default();
+        if leased.carried && self.may_take(region, Newer::Carried) {
+            Form::Carried
+        } else {
+            Form::Whole
+        }
+    }
+
+    fn may_take(&self, region: &RegionName, newer: Newer) -> bool {
+        let not_taken = lock(&self.not_taken);
+        let until = not_taken.get(&(region.clone(), newer));
+        until.is_none_or(|until| Instant::now() >= *until)
+    }
+
+    /// A region's replicator has answered a lease.
+    pub(super) fn has_leased(&self, region: &RegionName, leased: Leased) {
+        lock(&self.leased).insert(region.clone(), leased);
+    }
+
+    /// A region's replicator did not take something, whatever it said: one of its processes is of an older version.
+    pub(super) fn found_older(&self, region: &RegionName, newer: Newer) {
+        let until = Instant::now() + BELIEVED_FOR;
+        lock(&self.not_taken).insert((region.clone(), newer), until);
     }
 
     /// The replicator of a region that the policy knows.
@@ -68,7 +102,7 @@ impl Peers {
             problem: "the policy has no such peer".to_owned(),
         })?;
         let key = (region.clone(), told.replicator_url.clone());
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         if let Some(peer) = known.get(&key) {
             return Ok(peer.clone());
         }
@@ -81,4 +115,8 @@ impl Peers {
         known.insert(key, peer.clone());
         Ok(peer)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The routes: `/peer/v1/…` for the replicators of other regions, `/internal/…` for this region's services.
+//! The routes: `/peer/…` for the replicators of other regions, `/internal/…` for this region's services.
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -10,12 +10,13 @@ use meridian_kit::evidence::{self, Entry};
 use meridian_kit::problem::{Json, Problem, Query, RawBody, parse_json};
 use meridian_kit::residency::Homes;
 use meridian_policy::{EdgeId, RegionName, TenantId};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::importer::{Importer, SINKS};
+use crate::importer::{Importer, Pushed, SINKS};
 use crate::store::imports::SinkAck;
-use crate::wire::{Batch, Cut, KeyLease, Purge, Stored};
+use crate::wire::{Batch, CarriedBatch, Cut, Form, KeyLease, Leased, Purge, Stored};
 
 /// A batch's largest body: what an exporter sends at most, with room to spare.
 const LARGEST_BATCH_BYTES: usize = 1024 * 1024;
@@ -46,8 +47,12 @@ pub fn router(app: App) -> Router {
         .layer(Peer::require(&["region-operator", "verifier"]));
     Router::new()
         .route(
-            "/peer/v1/batches",
-            post(batch).layer(DefaultBodyLimit::max(LARGEST_BATCH_BYTES)),
+            Form::Whole.path(),
+            post(batch::<Batch>).layer(DefaultBodyLimit::max(LARGEST_BATCH_BYTES)),
+        )
+        .route(
+            Form::Carried.path(),
+            post(batch::<CarriedBatch>).layer(DefaultBodyLimit::max(LARGEST_BATCH_BYTES)),
         )
         .route("/peer/v1/leases", post(lease))
         .route("/peer/v1/cuts", post(cut))
@@ -68,15 +73,17 @@ fn sender<'a>(app: &App, peer: &'a Peer) -> Result<&'a RegionName, Problem> {
     ))
 }
 
-async fn batch(State(app): State<App>, peer: Peer, RawBody(body): RawBody) -> Result<Json<Stored>, Problem> {
+async fn batch<B>(State(app): State<App>, peer: Peer, RawBody(body): RawBody) -> Result<Json<Stored>, Problem>
+where
+    B: DeserializeOwned + Into<Pushed>,
+{
     let from = sender(&app, &peer)?;
-    let batch: Batch = parse_json(&body)?;
-    Ok(Json(app.importer.receive(from, batch, &body).await?))
+    let batch: B = parse_json(&body)?;
+    Ok(Json(app.importer.receive(from, batch.into(), &body).await?))
 }
 
-async fn lease(State(app): State<App>, peer: Peer, Json(lease): Json<KeyLease>) -> Result<StatusCode, Problem> {
-    app.importer.lease(sender(&app, &peer)?, lease).await?;
-    Ok(StatusCode::NO_CONTENT)
+async fn lease(State(app): State<App>, peer: Peer, Json(lease): Json<KeyLease>) -> Result<Json<Leased>, Problem> {
+    Ok(Json(app.importer.lease(sender(&app, &peer)?, lease).await?))
 }
 
 async fn cut(State(app): State<App>, peer: Peer, Json(cut): Json<Cut>) -> Result<Json<Purge>, Problem> {

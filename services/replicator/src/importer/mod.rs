@@ -22,7 +22,7 @@ use crate::keys::EdgeKeys;
 use crate::patience::Patience;
 
 pub use self::purge::{PURGED, Purged};
-pub use self::receive::ReceiveError;
+pub use self::receive::{Pushed, ReceiveError};
 
 /// Where this region's services hear of copies.
 pub const TOPIC: &str = "imports.events";

@@ -16,11 +16,11 @@ use meridian_policy::{CompiledEdge, EdgeId, RegionName, RegionPolicy, Rule};
 
 use super::flat::Flat;
 use super::{Importer, TOPIC};
-use crate::domain::admission::{Arriving, NotAdmitted, admit, admit_edge};
+use crate::domain::admission::{Arriving, LARGEST_BATCH, NotAdmitted, admit, admit_edge};
 use crate::domain::evidence::along;
 use crate::keys::{EdgeKeyError, NOBODY};
 use crate::store::{StoreError, imports};
-use crate::wire::{Batch, Cut, KeyLease, Purge, Stored, digest};
+use crate::wire::{Batch, CarriedBatch, Cut, KeyLease, Leased, Purge, Stored, digest, over};
 
 /// A lease never counts longer than this, whatever the exporter says.
 const LONGEST_LEASE: Duration = Duration::from_secs(15);
@@ -75,7 +75,9 @@ impl From<ReceiveError> for Problem {
         let message = error.to_string();
         match error {
             ReceiveError::NotAdmitted(NotAdmitted::BeingCut) => Self::conflict(NotAdmitted::BeingCut.code(), message),
-            ReceiveError::NotAdmitted(why @ NotAdmitted::NotUnderstood) => Self::unavailable(why.code(), message),
+            ReceiveError::NotAdmitted(why @ (NotAdmitted::NotUnderstood | NotAdmitted::OtherTenant)) => {
+                Self::unavailable(why.code(), message)
+            }
             ReceiveError::NotAdmitted(why) => Self::forbidden(why.code(), message).rule(why.code()),
             ReceiveError::NotLeased => Self::unavailable("key-not-leased", message),
             ReceiveError::Retired => Self::conflict("key-retired", message),
@@ -89,12 +91,52 @@ impl From<ReceiveError> for Problem {
     }
 }
 
+/// What a peer pushes along an edge.
+#[derive(Debug)]
+pub enum Pushed {
+    /// Whole events, as the exporter's policy has the edge.
+    Whole(Batch),
+    /// Of each copy what is its own.
+    Carried(CarriedBatch),
+}
+
+impl From<Batch> for Pushed {
+    fn from(batch: Batch) -> Self {
+        Self::Whole(batch)
+    }
+}
+
+impl From<CarriedBatch> for Pushed {
+    fn from(batch: CarriedBatch) -> Self {
+        Self::Carried(batch)
+    }
+}
+
+impl Pushed {
+    fn edge(&self) -> &EdgeId {
+        match self {
+            Self::Whole(batch) => &batch.edge,
+            Self::Carried(batch) => &batch.edge,
+        }
+    }
+
+    /// The copies as events along the edge as our policy has it.
+    fn events(self, edge: &CompiledEdge) -> Result<Vec<Event>, NotAdmitted> {
+        match self {
+            // What each of them claims is looked at when it is open.
+            Self::Whole(batch) => Ok(batch.events),
+            Self::Carried(batch) if batch.tenant != edge.importer_tenant => Err(NotAdmitted::OtherTenant),
+            Self::Carried(batch) => Ok(batch.events.into_iter().map(over(edge)).collect()),
+        }
+    }
+}
+
 impl Importer {
     /// Takes an edge's key for a while; the first lease opens the edge.
     ///
     /// # Errors
     /// Our policy has no such lawful import, the edge is being purged, or the key was destroyed here.
-    pub async fn lease(&self, sender: &RegionName, lease: KeyLease) -> Result<(), ReceiveError> {
+    pub async fn lease(&self, sender: &RegionName, lease: KeyLease) -> Result<Leased, ReceiveError> {
         let now = Timestamp::now();
         let policy = self.shared.feed.current();
         let edge = admitted(&policy, &lease.edge, sender, now)?;
@@ -113,24 +155,26 @@ impl Importer {
             .lease(&edge.importer_tenant, &edge.id, lease.key.0, valid_for)
             .await?;
         tx.commit().await?;
-        Ok(())
+        Ok(Leased { carried: true })
     }
 
     /// Stores a batch, which arrived as `body`: all of it, or nothing with an entry of evidence.
     ///
     /// # Errors
     /// Something in it is not what our policy lets in, or no key is leased.
-    pub async fn receive(&self, sender: &RegionName, batch: Batch, body: &[u8]) -> Result<Stored, ReceiveError> {
+    pub async fn receive(&self, sender: &RegionName, pushed: Pushed, body: &[u8]) -> Result<Stored, ReceiveError> {
         let now = Timestamp::now();
         let policy = self.shared.feed.current();
-        let edge = admitted(&policy, &batch.edge, sender, now)?;
+        let edge = admitted(&policy, pushed.edge(), sender, now)?;
+        let mut events = pushed.events(edge)?;
         let scope = self.scope(edge).ok_or(ReceiveError::NotHome)?;
         let key = self.shared.edge_keys.of_import(&edge.importer_tenant, &edge.id).await?;
         let import = KeyScope::Import(edge.id.clone());
         let key = SubjectKey::from_bytes(edge.importer_tenant.clone(), NOBODY, import, key);
-        let mut arriving = Vec::with_capacity(batch.events.len());
+        let mut arriving = Vec::with_capacity(events.len());
         let mut authors = BTreeMap::new();
-        for event in &batch.events {
+        // One more than may come shows that there are too many.
+        for event in events.iter().take(LARGEST_BATCH + 1) {
             let key = key.for_subject(event.data_subject);
             arriving.push(self.opened(edge, event, &key)?);
             authors.insert(event.data_subject, key);
@@ -140,7 +184,7 @@ impl Importer {
             let entry = along(entry_of(&tx, Kind::Refusal), &edge.id, Some(edge), policy.revision);
             let mut refusal = Entry {
                 rule: Some(why.code().to_owned()),
-                count: Some(batch.events.len() as u64),
+                count: Some(events.len() as u64),
                 ..entry
             };
             commit_to(&mut refusal, authors.values()).map_err(StoreError::from)?;
@@ -156,7 +200,6 @@ impl Importer {
             Some(crate::domain::edges::EdgeState::Cutting) => return Err(NotAdmitted::BeingCut.into()),
             Some(crate::domain::edges::EdgeState::Cut) | None => return Err(ReceiveError::NotLeased),
         }
-        let mut events = batch.events;
         let total = events.len();
         let stored = imports::keep(&mut tx, edge, &events, edge.epoch).await?;
         if !stored.is_empty() {

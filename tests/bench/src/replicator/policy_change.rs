@@ -13,9 +13,9 @@ use anyhow::{Context, Result, bail};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::post;
 use axum::{Json, Router};
-use http::StatusCode;
 use meridian_kit::service::{self, Parts};
 use meridian_kit::testing::Region;
+use meridian_replicator::wire::{Form, Leased};
 use serde_json::{Value, json};
 
 use super::border::{Exporting, SHARES, US_TENANT, edge};
@@ -66,10 +66,10 @@ impl Arrivals {
         }
         Router::new()
             .route(
-                "/peer/v1/batches",
+                Form::Carried.path(),
                 post(batch).layer(DefaultBodyLimit::max(LARGEST_BODY)),
             )
-            .route("/peer/v1/leases", post(async || StatusCode::NO_CONTENT))
+            .route("/peer/v1/leases", post(async || Json(Leased { carried: true })))
             .route("/peer/v1/cuts", post(cut))
             .with_state(self.clone())
     }
