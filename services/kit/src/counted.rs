@@ -39,7 +39,8 @@ const HTTPS: u16 = 443;
 pub struct Sent {
     /// The answer, when it is a success.
     pub answer: Result<Bytes, ClientError>,
-    /// Bytes that the socket has taken since the request before: handshake, headers, body, and what TLS adds.
+    /// Bytes that the socket has taken since the request before, and so the most that has left: handshake, headers, body,
+    /// and what TLS adds.
     pub bytes: u64,
 }
 
@@ -120,8 +121,8 @@ impl CountedClient {
         })
     }
 
-    /// Posts JSON; with what had left by then, also when there was no answer. Nothing of it leaves after this returns: who
-    /// answers before reading the request has the connection closed, and what the machine still holds of it thrown away.
+    /// Posts JSON; with what had left by then, also when there was no answer. After an error nothing of it leaves any
+    /// more: the connection is closed, and what the machine still holds of it thrown away.
     pub async fn post(&self, path: &str, body: Bytes, within: Duration) -> Sent {
         let inner = &self.inner;
         let mut line = inner.line.lock().await;

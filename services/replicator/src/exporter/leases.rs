@@ -12,12 +12,14 @@ use meridian_policy::CompiledEdge;
 
 use super::Exporter;
 use crate::keys::EdgeKeyError;
-use crate::wire::KeyLease;
+use crate::wire::{KeyLease, Leased};
 
 /// How often a lease is renewed.
 const EVERY: Duration = Duration::from_secs(3);
 /// How long one lasts at most: three renewals may get lost.
 const LASTS: Duration = Duration::from_secs(12);
+/// Bytes of an importer's answer that are read.
+const LONGEST_ANSWER: u64 = 4096;
 
 #[derive(Debug, thiserror::Error)]
 enum LeaseError {
@@ -79,10 +81,15 @@ impl Exporter {
             valid_for_ms,
         };
         let peer = self.shared.peers.replicator(&edge.to)?;
-        match peer.control.post("/peer/v1/leases").json(&lease).fetch_bytes().await {
+        match peer.control.post("/peer/v1/leases").json(&lease).send().await {
             Ok(answer) => {
-                // Who says nothing that we understand takes what all take.
-                let leased = serde_json::from_slice(&answer).unwrap_or_default();
+                // Who says nothing that we understand, or says too much, takes what all take.
+                let short = answer.content_length().is_some_and(|length| length <= LONGEST_ANSWER);
+                let leased = if short {
+                    answer.json().await.unwrap_or_default()
+                } else {
+                    Leased::default()
+                };
                 self.shared.peers.has_leased(&edge.to, leased);
                 Ok(())
             }
