@@ -67,11 +67,16 @@ impl Region {
     pub fn new() -> Self {
         meridian_kit::tls::install_crypto_provider();
         let authority = authority();
+        let mut ports = BTreeSet::new();
+        while ports.len() < 3 {
+            ports.insert(free_address().port());
+        }
+        let [port, controller, clear] = ports.into_iter().collect::<Vec<_>>().try_into().unwrap();
         let region = Self {
             dir: tempfile::tempdir().unwrap(),
-            port: free_address().port(),
-            controller: free_address().port(),
-            clear: free_address().port(),
+            port,
+            controller,
+            clear,
             process: None,
             authority,
         };

@@ -117,6 +117,14 @@ pub struct KeyLease {
     pub valid_for_ms: u64,
 }
 
+/// The answer to a [`KeyLease`]; importers of the first version give none.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Leased {
+    /// Whether [`Form::Carried`] is taken.
+    #[serde(default)]
+    pub carried: bool,
+}
+
 /// `POST /peer/v1/cuts`: the edge carries nothing any more, and what it carried is to be deleted. Repeated until the
 /// answer says that it is.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -128,14 +136,6 @@ pub struct Cut {
     pub revision: PolicyRevision,
     /// The rule that cut it.
     pub rule: Rule,
-}
-
-/// The answer to a [`KeyLease`]; importers of the first version give none.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Leased {
-    /// Whether [`Form::Carried`] is taken.
-    #[serde(default)]
-    pub carried: bool,
 }
 
 /// How far an importer is with a purge.
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_edges_is_half_of_a_copy() {
+    fn what_is_the_edges_is_a_third_of_a_copy_and_more() {
         let edge = fixtures::edge(&["sport_type"]);
         let copies = [copy(&edge), copy(&edge), copy(&edge)];
         let length = |form: Form| form.body(&edge, PolicyRevision(7), &copies).len();

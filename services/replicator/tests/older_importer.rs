@@ -3,6 +3,7 @@
 
 mod shared;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -29,7 +30,9 @@ async fn an_importer_that_says_more_than_it_takes_gets_what_it_takes_and_misses_
             newer: Some((StatusCode::from_u16(status).expect("a status"), code)),
             ..OlderImporter::default()
         };
+        let tried = Arc::clone(&older.tried);
         misses_none(older).await;
+        assert_ne!(tried.load(Ordering::SeqCst), 0, "what it says that it takes is tried");
     }
 }
 
@@ -72,6 +75,8 @@ struct OlderImporter {
     taken: Arc<Mutex<Vec<String>>>,
     /// One of its processes is newer and answered the lease; this is what the older ones say to what that takes.
     newer: Option<(StatusCode, &'static str)>,
+    /// How often something newer was pushed to it.
+    tried: Arc<AtomicUsize>,
 }
 
 impl OlderImporter {
@@ -94,7 +99,9 @@ impl OlderImporter {
         }
         let (newer, answer) = (self.newer, self.newer.map(|_| axum::Json(Leased { carried: true })));
         let lease = move || async move { answer.ok_or(StatusCode::NO_CONTENT) };
+        let tried = Arc::clone(&self.tried);
         let carried = move || async move {
+            tried.fetch_add(1, Ordering::SeqCst);
             let (status, code) = newer.expect("pushed only to who says that it takes it");
             Problem::new(status, code, "a copy of another form")
         };

@@ -311,8 +311,8 @@ impl Drop for Folder {
     }
 }
 
-/// A port that nobody listens on now, below those that systems give to connections and Kubernetes to Services: nobody but
-/// its part takes it later.
+/// A port that nobody listens on now, below those that systems give to connections and Kubernetes to Services: no
+/// connection takes it before its part does, or while its part is down.
 fn free_port() -> Result<u16> {
     for _ in 0..1000 {
         let port = 10_000 + u16::from_le_bytes(random()?) % 20_000;

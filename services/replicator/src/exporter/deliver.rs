@@ -335,8 +335,8 @@ impl Exporter {
             }
             Err(error) => Err(error),
         };
-        let newer = pushed.as_ref().err();
-        if let Some(newer) = newer.and_then(|error| not_taken(error, form, going.len())) {
+        let error = pushed.as_ref().err();
+        if let Some(newer) = error.and_then(|error| too_new(error, form, going.len())) {
             self.shared.peers.found_older(&edge.to, newer);
             let waits = |delivery| (delivery, Outcome::Wait(Waiting::PushFull));
             outcomes.extend(going.into_iter().map(waits));
@@ -368,8 +368,8 @@ fn copy(maker: &Maker<'_>, outgoing: &Outgoing) -> Result<Carried, subject_keys:
     Carried::sealed(draft, &key, &outgoing.fields)
 }
 
-/// What an importer of an older version did not take of a push of so many copies. They go again at once, without it.
-fn not_taken(error: &ClientError, form: Form, copies: usize) -> Option<Newer> {
+/// What an importer of an older version did not take of a push of so many copies. They go again soon, without it.
+fn too_new(error: &ClientError, form: Form, copies: usize) -> Option<Newer> {
     let ClientError::Refused { status, code, .. } = error else {
         return None;
     };

@@ -2,21 +2,20 @@
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use http::StatusCode;
 use meridian_kit::auth::Peer;
 use meridian_kit::db::{Pool, TenantTx};
 use meridian_kit::evidence::{self, Entry};
-use meridian_kit::problem::{Json, Problem, Query, RawBody, parse_json};
+use meridian_kit::problem::{Json, Problem, Query, RawBody};
 use meridian_kit::residency::Homes;
 use meridian_policy::{EdgeId, RegionName, TenantId};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::importer::{Importer, Pushed, SINKS};
 use crate::store::imports::SinkAck;
-use crate::wire::{Batch, CarriedBatch, Cut, Form, KeyLease, Leased, Purge, Stored};
+use crate::wire::{Cut, Form, KeyLease, Leased, Purge};
 
 /// A batch's largest body: what an exporter sends at most, with room to spare.
 const LARGEST_BATCH_BYTES: usize = 1024 * 1024;
@@ -46,14 +45,8 @@ pub fn router(app: App) -> Router {
         .route("/internal/evidence", get(read_evidence))
         .layer(Peer::require(&["region-operator", "verifier"]));
     Router::new()
-        .route(
-            Form::Whole.path(),
-            post(batch::<Batch>).layer(DefaultBodyLimit::max(LARGEST_BATCH_BYTES)),
-        )
-        .route(
-            Form::Carried.path(),
-            post(batch::<CarriedBatch>).layer(DefaultBodyLimit::max(LARGEST_BATCH_BYTES)),
-        )
+        .route(Form::Whole.path(), batches(Form::Whole))
+        .route(Form::Carried.path(), batches(Form::Carried))
         .route("/peer/v1/leases", post(lease))
         .route("/peer/v1/cuts", post(cut))
         .merge(sinks)
@@ -73,13 +66,14 @@ fn sender<'a>(app: &App, peer: &'a Peer) -> Result<&'a RegionName, Problem> {
     ))
 }
 
-async fn batch<B>(State(app): State<App>, peer: Peer, RawBody(body): RawBody) -> Result<Json<Stored>, Problem>
-where
-    B: DeserializeOwned + Into<Pushed>,
-{
-    let from = sender(&app, &peer)?;
-    let batch: B = parse_json(&body)?;
-    Ok(Json(app.importer.receive(from, batch.into(), &body).await?))
+/// Takes batches of a form.
+fn batches(form: Form) -> MethodRouter<App> {
+    let take = move |State(app): State<App>, peer: Peer, RawBody(body): RawBody| async move {
+        let from = sender(&app, &peer)?;
+        let pushed = Pushed::read(form, &body)?;
+        Ok::<_, Problem>(Json(app.importer.receive(from, pushed, &body).await?))
+    };
+    post(take).layer(DefaultBodyLimit::max(LARGEST_BATCH_BYTES))
 }
 
 async fn lease(State(app): State<App>, peer: Peer, Json(lease): Json<KeyLease>) -> Result<Json<Leased>, Problem> {

@@ -10,7 +10,7 @@ use meridian_kit::event::Event;
 use meridian_kit::evidence::{self, Entry, Kind, commit_to, entry_of};
 use meridian_kit::outbox;
 use meridian_kit::policy_feed::{Ack, AckRole, FeedError};
-use meridian_kit::problem::Problem;
+use meridian_kit::problem::{Problem, parse_json};
 use meridian_kit::subject_keys::{KeyScope, SubjectKey};
 use meridian_policy::{CompiledEdge, EdgeId, RegionName, RegionPolicy, Rule};
 
@@ -20,7 +20,7 @@ use crate::domain::admission::{Arriving, LARGEST_BATCH, NotAdmitted, admit, admi
 use crate::domain::evidence::along;
 use crate::keys::{EdgeKeyError, NOBODY};
 use crate::store::{StoreError, imports};
-use crate::wire::{Batch, CarriedBatch, Cut, KeyLease, Leased, Purge, Stored, digest, over};
+use crate::wire::{Batch, CarriedBatch, Cut, Form, KeyLease, Leased, Purge, Stored, digest, over};
 
 /// A lease never counts longer than this, whatever the exporter says.
 const LONGEST_LEASE: Duration = Duration::from_secs(15);
@@ -100,19 +100,18 @@ pub enum Pushed {
     Carried(CarriedBatch),
 }
 
-impl From<Batch> for Pushed {
-    fn from(batch: Batch) -> Self {
-        Self::Whole(batch)
-    }
-}
-
-impl From<CarriedBatch> for Pushed {
-    fn from(batch: CarriedBatch) -> Self {
-        Self::Carried(batch)
-    }
-}
-
 impl Pushed {
+    /// Reads the body of a push of that form.
+    ///
+    /// # Errors
+    /// When it is none; names the field.
+    pub fn read(form: Form, body: &[u8]) -> Result<Self, Problem> {
+        match form {
+            Form::Whole => parse_json(body).map(Self::Whole),
+            Form::Carried => parse_json(body).map(Self::Carried),
+        }
+    }
+
     fn edge(&self) -> &EdgeId {
         match self {
             Self::Whole(batch) => &batch.edge,
