@@ -1,5 +1,5 @@
 //! A client for another region that counts at the socket, below TLS, every byte that it sends: what evidence says of a
-//! transfer is what left the machine, not what somebody meant to send.
+//! transfer is what the machine was given to send, and so the most that has left, not what somebody meant to send.
 //!
 //! One connection, one request at a time, no trace context: nothing of this region's requests can be linked to it.
 

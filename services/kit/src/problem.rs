@@ -17,6 +17,8 @@ use crate::headers::{CONTENT_TYPE, RETRY_AFTER};
 
 /// The media type of a problem.
 pub const MEDIA_TYPE: &str = "application/problem+json";
+/// The code of a body that is JSON, of which a field does not fit.
+pub const INVALID_FIELD: &str = "invalid-field";
 
 /// One field that was refused, what it may be, and why.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -367,7 +369,7 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         if inner.is_data() {
             let message = without_position(&inner.to_string());
             let (field, allowed) = named_field(&path, &message);
-            Problem::bad_request("invalid-field", "a field of the body does not fit; see details")
+            Problem::bad_request(INVALID_FIELD, "a field of the body does not fit; see details")
                 .detail_allowed(field, allowed, message)
         } else {
             let place = format!(
@@ -497,7 +499,7 @@ mod tests {
             let (code, details) = refusal(body);
             assert_eq!(
                 (code.as_str(), details[0].field.as_str()),
-                ("invalid-field", field),
+                (INVALID_FIELD, field),
                 "{body}"
             );
         }

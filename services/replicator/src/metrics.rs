@@ -44,7 +44,7 @@ impl Meters {
             ),
             egress: metrics.register(
                 "meridian_replicator_egress_bytes",
-                "Bytes that the sockets for copies have sent to other regions",
+                "Bytes that the sockets for copies have taken, the most that has left for other regions",
                 Counter::default(),
             ),
         }

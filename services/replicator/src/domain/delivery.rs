@@ -36,6 +36,8 @@ pub enum Waiting {
     PushFull,
     /// The importer cannot be reached, or asks to wait.
     ImporterUnreachable,
+    /// The importer is of an older version, and takes it in another form or with fewer others.
+    ImporterOlder,
     /// The keyring cannot be reached.
     KeyringUnreachable,
 }
@@ -52,6 +54,7 @@ impl Waiting {
             Self::PermitLapsed => "permit-lapsed",
             Self::PushFull => "push-full",
             Self::ImporterUnreachable => "importer-unreachable",
+            Self::ImporterOlder => "importer-older",
             Self::KeyringUnreachable => "keyring-unreachable",
         }
     }

@@ -8,3 +8,4 @@ pub mod evidence;
 pub(crate) mod fixtures;
 pub mod outgoing;
 pub mod pseudonym;
+pub mod reception;

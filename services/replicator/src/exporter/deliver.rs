@@ -12,17 +12,16 @@ use meridian_kit::counted::Sent;
 use meridian_kit::db::{Scope, TenantTx};
 use meridian_kit::event::{Carried, CarriedDraft};
 use meridian_kit::subject_keys::{self, KeyRequest, KeyScope, SubjectKey};
-use meridian_policy::{CompiledEdge, DataClass, EdgeId, PolicyRevision, Rule};
+use meridian_policy::{CompiledEdge, DataClass, EdgeId, PolicyRevision, RegionName, Rule};
 use serde_json::{Map, Value};
 
 use super::consent::{Answer, Asked};
-use super::peers::Newer;
 use super::record::{Crossing, Outcome};
 use super::{Exporter, class_of};
-use crate::domain::admission::{ALWAYS_TAKEN, LARGEST_BATCH, NotAdmitted};
 use crate::domain::delivery::{PURPOSE, PermitWindow, Refused, Verdict, Waiting, judge};
 use crate::domain::outgoing::{OpenedEvent, Outgoing, Withheld, prepare};
 use crate::domain::pseudonym::EdgeKey;
+use crate::domain::reception::Push;
 use crate::keys::NOBODY;
 use crate::store::StoreError;
 use crate::store::exports::{self, Delivery};
@@ -120,7 +119,8 @@ impl Exporter {
         }
     }
 
-    /// One round over the edges that have something due. True: an edge had more than one batch. After a change of the policy
+    /// One round over the edges that have something due. True: an edge had more than one batch, and of that one some came to
+    /// an end. After a change of the policy
     /// everything that waits is due: another policy may have another answer for it, or another address.
     async fn deliver_due(&self, scope: &Scope, changed: bool) -> Result<bool, StoreError> {
         let mut more = false;
@@ -133,20 +133,20 @@ impl Exporter {
         tx.commit().await?;
         for edge in due {
             // As many as the importer takes: what a push costs besides is shared by them.
-            let policy = self.shared.feed.current();
-            let to = policy.export(&edge).map(|edge| &edge.to);
-            let most = to.map_or(LARGEST_BATCH, |to| self.shared.peers.most(to));
+            let most = self.shared.peers.most(&edge);
             let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
             let claimed = exports::claim(&mut tx, &edge, current, most, HOLD).await?;
             let deliveries = exports::with_events(&mut tx, claimed, |copy| self.shared.at_hand.take(copy)).await?;
             tx.commit().await?;
-            more |= deliveries.len() == most;
-            self.attempt(scope, &edge, deliveries).await?;
+            let full = deliveries.len() == most;
+            more |= self.attempt(scope, &edge, deliveries).await? && full;
         }
         Ok(more)
     }
 
-    async fn attempt(&self, scope: &Scope, id: &EdgeId, deliveries: Vec<Delivery>) -> Result<(), StoreError> {
+    /// True: some of them came to an end.
+    async fn attempt(&self, scope: &Scope, id: &EdgeId, deliveries: Vec<Delivery>) -> Result<bool, StoreError> {
+        let claimed = deliveries.len();
         let policy = self.shared.feed.current();
         let edge = policy.export(id);
         let now = Timestamp::now();
@@ -166,12 +166,13 @@ impl Exporter {
         let mut crossing = None;
         // `judge` lets nothing go without an edge.
         if let (Some(edge), false) = (edge, going.is_empty()) {
-            let (went, crossed) = self.attempt_lawful(edge, policy.revision, going, now).await;
+            let (went, crossed) = self.attempt_lawful(edge, policy.revision, going, claimed, now).await;
             outcomes.extend(went);
             crossing = crossed;
         }
         let about = (id, edge, policy.revision);
-        self.record(scope, about, &outcomes, crossing.as_ref()).await
+        self.record(scope, about, &outcomes, crossing.as_ref()).await?;
+        Ok(outcomes.iter().any(|(_, outcome)| !matches!(outcome, Outcome::Wait(_))))
     }
 
     /// Deliveries that the policy lets go: consent, redaction, push.
@@ -180,6 +181,7 @@ impl Exporter {
         edge: &CompiledEdge,
         revision: PolicyRevision,
         deliveries: Vec<Delivery>,
+        claimed: usize,
         now: Timestamp,
     ) -> (Vec<(Delivery, Outcome)>, Option<Crossing>) {
         let key = match self.shared.edge_keys.of_export(&edge.tenant, &edge.id).await {
@@ -240,7 +242,7 @@ impl Exporter {
                 Answer::Unreachable => outcomes.push((delivery, Outcome::Wait(Waiting::ConsentUnreachable))),
             }
         }
-        let (pushed, crossing) = self.push(edge, revision, ready).await;
+        let (pushed, crossing) = self.push(edge, revision, ready, claimed).await;
         outcomes.extend(pushed);
         self.shared.consent.close(&edge.tenant, &permits).await;
         (outcomes, crossing)
@@ -288,6 +290,7 @@ impl Exporter {
         edge: &CompiledEdge,
         revision: PolicyRevision,
         ready: Vec<(Delivery, Ready)>,
+        claimed: usize,
     ) -> (Vec<(Delivery, Outcome)>, Option<Crossing>) {
         let _passage = self.shared.passage.read().await;
         let policy = self.shared.feed.current();
@@ -316,33 +319,36 @@ impl Exporter {
         if going.is_empty() {
             return (outcomes, None);
         }
-        let form = self.shared.peers.form(&edge.to);
+        let at = Timestamp::now();
+        let form = self.shared.peers.form(&edge.id);
         let body = form.body(edge, revision, &copies);
-        let mut crossing = Crossing {
-            at: Timestamp::now(),
-            bytes: 0,
-            digest: digest(&body),
+        let digest = digest(&body);
+        // Ends with the first permit: connecting may take long, and nothing may start after it. What had arrived by then is
+        // pushed again under the same ids, and recognised.
+        let had = until.saturating_duration_since(Instant::now());
+        let began = Instant::now();
+        let Sent { answer, bytes } = self.post(&edge.to, form, body, had).await;
+        let push = Push {
+            form,
+            claimed,
+            copies: copies.len(),
+            bytes,
+            had,
+            took: began.elapsed(),
+        };
+        let said = answer.and_then(|answer| taken(&answer, push.copies));
+        let older = self.shared.peers.learn(&edge.id, &push, &said);
+        let outcome = match said {
+            Ok(()) => None,
+            Err(_) if older => Some(Ok(Waiting::ImporterOlder)),
+            Err(error) => Some(refused_or_waiting(&error)),
+        };
+        let crossing = Crossing {
+            at,
+            bytes,
+            digest,
             subjects: going.iter().map(|delivery| delivery.event.data_subject).collect(),
         };
-        let pushed = match self.shared.peers.replicator(&edge.to) {
-            // Ends with the first permit: connecting may take long, and nothing may start after it. What had arrived by
-            // then is pushed again under the same ids, and recognised.
-            Ok(peer) => {
-                let left = until.saturating_duration_since(Instant::now());
-                let Sent { answer, bytes } = peer.copies.post(form.path(), body.into(), left).await;
-                crossing.bytes = bytes;
-                answer.and_then(|body| taken(&body))
-            }
-            Err(error) => Err(error),
-        };
-        let error = pushed.as_ref().err();
-        if let Some(newer) = error.and_then(|error| too_new(error, form, going.len())) {
-            self.shared.peers.found_older(&edge.to, newer);
-            let waits = |delivery| (delivery, Outcome::Wait(Waiting::PushFull));
-            outcomes.extend(going.into_iter().map(waits));
-            return (outcomes, Some(crossing));
-        }
-        let outcome = pushed.map_or_else(|error| refused_or_waiting(&error), |()| None);
         outcomes.extend(going.into_iter().map(|delivery| {
             let outcome = match &outcome {
                 None => Outcome::Sent,
@@ -352,6 +358,16 @@ impl Exporter {
             (delivery, outcome)
         }));
         (outcomes, Some(crossing))
+    }
+
+    async fn post(&self, to: &RegionName, form: Form, body: Vec<u8>, within: Duration) -> Sent {
+        match self.shared.peers.replicator(to) {
+            Ok(peer) => peer.copies.post(form.path(), body.into(), within).await,
+            Err(error) => Sent {
+                answer: Err(error),
+                bytes: 0,
+            },
+        }
     }
 }
 
@@ -368,26 +384,17 @@ fn copy(maker: &Maker<'_>, outgoing: &Outgoing) -> Result<Carried, subject_keys:
     Carried::sealed(draft, &key, &outgoing.fields)
 }
 
-/// What an importer of an older version did not take of a push of so many copies. They go again soon, without it.
-fn too_new(error: &ClientError, form: Form, copies: usize) -> Option<Newer> {
-    let ClientError::Refused { status, code, .. } = error else {
-        return None;
+/// An importer's answer to a push of so many copies: it has each of them.
+fn taken(answer: &[u8], copies: usize) -> Result<(), ClientError> {
+    let wrong = |problem: String| ClientError::Answer {
+        peer: crate::REPLICATOR.to_owned(),
+        problem,
     };
-    if copies > ALWAYS_TAKEN && code.as_deref() == Some(NotAdmitted::Size.code()) {
-        return Some(Newer::Large);
+    let Stored { stored, repeated } = serde_json::from_slice(answer).map_err(|error| wrong(error.to_string()))?;
+    if stored.checked_add(repeated) != Some(copies as u64) {
+        return Err(wrong(format!("of {copies} copies it has {stored}, and had {repeated}")));
     }
-    // It has no such address, or cannot read what is there: what is wrong with a copy itself it says of a whole one too.
-    let unread = matches!(*status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
-    (form == Form::Carried && unread).then_some(Newer::Carried)
-}
-
-fn taken(body: &[u8]) -> Result<(), ClientError> {
-    serde_json::from_slice::<Stored>(body)
-        .map(|_| ())
-        .map_err(|error| ClientError::Answer {
-            peer: crate::REPLICATOR.to_owned(),
-            problem: error.to_string(),
-        })
+    Ok(())
 }
 
 /// The key that a delivery's event is sealed under.
@@ -409,7 +416,7 @@ fn all_wait(deliveries: Vec<Delivery>, waiting: Waiting) -> Vec<(Delivery, Outco
 
 /// What an importer's answer means: its policy may be a moment behind ours, so that it knows no such edge is no last
 /// word; that it wants none of it is.
-fn refused_or_waiting(error: &ClientError) -> Option<Result<Waiting, Refused>> {
+fn refused_or_waiting(error: &ClientError) -> Result<Waiting, Refused> {
     tracing::warn!(%error, "a batch was not taken by its importer");
     let ClientError::Refused {
         status: StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST,
@@ -417,11 +424,31 @@ fn refused_or_waiting(error: &ClientError) -> Option<Result<Waiting, Refused>> {
         ..
     } = error
     else {
-        return Some(Ok(Waiting::ImporterUnreachable));
+        return Ok(Waiting::ImporterUnreachable);
     };
     let may_pass = [Rule::NoEdge, Rule::MechanismNotInForce, Rule::PolicyStale];
     if may_pass.iter().any(|rule| rule.as_str() == code) {
-        return Some(Ok(Waiting::ImporterUnreachable));
+        return Ok(Waiting::ImporterUnreachable);
     }
-    Some(Err(Refused::Importer(code.clone())))
+    Err(Refused::Importer(code.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_importer_that_has_each_copy_has_taken_them() {
+        let table = [
+            ("all new", r#"{"stored": 5, "repeated": 0}"#, true),
+            ("some were there", r#"{"stored": 2, "repeated": 3}"#, true),
+            ("one is missing", r#"{"stored": 4, "repeated": 0}"#, false),
+            ("one too many", r#"{"stored": 4, "repeated": 2}"#, false),
+            ("nonsense", r#"{"stored": 18446744073709551615, "repeated": 6}"#, false),
+            ("another answer", "{}", false),
+        ];
+        for (case, answer, all) in table {
+            assert_eq!(taken(answer.as_bytes(), 5).is_ok(), all, "{case}");
+        }
+    }
 }

@@ -90,7 +90,7 @@ impl Exporter {
                 } else {
                     Leased::default()
                 };
-                self.shared.peers.has_leased(&edge.to, leased);
+                self.shared.peers.has_leased(&edge.id, leased);
                 Ok(())
             }
             // The importer has purged under this key, perhaps because its clock is ahead of ours: begin with another.

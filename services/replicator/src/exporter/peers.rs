@@ -3,39 +3,25 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use meridian_kit::Start;
 use meridian_kit::client::{ClientError, ServiceClient};
 use meridian_kit::counted::CountedClient;
 use meridian_kit::tls::PeerId;
-use meridian_policy::RegionName;
+use meridian_policy::{EdgeId, RegionName};
 use prometheus_client::metrics::counter::Counter;
 
-use crate::domain::admission::{ALWAYS_TAKEN, LARGEST_BATCH};
+use crate::domain::reception::{Push, Reception};
 use crate::wire::{Form, Leased};
-
-/// How long an importer that did not take something is believed not to: after that it may have been upgraded.
-const BELIEVED_FOR: Duration = Duration::from_secs(600);
 
 /// Clients by region and address; made when first needed.
 pub(super) struct Peers {
     start: Start,
     egress: Counter,
     known: Mutex<HashMap<(RegionName, String), Peer>>,
-    /// What regions' replicators said last that they take.
-    leased: Mutex<HashMap<RegionName, Leased>>,
-    /// What replicators of an older version did not take, and until when that is believed.
-    not_taken: Mutex<HashMap<(RegionName, Newer), Instant>>,
-}
-
-/// What importers of older versions do not take.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) enum Newer {
-    /// More than [`ALWAYS_TAKEN`] copies at once.
-    Large,
-    /// [`Form::Carried`].
-    Carried,
+    /// What is known of edges' importers.
+    receptions: Mutex<HashMap<EdgeId, Reception>>,
 }
 
 /// How another region's replicator is reached.
@@ -53,45 +39,36 @@ impl Peers {
             start: start.clone(),
             egress,
             known: Mutex::default(),
-            leased: Mutex::default(),
-            not_taken: Mutex::default(),
+            receptions: Mutex::default(),
         }
     }
 
-    /// Events that a region's replicator takes in one batch.
-    pub(super) fn most(&self, region: &RegionName) -> usize {
-        if self.may_take(region, Newer::Large) {
-            LARGEST_BATCH
-        } else {
-            ALWAYS_TAKEN
+    /// Copies that go to an edge's importer at once.
+    pub(super) fn most(&self, edge: &EdgeId) -> usize {
+        self.reception(edge, |reception| reception.most(Instant::now()))
+    }
+
+    /// In which form copies go to an edge's importer.
+    pub(super) fn form(&self, edge: &EdgeId) -> Form {
+        self.reception(edge, |reception| reception.form(Instant::now()))
+    }
+
+    /// An edge's importer has answered a lease.
+    pub(super) fn has_leased(&self, edge: &EdgeId, leased: Leased) {
+        self.reception(edge, |reception| reception.has_leased(leased));
+    }
+
+    /// What an edge's importer said to a push. True: it is of an older version, and the same goes again as that takes it.
+    pub(super) fn learn(&self, edge: &EdgeId, push: &Push, said: &Result<(), ClientError>) -> bool {
+        let newer = self.reception(edge, |reception| reception.learn(push, said, Instant::now()));
+        if let Some(newer) = newer {
+            tracing::warn!(%edge, ?newer, "an importer is of an older version, and gets what that takes");
         }
+        newer.is_some()
     }
 
-    /// In which form a region's replicator takes copies: whole, until it says that it takes what is carried.
-    pub(super) fn form(&self, region: &RegionName) -> Form {
-        let leased = lock(&self.leased).get(region).copied().unwrap_or_default();
-        if leased.carried && self.may_take(region, Newer::Carried) {
-            Form::Carried
-        } else {
-            Form::Whole
-        }
-    }
-
-    fn may_take(&self, region: &RegionName, newer: Newer) -> bool {
-        let not_taken = lock(&self.not_taken);
-        let until = not_taken.get(&(region.clone(), newer));
-        until.is_none_or(|until| Instant::now() >= *until)
-    }
-
-    /// A region's replicator has answered a lease.
-    pub(super) fn has_leased(&self, region: &RegionName, leased: Leased) {
-        lock(&self.leased).insert(region.clone(), leased);
-    }
-
-    /// A region's replicator did not take something, whatever it said: one of its processes is of an older version.
-    pub(super) fn found_older(&self, region: &RegionName, newer: Newer) {
-        let until = Instant::now() + BELIEVED_FOR;
-        lock(&self.not_taken).insert((region.clone(), newer), until);
+    fn reception<T>(&self, edge: &EdgeId, f: impl FnOnce(&mut Reception) -> T) -> T {
+        f(lock(&self.receptions).entry(edge.clone()).or_default())
     }
 
     /// The replicator of a region that the policy knows.

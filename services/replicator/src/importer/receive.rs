@@ -20,7 +20,7 @@ use crate::domain::admission::{Arriving, LARGEST_BATCH, NotAdmitted, admit, admi
 use crate::domain::evidence::along;
 use crate::keys::{EdgeKeyError, NOBODY};
 use crate::store::{StoreError, imports};
-use crate::wire::{Batch, CarriedBatch, Cut, Form, KeyLease, Leased, Purge, Stored, digest, over};
+use crate::wire::{Batch, CarriedBatch, Cut, Form, KeyLease, Leased, Purge, Stored, as_event, digest};
 
 /// A lease never counts longer than this, whatever the exporter says.
 const LONGEST_LEASE: Duration = Duration::from_secs(15);
@@ -125,7 +125,7 @@ impl Pushed {
             // What each of them claims is looked at when it is open.
             Self::Whole(batch) => Ok(batch.events),
             Self::Carried(batch) if batch.tenant != edge.importer_tenant => Err(NotAdmitted::OtherTenant),
-            Self::Carried(batch) => Ok(batch.events.into_iter().map(over(edge)).collect()),
+            Self::Carried(batch) => Ok(batch.events.into_iter().map(as_event(edge)).collect()),
         }
     }
 }
@@ -165,7 +165,8 @@ impl Importer {
         let now = Timestamp::now();
         let policy = self.shared.feed.current();
         let edge = admitted(&policy, pushed.edge(), sender, now)?;
-        let mut events = pushed.events(edge)?;
+        let differs = |why: &NotAdmitted| tracing::warn!(edge = %edge.id, %why, "a push waits at its exporter");
+        let mut events = pushed.events(edge).inspect_err(differs)?;
         let scope = self.scope(edge).ok_or(ReceiveError::NotHome)?;
         let key = self.shared.edge_keys.of_import(&edge.importer_tenant, &edge.id).await?;
         let import = KeyScope::Import(edge.id.clone());

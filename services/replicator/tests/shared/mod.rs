@@ -256,7 +256,7 @@ impl Side {
         page["entries"].as_array().expect("entries").clone()
     }
 
-    /// Bytes that the sockets for copies have sent, as the metrics say.
+    /// Bytes that the sockets for copies have taken, as the metrics say.
     pub async fn egress(&self) -> u64 {
         let text = self.region.metrics("replicator").await;
         let line = text

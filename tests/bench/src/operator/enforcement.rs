@@ -18,6 +18,7 @@ use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use meridian_kit::policy_feed::{Ack, AckRole, PolicyFeed};
+use meridian_kit::testing::free_address;
 use meridian_kit::tls::Tls;
 use meridian_operator::manifest::TENANT_DATA_RESIDENCY;
 use meridian_operator::region::stack::plan::components::{COMPONENTS, REPLICATOR};
@@ -122,12 +123,12 @@ struct Region {
 impl Region {
     async fn start(meridian: &Path, server: &Server, name: &str, log: &Path, stop: &CancellationToken) -> Result<Self> {
         let folder = TempDir::new().context("a folder for a region's certificates")?;
-        let listen = hub::free_address()?;
+        let listen = free_address();
         let role = hub::role(meridian, "region", &server.kubeconfig, log)?
             .env("POD_NAME", format!("bench-{name}"))
             .env("MERIDIAN_REGION", name)
             .env("MERIDIAN_FEED_LISTEN", listen.to_string())
-            .env("MERIDIAN_ADMIN_LISTEN", hub::free_address()?.to_string())
+            .env("MERIDIAN_ADMIN_LISTEN", free_address().to_string())
             .env("MERIDIAN_SCRATCH", folder.path())
             .env("MERIDIAN_IMAGE", "meridian:1")
             .env("MERIDIAN_POSTGRES_IMAGE", "postgres:17")

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use meridian_kit::testing::free_address;
 use tokio::process::{Child, Command};
 
 use super::servers::Server;
@@ -47,7 +48,7 @@ impl Hub {
     /// # Errors
     /// When it cannot be started.
     pub fn start(meridian: &Path, server: &Server, log: &Path) -> Result<Self> {
-        let (admin, webhook) = (free_address()?, free_address()?);
+        let (admin, webhook) = (free_address(), free_address());
         let child = role(meridian, "hub", &server.kubeconfig, log)?
             .env("POD_NAME", "bench-hub")
             .env("MERIDIAN_ADMIN_LISTEN", admin.to_string())
@@ -170,14 +171,6 @@ pub fn role(meridian: &Path, role: &str, kubeconfig: &Path, log: &Path) -> Resul
         .stderr(output)
         .kill_on_drop(true);
     Ok(command)
-}
-
-/// An address of this machine that nobody listens on.
-///
-/// # Errors
-/// When there is none.
-pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// The samples of an OpenMetrics text, by name and labels.
