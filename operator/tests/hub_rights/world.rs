@@ -271,7 +271,11 @@ impl World {
             let asked = self.asked(kind);
             for object in asked.list(&ListParams::default()).await.unwrap() {
                 let name = object.name_any();
-                asked.delete(&name, &DeleteParams::default()).await.unwrap();
+                match asked.delete(&name, &DeleteParams::default()).await {
+                    // The test deleted it, and it has gone since it was listed.
+                    Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                    deleted => drop(deleted.unwrap()),
+                }
                 until(&format!("{} {name} is gone", kind.kind), || async {
                     asked.get_opt(&name).await.unwrap().is_none()
                 })

@@ -163,6 +163,23 @@ impl ProxyHttp for Gateway {
         }
     }
 
+    /// A connection that was not made in time is tried again, for as long once more: nothing of the request has left, and
+    /// where a machine was only busy for a moment the client need not hear of it.
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        request: &mut Request,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let late = *error.etype() == ErrorType::ConnectTimedout;
+        if let (true, Some((service, _))) = (late, request.passed) {
+            self.upstreams.forget_address(service);
+        }
+        error.set_retry(late);
+        error
+    }
+
     async fn upstream_request_filter(
         &self,
         session: &mut Session,

@@ -166,6 +166,16 @@ impl Upstreams {
         Ok(peer)
     }
 
+    /// Looks a service's address up again when it is asked for next.
+    pub fn forget_address(&self, service: &'static str) {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, then)) = addresses.get_mut(service)
+            && let Some(long_ago) = Instant::now().checked_sub(REMEMBERED)
+        {
+            *then = long_ago;
+        }
+    }
+
     async fn address(&self, service: &'static str) -> Result<SocketAddr, UpstreamError> {
         let remembered = self
             .addresses

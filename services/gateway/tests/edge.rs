@@ -383,6 +383,38 @@ async fn a_service_that_is_away_is_503_and_one_that_breaks_off_is_502() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_slow_to_take_a_connection_is_tried_again() {
+    let line = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = line.local_addr().unwrap();
+    let edge = Edge::configured(|config| {
+        config.peers.insert("social".to_owned(), format!("https://{address}"));
+    })
+    .await;
+    edge.eu.serve("social", support::echoes()).await;
+    let social = edge.eu.url("social").replace("https://", "");
+    let athlete = edge.eu.athlete("stride-eu");
+    let asked = edge
+        .http()
+        .post(edge.url("/api/v1/shares"))
+        .bearer_auth(&athlete.token)
+        .body("{}")
+        .send();
+    let connections = async {
+        let (_hangs, _) = line.accept().await.unwrap();
+        let (mut second, _) = line.accept().await.unwrap();
+        let mut social = tokio::net::TcpStream::connect(social).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut second, &mut social).await;
+    };
+    let answer = tokio::select! {
+        answer = asked => answer.unwrap(),
+        () = connections => panic!("the connection closed before the answer"),
+    };
+    assert_eq!(answer.status(), 200);
+    let seen: serde_json::Value = answer.json().await.unwrap();
+    assert_eq!((&seen["method"], &seen["bytes"]), (&"POST".into(), &2.into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_is_another_than_it_should_be_is_not_spoken_to() {
     let edge = Edge::new().await;
     let athlete = edge.eu.athlete("stride-eu");
