@@ -22,7 +22,7 @@ use meridian_operator::manifest::{
 };
 use meridian_operator::manifest::{Kind, Manifest, ObjectKey};
 use meridian_operator::region::stack::plan::{Material, plan};
-use meridian_operator::region::stack::validate::{Images, validate};
+use meridian_operator::region::stack::validate::{Images, policy, validate};
 use meridian_operator::watch::{OnChange, Selection, follow};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -60,9 +60,9 @@ fn planned(kind: Kind, data_plane: Value) -> Manifest {
         postgres: "postgres:17".into(),
         kafka: "kafka:4.1".into(),
     };
-    let request = validate(&stack_of("eu", data_plane), &images).unwrap();
-    let policy = request.policy.clone();
-    let plan = plan(&request.with(policy.unwrap(), None), &Material::default()).unwrap();
+    let stack = stack_of("eu", data_plane);
+    let (request, policy) = (validate(&stack, &images).unwrap(), policy(&stack["spec"]).unwrap());
+    let plan = plan(&request.with(policy, None), &Material::default()).unwrap();
     plan.manifests()
         .find(|manifest| manifest.key().kind == kind)
         .unwrap()

@@ -2,13 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_ignored::Path;
 use serde_json::Value;
 
 use crate::edge::{CompiledEdge, EdgeId};
 use crate::names::{CountryCode, Epoch, JurisdictionName, OrganizationName, PolicyRevision, RegionName, TenantId};
 use crate::spec::AgeOfConsent;
 use crate::vocabulary::DataClass;
+
+/// The fields of a policy that hold edges.
+const SIDES: [&str; 2] = ["exports", "imports"];
+/// Where a policy is in what tells of it.
+const TOLD: &str = "policy";
 
 /// The policy of one region.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,15 +136,79 @@ pub struct HeldEdge {
     pub because: String,
 }
 
+/// Reads JSON in which everything that is said of edges is known to this version; none otherwise. That is so for nearly every
+/// policy, and costs a fraction of looking at each edge by itself. `T` has to be read straight from its fields: what is
+/// buffered on the way (untagged, flattened) would not be seen here.
+fn understood<'a, T: Deserialize<'a>, D: Deserializer<'a>>(told: D) -> Option<T> {
+    let mut all = true;
+    let unknown = |place: Path<'_>| all &= is_beside_the_lists(&place);
+    let read = serde_ignored::deserialize(told, unknown).ok()?;
+    all.then_some(read)
+}
+
+fn understood_text<T: DeserializeOwned>(told: &[u8]) -> Option<T> {
+    let text = std::str::from_utf8(told).ok()?;
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let read = understood(&mut reader)?;
+    reader.end().ok().map(|()| read)
+}
+
+/// Whether a field is the policy's own: what a newer version says there is beside what it says of edges.
+fn is_beside_the_lists(place: &Path<'_>) -> bool {
+    match place {
+        Path::Map { parent: Path::Root, .. } => true,
+        Path::Map {
+            parent: Path::Map { parent, key },
+            ..
+        } => matches!(parent, Path::Root) && key == TOLD,
+        _ => false,
+    }
+}
+
 impl RegionPolicy {
     /// Reads a policy as it is told, perhaps by a newer version. What that says of an edge may narrow it, and an edge that
     /// is obeyed in part lets out too much: one with anything in it that this version does not know is held, alone.
     ///
     /// # Errors
     /// It is not understood even without its edges.
-    pub fn read(mut told: Value) -> Result<Self, serde_json::Error> {
+    pub fn read(told: Value) -> Result<Self, serde_json::Error> {
+        match understood(&told) {
+            Some(policy) => Ok(policy),
+            None => Self::read_by_edges(told),
+        }
+    }
+
+    /// [`Self::read`] of a text.
+    ///
+    /// # Errors
+    /// It is no JSON, or not understood even without its edges.
+    pub fn read_text(told: &[u8]) -> Result<Self, serde_json::Error> {
+        match understood_text(told) {
+            Some(policy) => Ok(policy),
+            None => Self::read_by_edges(serde_json::from_slice(told)?),
+        }
+    }
+
+    /// The policy in a JSON object that has it as its `policy`, if everything that is said of its edges is known.
+    #[must_use]
+    pub fn understood_in(told: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Told {
+            policy: RegionPolicy,
+        }
+        understood_text(told).map(|Told { policy }| policy)
+    }
+
+    /// [`Self::read`], with each edge looked at by itself.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_by_edges(mut told: Value) -> Result<Self, serde_json::Error> {
         let mut held = BTreeMap::new();
-        for side in ["exports", "imports"] {
+        for side in SIDES {
             if let Some(edges) = told.get_mut(side).and_then(Value::as_array_mut) {
                 edges.retain(|edge| match CompiledEdge::read(edge) {
                     Ok(_) => true,

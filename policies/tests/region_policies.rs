@@ -289,11 +289,25 @@ fn the_next_change_is_the_first_end_or_beginning() {
 fn an_edge_of_which_anything_is_not_understood_is_held_and_nothing_else() {
     let eu = compiled(&world()).for_region(&region("eu"), PolicyRevision(7)).unwrap();
     let told = serde_json::to_value(&eu).unwrap();
-    assert_eq!(RegionPolicy::read(told.clone()).unwrap(), eu);
+    let read = |told: serde_json::Value| {
+        let of_text = RegionPolicy::read_text(&serde_json::to_vec(&told).unwrap()).unwrap();
+        let of_value = RegionPolicy::read(told).unwrap();
+        assert_eq!(of_text, of_value);
+        of_value
+    };
+    assert_eq!(read(told.clone()), eu);
+    let understood = |told: &serde_json::Value| {
+        RegionPolicy::understood_in(serde_json::json!({ "policy": told }).to_string().as_bytes())
+    };
+    assert_eq!(
+        understood(&told).as_ref(),
+        Some(&eu),
+        "it is not looked at edge by edge"
+    );
     let with = |field: &str, value: serde_json::Value| {
         let mut told = told.clone();
         told["exports"][0][field] = value;
-        RegionPolicy::read(told).unwrap()
+        read(told)
     };
     for (field, value) in [("adults_only", "yes"), ("mechanism", "OfTomorrow")] {
         let read = with(field, value.into());
@@ -308,6 +322,23 @@ fn an_edge_of_which_anything_is_not_understood_is_held_and_nothing_else() {
     // One that nobody here can name was never open here.
     assert!(with("id", "stride-eu.moods.us".into()).held.is_empty());
     assert!(with("adults_only", serde_json::Value::Null).held.is_empty());
+
+    // What is said beside the edges narrows none of them.
+    let mut more = told;
+    more["weather"] = "fair".into();
+    assert_eq!(understood(&more).as_ref(), Some(&eu));
+    more["homes"][0]["exports"] = serde_json::json!([{"more": 1}]);
+    assert_eq!(read(more), eu);
+}
+
+#[test]
+fn what_follows_a_policy_in_its_text_makes_it_none() {
+    let eu = compiled(&world()).for_region(&region("eu"), PolicyRevision(7)).unwrap();
+    let mut text = serde_json::to_vec(&eu).unwrap();
+    text.push(b'\n');
+    assert_eq!(RegionPolicy::read_text(&text).unwrap(), eu);
+    text.push(b'{');
+    assert!(RegionPolicy::read_text(&text).is_err());
 }
 
 #[test]

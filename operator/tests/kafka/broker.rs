@@ -9,7 +9,7 @@ use meridian_kit::tls::Tls;
 use meridian_operator::region::kafka::correct;
 use meridian_operator::region::stack::plan::{access, components, kafka};
 use meridian_operator::region::stack::secrets::{Authority, Wanted};
-use meridian_operator::region::stack::validate::{Images, Stack, validate};
+use meridian_operator::region::stack::validate::{self, Images, Stack};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs;
@@ -40,8 +40,8 @@ pub fn stack(in_clear: bool) -> Stack {
         postgres: "postgres:17".to_owned(),
         kafka: "kafka:4.1".to_owned(),
     };
-    let request = validate(&object, &images).unwrap();
-    let policy = request.policy.clone().unwrap();
+    let request = validate::validate(&object, &images).unwrap();
+    let policy = validate::policy(&object["spec"]).unwrap();
     Stack {
         kafka_in_clear: in_clear,
         ..request.with(policy, None)

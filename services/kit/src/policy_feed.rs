@@ -59,10 +59,15 @@ impl FeedLine {
     /// # Errors
     /// It is not understood.
     pub fn parse(line: &[u8]) -> Result<Self, serde_json::Error> {
+        if let Some(policy) = RegionPolicy::understood_in(line) {
+            return Ok(Self::Policy {
+                policy: Box::new(policy),
+            });
+        }
         let mut told: Value = serde_json::from_slice(line)?;
         match told.get_mut("policy") {
             Some(policy) => {
-                let policy = Box::new(RegionPolicy::read(policy.take())?);
+                let policy = Box::new(RegionPolicy::read_by_edges(policy.take())?);
                 Ok(Self::Policy { policy })
             }
             None => Self::deserialize(told),
@@ -247,8 +252,7 @@ impl PolicyFeed {
             problem,
         };
         let bytes = std::fs::read(path).map_err(|error| boot(error.to_string()))?;
-        let policy = serde_json::from_slice(&bytes).and_then(RegionPolicy::read);
-        let policy = policy.map_err(|error| boot(error.to_string()))?;
+        let policy = RegionPolicy::read_text(&bytes).map_err(|error| boot(error.to_string()))?;
         if policy.region != *region {
             return Err(boot(format!(
                 "it is the policy of {}, and this is {region}",
@@ -381,6 +385,8 @@ impl PolicyFeed {
         self.lease().connected = true;
         let mut buffer = Vec::new();
         let mut heard_something = false;
+        // Of the buffer, what is known to have no line's end in it.
+        let mut searched = 0;
         loop {
             let chunk = match tokio::time::timeout(SILENCE, response.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
@@ -395,8 +401,10 @@ impl PolicyFeed {
             };
             let heard = Instant::now();
             buffer.extend_from_slice(&chunk);
-            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = buffer.drain(..=end).collect();
+            while let Some(end) = memchr::memchr(b'\n', &buffer[searched..]) {
+                let rest = buffer.split_off(searched + end + 1);
+                let line = std::mem::replace(&mut buffer, rest);
+                searched = 0;
                 if line.trim_ascii().is_empty() {
                     continue;
                 }
@@ -410,6 +418,7 @@ impl PolicyFeed {
                     Err(_) => return ("a line of the feed is not understood".to_owned(), heard_something),
                 }
             }
+            searched = buffer.len();
             if buffer.len() > LINE_LIMIT_BYTES {
                 return ("a line of the feed is too long".to_owned(), heard_something);
             }
@@ -464,10 +473,12 @@ impl PolicyFeed {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn policy(region: &str, revision: u64) -> RegionPolicy {
-        serde_json::from_value(serde_json::json!({
+        serde_json::from_value(json!({
             "region": region, "jurisdiction": region, "revision": revision, "public_url": "https://eu.example",
             "issuer": "https://eu.example", "countries_served": ["DE"], "homes": [], "directory": [], "peers": [],
             "exports": [], "imports": [], "retention": {}
@@ -589,6 +600,48 @@ mod tests {
             Instant::now(),
         );
         assert_eq!(feed.current().revision, PolicyRevision(3));
+    }
+
+    #[test]
+    fn a_line_of_a_newer_version_is_read_and_an_edge_that_it_says_more_of_is_held() {
+        let parsed = |line: Value| FeedLine::parse(line.to_string().as_bytes());
+        let held = |line: Value| match parsed(line).expect("a line") {
+            FeedLine::Policy { policy } => (policy.exports.len(), policy.held.len()),
+            line => panic!("{line:?}"),
+        };
+        let told = serde_json::to_value(policy("eu", 3)).expect("JSON");
+        let with = |edge: Value| {
+            let mut told = told.clone();
+            told["exports"] = json!([edge]);
+            json!({ "policy": told })
+        };
+        let edge = json!({
+            "id": "stride-eu.workout-summary.us", "tenant": "stride-eu", "organization": "stride", "from": "eu", "to": "us",
+            "exporter": "stride-gmbh", "importer": "stride-inc", "importer_tenant": "stride-us",
+            "class": "workout-summary", "purposes": ["cross-border-sharing"], "fields": ["sport_type"],
+            "mechanism": "SCC", "instrument": "the clauses", "effective_from": "2025-01-01T00:00:00Z",
+            "expires": "2027-01-01T00:00:00Z", "ends_with": "mechanism-expired", "pseudonymise": true, "onward": false,
+            "needs_consent": true, "framework": "GDPR", "rule": "SCC in force", "epoch": 1,
+        });
+        let mut more = edge.clone();
+        more["adults_only"] = true.into();
+        assert_eq!(held(with(edge)), (1, 0));
+        assert_eq!(held(with(more)), (0, 1));
+        assert_eq!(held(json!({"policy": told, "since": 5})), (0, 0));
+        assert_eq!(
+            parsed(json!({"lease_lost": true})).expect("a line"),
+            FeedLine::LeaseLost { lease_lost: true }
+        );
+        for none in [
+            json!([{"policy": told}]),
+            json!({"policy": null}),
+            json!({"policy": {}}),
+            json!({}),
+        ] {
+            assert!(parsed(none.clone()).is_err(), "{none}");
+        }
+        let two = format!("{0} {0}", json!({ "policy": told }));
+        assert!(FeedLine::parse(two.as_bytes()).is_err(), "two in one line");
     }
 
     #[test]

@@ -34,26 +34,35 @@ const HEARTBEAT: Duration = Duration::from_secs(4);
 /// What is in force, for whoever follows it. Clones share it.
 #[derive(Clone, Default)]
 pub struct Feed {
-    policy: Arc<watch::Sender<Option<Arc<RegionPolicy>>>>,
+    policy: Arc<watch::Sender<Option<Published>>>,
     lease: Arc<watch::Sender<Held>>,
+}
+
+/// A policy, and the line that tells it to all who follow.
+#[derive(Clone)]
+struct Published {
+    policy: Arc<RegionPolicy>,
+    line: Bytes,
 }
 
 impl Feed {
     /// A policy is in force; the same one again is not told anew.
     pub fn publish(&self, policy: &RegionPolicy) {
-        self.policy.send_if_modified(|known| {
-            let changed = known.as_deref() != Some(policy);
-            if changed {
-                *known = Some(Arc::new(policy.clone()));
-            }
-            changed
-        });
+        if self.policy().is_some_and(|known| *known == *policy) {
+            return;
+        }
+        let told = FeedLine::Policy {
+            policy: Box::new(policy.clone()),
+        };
+        let policy = Arc::new(policy.clone());
+        let line = line(&told);
+        self.policy.send_replace(Some(Published { policy, line }));
     }
 
     /// The policy in force.
     #[must_use]
     pub fn policy(&self) -> Option<Arc<RegionPolicy>> {
-        self.policy.borrow().clone()
+        self.policy.borrow().as_ref().map(|known| Arc::clone(&known.policy))
     }
 
     /// The lease was freshly renewed.
@@ -208,7 +217,7 @@ async fn report_verification(
 
 /// One connection's view of the feed.
 struct Follower {
-    policy: watch::Receiver<Option<Arc<RegionPolicy>>>,
+    policy: watch::Receiver<Option<Published>>,
     lease: watch::Receiver<Held>,
     metrics: Metrics,
 }
@@ -230,19 +239,15 @@ impl Follower {
     async fn next(&mut self) -> Bytes {
         loop {
             // The policy first: a lease vouches for a revision that the reader must have.
-            let line = tokio::select! {
+            tokio::select! {
                 biased;
                 Ok(()) = self.policy.changed() => {
-                    let policy = self.policy.borrow_and_update().clone();
-                    policy.map(|policy| FeedLine::Policy { policy: Box::new(policy.as_ref().clone()) })
+                    if let Some(published) = &*self.policy.borrow_and_update() {
+                        return published.line.clone();
+                    }
                 }
-                Ok(()) = self.lease.changed() => Some(lease_line(*self.lease.borrow_and_update(), Instant::now())),
+                Ok(()) = self.lease.changed() => return line(&lease_line(*self.lease.borrow_and_update(), Instant::now())),
                 () = tokio::time::sleep(HEARTBEAT) => return Bytes::from_static(b"\n"),
-            };
-            // A line of types that serialise by derive always serialises.
-            if let Some(mut text) = line.and_then(|line| serde_json::to_vec(&line).ok()) {
-                text.push(b'\n');
-                return Bytes::from(text);
             }
         }
     }
@@ -252,6 +257,13 @@ impl Drop for Follower {
     fn drop(&mut self) {
         self.metrics.feed_watchers(-1);
     }
+}
+
+fn line(told: &FeedLine) -> Bytes {
+    // Types that serialise by derive always serialise; without, the line would be an empty one, and say nothing.
+    let mut text = serde_json::to_vec(told).unwrap_or_default();
+    text.push(b'\n');
+    Bytes::from(text)
 }
 
 fn lease_line(held: Held, now: Instant) -> FeedLine {

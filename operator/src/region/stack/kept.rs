@@ -9,8 +9,8 @@ use super::plan::foundation::{self, POLICY};
 use super::plan::{Material, Plan, components, plan};
 use super::rotate::Standing;
 use super::secrets::{Credential, REGION_CA, Secrets, SecretsError, Server, Wanted, ensure};
-use super::validate::{Stack, namespace};
-use crate::apply::Applier;
+use super::validate::{self, Stack, namespace};
+use crate::apply::{self, Applier};
 use crate::manifest::{CONFIG_MAP, Manifest, NotAManifest, ObjectKey, REGION_STACK, SECRET};
 use crate::watch::Cache;
 use jiff::Timestamp;
@@ -26,10 +26,18 @@ pub struct Kept(Arc<Mutex<Left>>, Arc<Mutex<Standing>>);
 #[derive(Default)]
 struct Left {
     stack: Option<(Arc<DynamicObject>, Arc<Value>)>,
+    asked: Option<Asked>,
     held: Option<(Arc<DynamicObject>, Option<RegionPolicy>)>,
     policy: Option<(String, RegionPolicy, Manifest)>,
     plan: Option<(Stack, Material, Arc<Plan>)>,
     secrets: Option<Looked>,
+}
+
+/// The policy that a stack asks for, with the fields of its spec that say so.
+struct Asked {
+    revision: Value,
+    told: Value,
+    policy: Result<RegionPolicy, String>,
 }
 
 /// Secrets that were all there and not due.
@@ -44,16 +52,34 @@ impl Kept {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The RegionStack of a region, opened.
+    /// The RegionStack of a region.
     #[must_use]
     pub fn stack(&self, cache: &Cache, region: &str) -> Option<Arc<Value>> {
         let seen = cache.get(&ObjectKey::cluster(REGION_STACK, region))?;
         let mut left = self.lock();
         let known = left.stack.take().filter(|(known, _)| Arc::ptr_eq(known, &seen));
-        let (_, opened) = left
+        let (_, stack) = left
             .stack
-            .insert(known.unwrap_or_else(|| (seen.clone(), Arc::new(observe::opened(&seen)))));
-        Some(opened.clone())
+            .insert(known.unwrap_or_else(|| (seen.clone(), Arc::new(apply::observed(&seen)))));
+        Some(stack.clone())
+    }
+
+    /// The policy that a RegionStack asks for. Its status changes far more often than that, and reading it is most of what
+    /// there is to read of a stack.
+    ///
+    /// # Errors
+    /// Why it is not understood.
+    pub fn asked(&self, spec: &Value) -> Result<RegionPolicy, String> {
+        let (revision, told) = (&spec["revision"], &spec["policy"]);
+        let mut left = self.lock();
+        let known = left.asked.take();
+        let known = known.filter(|known| (&known.revision, &known.told) == (revision, told));
+        let asked = left.asked.insert(known.unwrap_or_else(|| Asked {
+            revision: revision.clone(),
+            told: told.clone(),
+            policy: validate::policy(spec),
+        }));
+        asked.policy.clone()
     }
 
     /// The policy that was in force when it was last written down.

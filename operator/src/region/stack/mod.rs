@@ -231,7 +231,10 @@ impl Stacks {
         }
         let request = trace::step("observe").in_scope(|| self.validated(&name, &object));
         let result = match &request {
-            Ok(request) => self.lay_down(request.clone(), Canary::remembered(&object)).await,
+            Ok(request) => {
+                let asked = trace::step("policy").in_scope(|| self.kept.asked(&object["spec"]));
+                self.lay_down(request.clone(), asked, Canary::remembered(&object)).await
+            }
             Err(invalid) => Err(invalid.clone().into()),
         };
         let region = request.as_ref().ok().map(|r| &r.region);
@@ -282,10 +285,15 @@ impl Stacks {
         validate::validate(object, &images)
     }
 
-    async fn lay_down(&self, request: Request, remembered: Option<Canary>) -> Result<Done, StackError> {
+    async fn lay_down(
+        &self,
+        request: Request,
+        asked: Result<RegionPolicy, String>,
+        remembered: Option<Canary>,
+    ) -> Result<Done, StackError> {
         self.served.claim(&request.region)?;
         let cache = self.applier.cache();
-        let (asked, region, rotation) = (request.policy.clone(), request.region.clone(), request.rotation.clone());
+        let (region, rotation) = (request.region.clone(), request.rotation.clone());
         let held = self.kept.held_policy(cache, &region);
         let asked = asked.as_ref().map_err(String::as_str);
         let (policy, refusals) = hold::decide(&region, held.as_ref(), asked, &observe::placements(cache, &region));

@@ -10,39 +10,24 @@ use crate::apply::observed;
 use crate::manifest::{
     CONFIG_MAP, DEPLOYMENT, INGEST_POOL, NAMESPACE, ObjectKey, REGION_STACK, STATEFUL_SET, TENANT_PLACEMENT,
 };
-use crate::policy_form;
 use crate::region::ingest::{self, validate::Settings};
 use crate::region::policy::hold::Placement;
 use crate::watch::Cache;
-use kube::ResourceExt;
 use kube::api::DynamicObject;
 use meridian_policy::{RegionName, RegionPolicy};
 use serde_json::{Value, json};
 
-/// The RegionStack of a region, see [`opened`].
+/// The RegionStack of a region, with its policy in whichever form it lies.
 #[must_use]
 pub fn stack(cache: &Cache, region: &str) -> Option<Value> {
     let object = cache.get(&ObjectKey::cluster(REGION_STACK, region))?;
-    Some(opened(&object))
-}
-
-/// A RegionStack with its policy opened. One that cannot be opened stays packed, and is not understood.
-#[must_use]
-pub fn opened(object: &DynamicObject) -> Value {
-    let mut stack = observed(object);
-    if let Some(policy) = stack.pointer_mut("/spec/policy")
-        && let Err(error) = policy_form::open(policy)
-    {
-        tracing::error!(region = object.name_any(), error = %error, "the policy is not taken");
-    }
-    stack
+    Some(observed(&object))
 }
 
 /// The policy that a ConfigMap has written down.
 #[must_use]
 pub fn written_policy(config: &DynamicObject) -> Option<RegionPolicy> {
-    let policy = serde_json::from_str(config.data["data"][POLICY_KEY].as_str()?);
-    policy.and_then(RegionPolicy::read).ok()
+    RegionPolicy::read_text(config.data["data"][POLICY_KEY].as_str()?.as_bytes()).ok()
 }
 
 /// The policy that was in force when it was last written down.

@@ -34,10 +34,13 @@ impl Stacks {
             return Ok(None);
         }
         if held {
-            let policy = &object["spec"]["policy"];
+            let mut policy = object["spec"]["policy"].clone();
+            if let Err(error) = policy_form::open(&mut policy) {
+                tracing::error!(region = name, %error, "the policy is not understood");
+            }
             let homes = policy["homes"].as_array().map_or(0, Vec::len);
             // Of a policy that cannot be opened nobody knows whose home this is.
-            if data_goes && (homes > 0 || policy_form::is_packed(policy)) {
+            if data_goes && (homes > 0 || policy_form::is_packed(&policy)) {
                 return Ok(Some(self.refuse_to_remove(&key, object, homes).await?));
             }
             if data_goes && let Some(pass) = self.remove_data(name).await? {

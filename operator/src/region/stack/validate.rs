@@ -128,15 +128,13 @@ pub enum Invalid {
     NoPolicy(String),
 }
 
-/// A RegionStack as its own words say it, before the policy in force is decided.
+/// A RegionStack as its own words say it, but for its policy ([`policy`]).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// UID of the RegionStack.
     pub uid: String,
     /// The region.
     pub region: RegionName,
-    /// The policy asked for, or why it is not understood.
-    pub policy: Result<RegionPolicy, String>,
     /// The images to run.
     pub images: Images,
     /// Host name of the public certificate.
@@ -208,16 +206,11 @@ pub fn validate(object: &Value, defaults: &Images) -> Result<Request, Invalid> {
             region,
         });
     }
-    // The revision is the stack's; a policy compiled before it was allocated may not know it yet.
-    let revision: PolicyRevision = parse("spec.revision", &spec["revision"])?;
-    let policy = policy_form::read(&spec["policy"])
-        .map(|policy| RegionPolicy { revision, ..policy })
-        .map_err(|error| error.to_string());
+    parse::<PolicyRevision>("spec.revision", &spec["revision"])?;
     let rollout: Option<Rollout> = parse("spec.rollout", &spec["rollout"])?;
     let named = |image: &Value, default: &str| named(image).unwrap_or_else(|| default.to_owned());
     Ok(Request {
         uid: object["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
-        policy,
         images: Images {
             meridian: named(&spec["image"], &defaults.meridian),
             postgres: named(&spec["dataPlane"]["postgres"]["image"], &defaults.postgres),
@@ -233,6 +226,17 @@ pub fn validate(object: &Value, defaults: &Images) -> Result<Request, Invalid> {
         rotation: Asked::of(object),
         region,
     })
+}
+
+/// The policy that a RegionStack asks for.
+///
+/// # Errors
+/// Why it is not understood.
+pub fn policy(spec: &Value) -> Result<RegionPolicy, String> {
+    // The revision is the stack's; a policy compiled before it was allocated may not know it yet.
+    let revision: PolicyRevision = parse("spec.revision", &spec["revision"]).map_err(|error| error.to_string())?;
+    let policy = policy_form::read(&spec["policy"]).map_err(|error| error.to_string())?;
+    Ok(RegionPolicy { revision, ..policy })
 }
 
 fn parse<T: serde::de::DeserializeOwned>(field: &'static str, value: &Value) -> Result<T, Invalid> {
@@ -350,7 +354,8 @@ mod tests {
     #[test]
     fn a_stack_takes_the_images_in_force_unless_it_names_others() {
         let request = validate(&object(), &images()).unwrap();
-        assert_eq!((request.images, request.policy.unwrap().revision.0), (images(), 9));
+        assert_eq!(request.images, images());
+        assert_eq!(policy(&object()["spec"]).unwrap().revision.0, 9);
         let mut named = object();
         named["spec"]["image"] = json!("m:2");
         named["spec"]["dataPlane"] = json!({"postgres": {"image": "p:2"}});

@@ -12,7 +12,7 @@ use meridian_operator::policy_form::{self, Others};
 use meridian_operator::region::ingest::validate::Settings;
 use meridian_operator::region::stack::plan::{Material, Plan, components, plan};
 use meridian_operator::region::stack::secrets::{Authority, Data, digest};
-use meridian_operator::region::stack::validate::{Images, NodePorts, Stack, validate};
+use meridian_operator::region::stack::validate::{self, Images, NodePorts, Stack};
 use meridian_policy::{
     Epoch, PolicyRevision, PolicySource, RegionFacts, RegionName, RegionPolicy, RegionTrust, TenantFacts,
     TenantResidencySpec, compile,
@@ -153,8 +153,8 @@ pub fn packed_region_stack(region: &str) -> Result<Value> {
 pub fn planned(region: &str) -> Result<Plan> {
     let mut object = region_stack(region)?;
     object["metadata"]["uid"] = json!("0b4a7c1e-0000-4000-8000-000000000001");
-    let request = validate(&object, &images())?;
-    let policy = request.policy.clone().map_err(anyhow::Error::msg)?;
+    let request = validate::validate(&object, &images())?;
+    let policy = validate::policy(&object["spec"]).map_err(anyhow::Error::msg)?;
     let pool = Settings {
         partitions: 6,
         ..Settings::default()
