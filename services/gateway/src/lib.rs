@@ -60,9 +60,14 @@ pub async fn run_with(start: Start, public_tls_dir: PathBuf) -> Result<(), Start
 
     let stop = start.stop();
     let serving = listener::serve(listener, tls, app, stop.clone());
+    let addresses = Arc::clone(&upstreams).keep_addresses(stop.clone());
     let (certificates, services) = (certificate.watch(stop.clone()), upstreams.watch(stop));
     let parts = Parts::without_server()
         .background("the public listener", serving)
+        .background::<std::convert::Infallible>("the addresses of services", async move {
+            addresses.await;
+            Ok(())
+        })
         .background::<std::convert::Infallible>("the reload of the public certificate", async move {
             certificates.await;
             Ok(())

@@ -169,14 +169,10 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        request: &mut Request,
+        _request: &mut Request,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let late = *error.etype() == ErrorType::ConnectTimedout;
-        if let (true, Some((service, _))) = (late, request.passed) {
-            self.upstreams.forget_address(service);
-        }
-        error.set_retry(late);
+        error.set_retry(*error.etype() == ErrorType::ConnectTimedout);
         error
     }
 

@@ -1,11 +1,11 @@
 //! The way to the region's services: mTLS with the gateway's certificate, the service's name verified against the
-//! region's CA, addresses resolved without blocking and remembered for a moment.
+//! region's CA, addresses looked up beside the requests.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use meridian_kit::Start;
 use pingora::protocols::tls::CaType;
@@ -13,10 +13,13 @@ use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// How long an address is used before it is looked up again.
-const REMEMBERED: Duration = Duration::from_secs(5);
+use crate::domain::table;
+
+/// How often addresses are looked up again.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(5);
 const RESOLVE: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(2);
 /// With the TLS handshake.
@@ -101,13 +104,11 @@ fn certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
     (!ders.is_empty() && all_parse).then_some(ders)
 }
 
-type Remembered = HashMap<&'static str, (SocketAddr, Instant)>;
-
 /// Finds services and the way to them.
 pub struct Upstreams {
     start: Start,
     material: RwLock<Material>,
-    addresses: Mutex<Remembered>,
+    addresses: Mutex<HashMap<&'static str, SocketAddr>>,
 }
 
 impl Upstreams {
@@ -166,28 +167,29 @@ impl Upstreams {
         Ok(peer)
     }
 
-    /// Looks a service's address up again when it is asked for next.
-    pub fn forget_address(&self, service: &'static str) {
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, then)) = addresses.get_mut(service)
-            && let Some(long_ago) = Instant::now().checked_sub(REMEMBERED)
-        {
-            *then = long_ago;
+    /// Keeps looking up where services are until `stop`: no request waits for a name server that is slow or away. Services
+    /// keep their addresses; one that cannot be looked up is where it was.
+    pub async fn keep_addresses(self: Arc<Self>, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(LOOK_UP_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            for service in table::services() {
+                if let Some(Err(error)) = stop.run_until_cancelled(self.look_up(service)).await {
+                    tracing::debug!(%error, peer = service, "an address could not be looked up");
+                }
+            }
         }
     }
 
     async fn address(&self, service: &'static str) -> Result<SocketAddr, UpstreamError> {
-        let remembered = self
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(service)
-            .copied();
-        if let Some((address, then)) = remembered
-            && then.elapsed() < REMEMBERED
-        {
-            return Ok(address);
+        let known = self.addresses().get(service).copied();
+        match known {
+            Some(address) => Ok(address),
+            None => self.look_up(service).await,
         }
+    }
+
+    async fn look_up(&self, service: &'static str) -> Result<SocketAddr, UpstreamError> {
         let url: http::Uri = self
             .start
             .config()
@@ -198,22 +200,18 @@ impl Upstreams {
             .host()
             .ok_or(UpstreamError::Url { service })?
             .trim_matches(['[', ']']);
-        let looked_up =
-            tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host, url.port_u16().unwrap_or(443)))).await;
-        let found = match looked_up {
+        let asked = tokio::net::lookup_host((host, url.port_u16().unwrap_or(443)));
+        let found = match tokio::time::timeout(RESOLVE, asked).await {
             Ok(Ok(mut addresses)) => addresses.next().ok_or_else(|| "its name has no address".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("the name server does not answer".to_owned()),
         };
-        match (found, remembered) {
-            (Ok(address), _) => {
-                let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-                addresses.insert(service, (address, Instant::now()));
-                Ok(address)
-            }
-            // Services keep their address; a name server that is away for a moment is no reason to refuse.
-            (Err(_), Some((address, _))) => Ok(address),
-            (Err(problem), None) => Err(UpstreamError::Resolve { service, problem }),
-        }
+        let address = found.map_err(|problem| UpstreamError::Resolve { service, problem })?;
+        self.addresses().insert(service, address);
+        Ok(address)
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, HashMap<&'static str, SocketAddr>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

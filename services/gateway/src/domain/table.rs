@@ -1,6 +1,8 @@
 //! The public routes: which service answers which path, with which methods, how large a body it may bring, and what class
 //! of data it is about. What is not in this table does not pass.
 
+use std::collections::BTreeSet;
+
 use http::Method;
 use meridian_policy::DataClass;
 
@@ -61,6 +63,17 @@ const fn entry(
         body_limit: JSON_LIMIT,
         class,
     }
+}
+
+/// The services that answer routes, each once.
+pub fn services() -> BTreeSet<&'static str> {
+    let targets = TABLE.iter().map(|entry| entry.target);
+    targets
+        .filter_map(|target| match target {
+            Target::Service(service) => Some(service),
+            Target::Directory => None,
+        })
+        .collect()
 }
 
 const GET: &[Method] = &[Method::GET];

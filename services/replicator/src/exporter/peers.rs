@@ -61,8 +61,8 @@ impl Peers {
     /// What an edge's importer said to a push. True: it is of an older version, and the same goes again as that takes it.
     pub(super) fn learn(&self, edge: &EdgeId, push: &Push, said: &Result<(), ClientError>) -> bool {
         let newer = self.reception(edge, |reception| reception.learn(push, said, Instant::now()));
-        if let Some(newer) = newer {
-            tracing::warn!(%edge, ?newer, "an importer is of an older version, and gets what that takes");
+        if let Some(reason) = newer {
+            tracing::warn!(%edge, ?reason, "an importer is of an older version, and gets what that takes");
         }
         newer.is_some()
     }

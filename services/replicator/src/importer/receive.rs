@@ -165,7 +165,7 @@ impl Importer {
         let now = Timestamp::now();
         let policy = self.shared.feed.current();
         let edge = admitted(&policy, pushed.edge(), sender, now)?;
-        let differs = |why: &NotAdmitted| tracing::warn!(edge = %edge.id, %why, "a push waits at its exporter");
+        let differs = |error: &NotAdmitted| tracing::warn!(edge = %edge.id, %error, "a push waits at its exporter");
         let mut events = pushed.events(edge).inspect_err(differs)?;
         let scope = self.scope(edge).ok_or(ReceiveError::NotHome)?;
         let key = self.shared.edge_keys.of_import(&edge.importer_tenant, &edge.id).await?;
