@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use self::apiserver::Wanted;
+use self::postgres::{Databases, Postgres};
 use crate::cache::{self, Cache};
 use crate::paths::{self, Paths};
 use crate::preflight;
@@ -105,8 +106,9 @@ impl Running {
         let needs_apiserver = has(Part::Apiserver) || has(Part::Member) || has(Part::Other);
 
         let (postgres, kafka, apiserver) = thread::scope(|scope| {
-            let postgres = has(Part::Postgres)
-                .then(|| scope.spawn(|| postgres::Postgres::prepare(paths, cache, &folder.make("postgres")?)));
+            let postgres = has(Part::Postgres).then(|| {
+                scope.spawn(|| Postgres::prepare(paths, cache, &folder.make("postgres")?, Databases::InMemory))
+            });
             let kafka = has(Part::Kafka)
                 .then(|| scope.spawn(|| kafka::Kafka::prepare(paths, cache, &folder.make("kafka")?, "part-kafka")));
             let apiserver = needs_apiserver.then(|| {
@@ -199,7 +201,7 @@ impl Running {
     pub fn start_region(paths: &Paths, cache: &Cache) -> Result<Self> {
         preflight::parts(paths, cache, &[Part::Postgres])?;
         let folder = Folder::create(paths, "region")?;
-        let postgres = postgres::Postgres::prepare(paths, cache, &folder.make("postgres")?)?;
+        let postgres = Postgres::prepare(paths, cache, &folder.make("postgres")?, Databases::OnDisk)?;
         let mut parts = vec![postgres.start()?];
         postgres.wait(&mut parts)?;
         Ok(Self {
@@ -216,7 +218,7 @@ impl Running {
     pub fn start_border(paths: &Paths, cache: &Cache) -> Result<Self> {
         preflight::parts(paths, cache, &[Part::Postgres, Part::Kafka])?;
         let folder = Folder::create(paths, "border")?;
-        let postgres = postgres::Postgres::prepare(paths, cache, &folder.make("postgres")?)?;
+        let postgres = Postgres::prepare(paths, cache, &folder.make("postgres")?, Databases::OnDisk)?;
         let broker = |name: &str| kafka::Kafka::prepare(paths, cache, &folder.make(name)?, name);
         let (kafka, other) = (broker("bench-kafka")?, broker("bench-other-kafka")?);
         let mut parts = vec![postgres.start()?, kafka.start()?, other.start()?];

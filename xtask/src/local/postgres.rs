@@ -27,9 +27,20 @@ const THROW_AWAY: &[&str] = &[
     "wal_level=logical",
 ];
 
+/// Where a server's databases lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Databases {
+    /// In memory of their own, where that can be had, gone with the server. A database is three hundred files, and tests make
+    /// hundreds of databases: a third of what the server did for them was to have a disk's file system find room for files.
+    InMemory,
+    /// On a disk, as a region's.
+    OnDisk,
+}
+
 /// A prepared server.
 pub struct Postgres {
     programs: Programs,
+    databases: Databases,
     data: PathBuf,
     port: u16,
     password: String,
@@ -51,7 +62,7 @@ impl Postgres {
     ///
     /// # Errors
     /// When there is no PostgreSQL to run, or `initdb` fails.
-    pub fn prepare(paths: &Paths, cache: &Cache, dir: &Path) -> Result<Self> {
+    pub fn prepare(paths: &Paths, cache: &Cache, dir: &Path, databases: Databases) -> Result<Self> {
         let programs = Programs::find(paths, cache)?;
         let log = Log::fresh(paths, "part-postgres")?;
         let password = random_word()?;
@@ -64,7 +75,7 @@ impl Postgres {
             }
         }
         let seen = programs.seen(dir);
-        let mut initdb = programs.command("initdb", dir);
+        let mut initdb = programs.command("initdb", dir, Databases::OnDisk);
         initdb
             .arg(format!("--pgdata={}", seen.join("data").display()))
             .arg(format!("--pwfile={}", seen.join("password").display()))
@@ -78,6 +89,7 @@ impl Postgres {
         log.run(&mut initdb).context("PostgreSQL's initdb failed")?;
         Ok(Self {
             programs,
+            databases,
             data: dir.to_path_buf(),
             port: free_port()?,
             password,
@@ -90,7 +102,7 @@ impl Postgres {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&self) -> Result<Process> {
-        let mut server = self.programs.command("postgres", &self.data);
+        let mut server = self.programs.command("postgres", &self.data, self.databases);
         server
             .arg("-D")
             .arg(self.programs.seen(&self.data).join("data"))
@@ -148,18 +160,24 @@ impl Programs {
     }
 
     /// A program of PostgreSQL that sees `dir`.
-    fn command(&self, name: &str, dir: &Path) -> Command {
+    fn command(&self, name: &str, dir: &Path, databases: Databases) -> Command {
         match self {
             Self::Installed { bin } => Command::new(bin.join(name)),
             Self::Rooted { root, user, group } => {
                 // Every program here replaces the one before it, so the process that is started is the server itself.
                 // The death signal comes last: the kernel clears it when a process changes its user.
                 let script = "mount --bind \"$2\" \"$1$3\"; mount --bind /dev \"$1/dev\"; \
-                              mount -t tmpfs tmpfs \"$1/dev/shm\"; root=$1; shift 3; exec chroot \"$root\" \"$@\"";
+                              mount -t tmpfs tmpfs \"$1/dev/shm\"; \
+                              if [ -n \"$4\" ]; then mount -t tmpfs tmpfs \"$1/mnt\"; cp -a \"$1$3/$4/.\" \"$1/mnt\"; \
+                              mount --move \"$1/mnt\" \"$1$3/$4\"; fi; root=$1; shift 4; exec chroot \"$root\" \"$@\"";
+                let in_memory = match databases {
+                    Databases::InMemory => "data/base",
+                    Databases::OnDisk => "",
+                };
                 let mut command = host::private_mounts();
                 command
                     .args(["sh", "-euc", script, "sh"])
-                    .args([root.as_path(), dir, Path::new(DATA_INSIDE)])
+                    .args([root.as_path(), dir, Path::new(DATA_INSIDE), Path::new(in_memory)])
                     .args(["setpriv", "--reuid", &user.to_string(), "--regid", &group.to_string()])
                     .args(["--clear-groups", "--pdeathsig", "INT", "--"])
                     .arg(Path::new("/usr/lib/postgresql/17/bin").join(name));
