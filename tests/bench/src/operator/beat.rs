@@ -47,13 +47,13 @@ where
     Ok(latencies)
 }
 
-/// Reports the latencies of `what`; the bound, in seconds, is of the 99th percentile.
+/// Reports the latencies of `what`; the bound is of the 99th percentile.
 ///
 /// # Errors
 /// When there is none.
-pub fn report(report: &mut Report, what: &str, latencies: &[f64], most: f64) -> Result<()> {
+pub fn report(report: &mut Report, what: &str, latencies: &[f64], bound: Bound) -> Result<()> {
     for (name, share, bound) in [
-        ("p99", 0.99, Bound::AtMost(most)),
+        ("p99", 0.99, bound),
         ("p50", 0.5, Bound::Reported),
         ("slowest", 1.0, Bound::Reported),
     ] {

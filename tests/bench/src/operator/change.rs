@@ -49,7 +49,7 @@ pub async fn measure(servers: &Servers, programs: &Programs, report: &mut Report
 
     let changes = f64::from(u32::try_from(latencies.len()).context("too many changes")?);
     let what = format!("a residency change to its members, 20/s, {REGIONS} members");
-    beat::report(report, &what, &latencies, 1.0)?;
+    beat::report(report, &what, &latencies, Bound::AtMost(1.0))?;
     #[expect(clippy::cast_precision_loss, reason = "a count of requests in a few minutes")]
     let writes = (after.writes - before.writes) as f64;
     report.add(Metric::own(

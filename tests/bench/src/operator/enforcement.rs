@@ -3,8 +3,9 @@
 //!
 //! The hub and the three region roles are the platform's own, each region in a cluster of its own. The services are stood in
 //! for by what each of them hears the policy with: kit's feed, over mTLS, under the certificate that the region issued to
-//! it. The changes are sent on a fixed beat and timed from it. The stand-in of each replicator acknowledges what was cut, as
-//! a replicator does that has no copies.
+//! it. The changes are sent on a fixed beat and timed from it: first at a pace that three API servers bear on the machine that
+//! the platform is built for, which is what the bound is of, then at more than that. The stand-in of each replicator
+//! acknowledges what was cut, as a replicator does that has no copies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -34,12 +35,15 @@ use super::fleet::{self, Fleet, HOMES, region_name, region_of, tenant_name};
 use super::hub::{self, Hub};
 use super::servers::{Server, Servers, until};
 use crate::Programs;
-use crate::report::Report;
+use crate::report::{Bound, Report};
 
 const REGIONS: usize = HOMES;
 /// Organizations, each with three tenants: one change of each tenant.
 const ORGANIZATIONS: usize = 100;
-const PER_SECOND: u32 = 5;
+/// Changes of the first part, and how many a second. Policies are changed by people.
+const FIRST: (u32, u32) = (200, 1);
+/// And of the second.
+const SECOND: (u32, u32) = (100, 5);
 /// How long the regions may take to start and to hear of all tenants.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Measures how long a change takes to be obeyed.
@@ -68,25 +72,36 @@ pub async fn measure(servers: &Servers, programs: &Programs, report: &mut Report
             .all(|policy| policy.exports.len() == edges && policy.imports.len() == edges))
     })
     .await?;
-    let latencies = load(&servers.hub, &regions).await?;
+    let (borne, too_many) = {
+        let heard = regions
+            .iter()
+            .map(|(name, region)| (name.clone(), region.services.clone()));
+        let heard = Arc::new(heard.collect());
+        let borne = load(&servers.hub, &heard, 0, FIRST).await?;
+        (borne, load(&servers.hub, &heard, FIRST.0, SECOND).await?)
+    };
     stop.cancel();
     drop(regions);
     hub.stop().await?;
     fleet.empty().await?;
-    let what = format!("a policy change on the hub until the last service of three regions obeys, {PER_SECOND}/s");
-    beat::report(report, &what, &latencies, 2.0)
+    for (latencies, (_, per_second), bound) in [(borne, FIRST, Bound::AtMost(2.0)), (too_many, SECOND, Bound::Reported)]
+    {
+        let what = format!("a policy change on the hub until the last service of three regions obeys, {per_second}/s");
+        beat::report(report, &what, &latencies, bound)?;
+    }
+    Ok(())
 }
 
-/// Sends one change of every tenant; gives the seconds that each took.
-async fn load(hub: &Server, regions: &BTreeMap<String, Region>) -> Result<Vec<f64>> {
-    let heard = regions
-        .iter()
-        .map(|(name, region)| (name.clone(), region.services.clone()));
-    let heard: Arc<BTreeMap<String, Vec<PolicyFeed>>> = Arc::new(heard.collect());
-    beat::send(PER_SECOND, u32::try_from(ORGANIZATIONS * HOMES)?, |number| {
-        let (hub, heard) = (hub.clone(), heard.clone());
-        let (home, organization) = (number as usize / ORGANIZATIONS, number as usize % ORGANIZATIONS);
-        async move { cut(&hub, &heard, organization, home).await }
+/// Sends one change of each of so many tenants, so many a second; gives the seconds that each took.
+async fn load(
+    hub: &Server,
+    heard: &Arc<BTreeMap<String, Vec<PolicyFeed>>>,
+    first: u32,
+    (changes, per_second): (u32, u32),
+) -> Result<Vec<f64>> {
+    beat::send(per_second, changes, |number| {
+        let (hub, heard, tenant) = (hub.clone(), heard.clone(), (first + number) as usize);
+        async move { cut(&hub, &heard, tenant % ORGANIZATIONS, tenant / ORGANIZATIONS).await }
     })
     .await
 }
