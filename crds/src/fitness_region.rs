@@ -185,7 +185,6 @@ pub struct FitnessRegionStatus {
     /// Once it is deleted: the edges that are closed for it. None is closed before this is written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["edge".into()]))]
     pub closing: Option<Vec<ClosingEdge>>,
     /// The revision that was written into the primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -137,7 +137,6 @@ pub struct RegionStackStatus {
     /// What was done about edges that were cut.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["edge".into(), "role".into()]))]
     pub acks: Vec<Ack>,
     /// The last checkpoint of each chain of evidence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -241,7 +240,6 @@ pub struct StackBacklog {
     /// The edges with most. One that is not listed while others are left out has at most as many as the least of these.
     #[serde(default)]
     #[schemars(length(max = 256))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["edge".into()]))]
     pub edges: Vec<EdgeBacklog>,
 }
 

@@ -1,6 +1,9 @@
 //! What the API server wants to know of a schema beyond JSON Schema: which lists are maps or sets.
 //!
 //! `meridian-policy` knows nothing of Kubernetes, so its types are annotated here, when a resource wraps them.
+//!
+//! A list of up to hundreds of entries that one writer writes whole is neither: of a map the API server keeps, and merges at
+//! each write, whose each field of each entry is, which is more than the list itself (docs/adr/0034).
 
 use meridian_policy::DataClass;
 use schemars::Schema;

@@ -75,7 +75,6 @@ pub struct TenantDataResidencyStatus {
     /// The first 50 edges, each with what allows or refuses it; `explain` gives the rest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["class".into(), "to".into()]))]
     pub edges: Vec<EdgeVerdict>,
     /// The first 50 violations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -84,7 +83,6 @@ pub struct TenantDataResidencyStatus {
     /// Once it is deleted: the edges that are closed for it. None is closed before this is written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["edge".into()]))]
     pub closing: Option<Vec<ClosingEdge>>,
     /// How far it is approved.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -49,7 +49,6 @@ pub struct TenantPlacementSpec {
     /// The edges that leave from here, as the policy compiled them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "edges")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
     pub edges: Vec<CompiledEdge>,
 }
 

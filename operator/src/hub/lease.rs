@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
@@ -23,6 +23,9 @@ use crate::watch::Cache;
 pub const NAME: &str = "meridian-policy";
 /// How often it is renewed.
 pub const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether one may be. While policies change one after the other, a member is settled for moments: one
+/// that is missed would end its transfers.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long a renewal is valid, in seconds.
 pub const VALID_SECONDS: i32 = 20;
 /// Annotation with the revision that the renewal vouches for.
@@ -113,14 +116,15 @@ impl Ledger {
         entries.leaving.insert(region.to_owned());
     }
 
-    /// `lying_in`: the regions that have this cluster. A cluster may hold several and has one lease: every one of them must
-    /// be settled, and one of which nothing is known is not.
-    fn renewable(&self, lying_in: impl Fn(&str) -> BTreeSet<String>) -> Vec<Settled> {
+    /// Of the members that are due. `lying_in`: the regions that have this cluster. A cluster may hold several and has one
+    /// lease: every one of them must be settled, and one of which nothing is known is not.
+    fn renewable(&self, is_due: impl Fn(&str) -> bool, lying_in: impl Fn(&str) -> BTreeSet<String>) -> Vec<Settled> {
         let ledger = self.lock();
         let mut by_member: BTreeMap<&str, &Settled> = BTreeMap::new();
         for settled in ledger.settled.values() {
             by_member.entry(&settled.member).or_insert(settled);
         }
+        by_member.retain(|member, _| is_due(member));
         let is_settled = |region: &String| {
             let settled = ledger.settled.get(region);
             let may_renew = settled.is_some_and(|settled| may_renew(settled, ledger.wanted(region)));
@@ -155,20 +159,39 @@ pub async fn renew(
     identity: String,
     shutdown: CancellationToken,
 ) -> Result<(), std::convert::Infallible> {
-    let mut ticks = tokio::time::interval(RENEW_EVERY);
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut renewals = Renewals::default();
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
-        let renewable = ledger.renewable(|member| source::homes_of(&hub, member));
-        let renewals = renewable.into_iter().map(|settled| {
+        let now = Instant::now();
+        let is_due = |member: &str| renewals.is_due(member, now);
+        let renewable = ledger.renewable(is_due, |member| source::homes_of(&hub, member));
+        renewals.begin(renewable.iter().map(|settled| settled.member.clone()), now);
+        let under_way = renewable.into_iter().map(|settled| {
             let (members, namespace, identity) = (members.clone(), namespace.clone(), identity.clone());
             async move { renew_one(&members, &namespace, &identity, &settled).await }
         });
-        futures::future::join_all(renewals).await;
+        futures::future::join_all(under_way).await;
+    }
+}
+
+/// When the last renewal of each member was begun.
+#[derive(Debug, Default)]
+struct Renewals(BTreeMap<String, Instant>);
+
+impl Renewals {
+    fn is_due(&self, member: &str, now: Instant) -> bool {
+        let last = self.0.get(member);
+        last.is_none_or(|last| now.duration_since(*last) >= RENEW_EVERY)
+    }
+
+    fn begin(&mut self, members: impl Iterator<Item = String>, now: Instant) {
+        self.0.extend(members.map(|member| (member, now)));
     }
 }
 
@@ -218,7 +241,7 @@ mod tests {
 
     /// Of clusters in which nothing lies but what is recorded.
     fn renewable(ledger: &Ledger) -> Vec<Settled> {
-        ledger.renewable(|_| BTreeSet::new())
+        ledger.renewable(|_| true, |_| BTreeSet::new())
     }
 
     #[test]
@@ -267,13 +290,13 @@ mod tests {
         let ledger = Ledger::default();
         ledger.record("de", settled("eu", 1, 1, 1));
         let both = |_: &str| BTreeSet::from(["de".to_owned(), "fr".to_owned()]);
-        assert!(ledger.renewable(both).is_empty());
+        assert!(ledger.renewable(|_| true, both).is_empty());
         ledger.record("fr", settled("eu", 1, 1, 1));
-        assert_eq!(ledger.renewable(both).len(), 1);
+        assert_eq!(ledger.renewable(|_| true, both).len(), 1);
         ledger.forget("fr");
-        assert!(ledger.renewable(both).is_empty());
+        assert!(ledger.renewable(|_| true, both).is_empty());
         ledger.leave("fr");
-        assert_eq!(ledger.renewable(both).len(), 1);
+        assert_eq!(ledger.renewable(|_| true, both).len(), 1);
     }
 
     #[test]
@@ -286,9 +309,9 @@ mod tests {
         ledger.record("de", settled("eu", 1, 1, 1));
         ledger.fail("fr");
         ledger.record("us", settled("us", 1, 1, 1));
-        assert_eq!(ledger.renewable(lying_in), [settled("us", 1, 1, 1)]);
+        assert_eq!(ledger.renewable(|_| true, lying_in), [settled("us", 1, 1, 1)]);
         ledger.record("fr", settled("eu", 1, 1, 1));
-        assert_eq!(ledger.renewable(lying_in).len(), 2);
+        assert_eq!(ledger.renewable(|_| true, lying_in).len(), 2);
     }
 
     #[test]
@@ -306,6 +329,24 @@ mod tests {
         assert_eq!(renewed(), ["eu", "us"]);
         ledger.expect(3, &Concerned::Everybody);
         assert!(renewed().is_empty());
+    }
+
+    #[test]
+    fn a_member_that_was_not_settled_when_it_was_due_is_due_until_it_is() {
+        let (ledger, mut renewals, began) = (Ledger::default(), Renewals::default(), Instant::now());
+        let mut renewed = |settled: Settled, seconds: u64| {
+            ledger.record("eu", settled);
+            let now = began + Duration::from_secs(seconds);
+            let renewable = ledger.renewable(|member| renewals.is_due(member, now), |_| BTreeSet::new());
+            renewals.begin(renewable.iter().map(|settled| settled.member.clone()), now);
+            renewable.len()
+        };
+        assert_eq!(renewed(settled("eu", 1, 1, 1), 0), 1, "at once");
+        assert_eq!(renewed(settled("eu", 1, 1, 1), 4), 0, "not before it is due");
+        assert_eq!(renewed(settled("eu", 2, 2, 1), 5), 0, "what is written is not applied");
+        assert_eq!(renewed(settled("eu", 2, 2, 2), 6), 1, "and then it is");
+        assert_eq!(renewed(settled("eu", 2, 2, 2), 10), 0);
+        assert_eq!(renewed(settled("eu", 2, 2, 2), 11), 1);
     }
 
     #[test]
