@@ -5,11 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::changed::Concerned;
@@ -26,6 +29,8 @@ pub const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked whether one may be. While policies change one after the other, a member is settled for moments: one
 /// that is missed would end its transfers.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How soon one that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long a renewal is valid, in seconds.
 pub const VALID_SECONDS: i32 = 20;
 /// Annotation with the revision that the renewal vouches for.
@@ -131,10 +136,9 @@ impl Ledger {
             may_renew || ledger.leaving.contains(region)
         };
         by_member.retain(|member, _| {
-            let recorded = ledger.settled.iter().filter(|(_, settled)| settled.member == *member);
-            let mut regions = lying_in(member);
-            regions.extend(recorded.map(|(region, _)| region.clone()));
-            regions.iter().all(is_settled)
+            let mut recorded = ledger.settled.iter().filter(|(_, settled)| settled.member == *member);
+            // What lies there is looked for last: that takes longest.
+            recorded.all(|(region, _)| is_settled(region)) && lying_in(member).iter().all(is_settled)
         });
         by_member.into_values().cloned().collect()
     }
@@ -162,42 +166,60 @@ pub async fn renew(
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut renewals = Renewals::default();
+    // A member that answers slowly keeps no other waiting.
+    let mut under_way = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => break,
+            Some((member, renewed)) = under_way.next() => {
+                renewals.ended(member, renewed, Instant::now());
+                continue;
+            }
             _ = ticks.tick() => {}
         }
         let now = Instant::now();
         let is_due = |member: &str| renewals.is_due(member, now);
-        let renewable = ledger.renewable(is_due, |member| source::homes_of(&hub, member));
-        renewals.begin(renewable.iter().map(|settled| settled.member.clone()), now);
-        let under_way = renewable.into_iter().map(|settled| {
-            let (members, namespace, identity) = (members.clone(), namespace.clone(), identity.clone());
-            async move { renew_one(&members, &namespace, &identity, &settled).await }
-        });
-        futures::future::join_all(under_way).await;
+        for settled in ledger.renewable(is_due, |member| source::homes_of(&hub, member)) {
+            renewals.began(settled.member.clone());
+            let (members, namespace, identity) = (&members, &namespace, &identity);
+            under_way.push(async move {
+                let renewed = renew_one(members, namespace, identity, &settled).await;
+                (settled.member, renewed.then_some(now))
+            });
+        }
     }
+    while under_way.next().await.is_some() {}
+    Ok(())
 }
 
-/// When the last renewal of each member was begun.
+/// When each member's lease is due; nothing while a renewal is under way.
 #[derive(Debug, Default)]
-struct Renewals(BTreeMap<String, Instant>);
+struct Renewals(BTreeMap<String, Option<Instant>>);
 
 impl Renewals {
     fn is_due(&self, member: &str, now: Instant) -> bool {
-        let last = self.0.get(member);
-        last.is_none_or(|last| now.duration_since(*last) >= RENEW_EVERY)
+        match self.0.get(member) {
+            None => true,
+            Some(due) => due.is_some_and(|due| now >= due),
+        }
     }
 
-    fn begin(&mut self, members: impl Iterator<Item = String>, now: Instant) {
-        self.0.extend(members.map(|member| (member, now)));
+    fn began(&mut self, member: String) {
+        self.0.insert(member, None);
+    }
+
+    /// `renewed`: when that was begun; nothing when it failed.
+    fn ended(&mut self, member: String, renewed: Option<Instant>, now: Instant) {
+        let due = renewed.map_or(now + AGAIN, |began| began + RENEW_EVERY);
+        self.0.insert(member, Some(due));
     }
 }
 
-async fn renew_one(members: &Members, namespace: &str, identity: &str, settled: &Settled) {
+/// Whether it was renewed.
+async fn renew_one(members: &Members, namespace: &str, identity: &str, settled: &Settled) -> bool {
     let Some(member) = members.get(&settled.member) else {
-        return;
+        return false;
     };
     let key = ObjectKey::namespaced(LEASE, namespace, NAME);
     let body = renewal(namespace, identity, settled.written, Timestamp::now());
@@ -205,9 +227,11 @@ async fn renew_one(members: &Members, namespace: &str, identity: &str, settled: 
     let patch = Patch::Apply(&body);
     let api = member.applier.api(&key);
     let request = api.patch(NAME, &params, &patch);
-    if let Err(error) = member.applier.write("renew", &key, request).await {
+    let written = member.applier.write("renew", &key, request).await;
+    if let Err(error) = &written {
         tracing::warn!(member = %settled.member, error = %error, "policy lease not renewed; its transfers end with it");
     }
+    written.is_ok()
 }
 
 fn renewal(namespace: &str, identity: &str, revision: u64, now: Timestamp) -> Value {
@@ -338,7 +362,9 @@ mod tests {
             ledger.record("eu", settled);
             let now = began + Duration::from_secs(seconds);
             let renewable = ledger.renewable(|member| renewals.is_due(member, now), |_| BTreeSet::new());
-            renewals.begin(renewable.iter().map(|settled| settled.member.clone()), now);
+            for settled in &renewable {
+                renewals.ended(settled.member.clone(), Some(now), now);
+            }
             renewable.len()
         };
         assert_eq!(renewed(settled("eu", 1, 1, 1), 0), 1, "at once");
@@ -347,6 +373,20 @@ mod tests {
         assert_eq!(renewed(settled("eu", 2, 2, 2), 6), 1, "and then it is");
         assert_eq!(renewed(settled("eu", 2, 2, 2), 10), 0);
         assert_eq!(renewed(settled("eu", 2, 2, 2), 11), 1);
+    }
+
+    #[test]
+    fn no_renewal_is_begun_beside_another_and_one_that_failed_is_tried_again_soon() {
+        let (mut renewals, began) = (Renewals::default(), Instant::now());
+        let at = |seconds: u64| began + Duration::from_secs(seconds);
+        assert!(renewals.is_due("eu", at(0)));
+        renewals.began("eu".to_owned());
+        assert!(!renewals.is_due("eu", at(60)), "it is under way");
+        renewals.ended("eu".to_owned(), None, at(4));
+        assert!(!renewals.is_due("eu", at(4)) && renewals.is_due("eu", at(5)));
+        renewals.ended("eu".to_owned(), Some(at(5)), at(8));
+        assert!(!renewals.is_due("eu", at(9)) && renewals.is_due("eu", at(10)));
+        assert!(renewals.is_due("us", at(0)));
     }
 
     #[test]

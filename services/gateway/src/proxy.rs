@@ -117,6 +117,8 @@ pub struct Request {
     passed: Option<(&'static str, &'static Entry)>,
     route: Option<&'static str>,
     body_seen: u64,
+    /// Whether no connection to its service was made in time.
+    late: bool,
 }
 
 #[async_trait]
@@ -130,6 +132,7 @@ impl ProxyHttp for Gateway {
             passed: None,
             route: None,
             body_seen: 0,
+            late: false,
         }
     }
 
@@ -154,7 +157,12 @@ impl ProxyHttp for Gateway {
         let Some((service, _)) = request.passed else {
             return Error::e_explain(ErrorType::InternalError, "a request without a route was sent on");
         };
-        match self.upstreams.peer(service).await {
+        let peer = if request.late {
+            self.upstreams.peer_anew(service).await
+        } else {
+            self.upstreams.peer(service).await
+        };
+        match peer {
             Ok(peer) => Ok(Box::new(peer)),
             Err(error) => {
                 tracing::warn!(%error, peer = service, "a service cannot be reached");
@@ -169,10 +177,11 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        _request: &mut Request,
+        request: &mut Request,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        error.set_retry(*error.etype() == ErrorType::ConnectTimedout);
+        request.late = *error.etype() == ErrorType::ConnectTimedout;
+        error.set_retry(request.late);
         error
     }
 

@@ -1,12 +1,13 @@
 //! The way to the region's services: mTLS with the gateway's certificate, the service's name verified against the
 //! region's CA, addresses looked up beside the requests.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures::future::join_all;
 use meridian_kit::Start;
 use pingora::protocols::tls::CaType;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
@@ -172,13 +173,30 @@ impl Upstreams {
     pub async fn keep_addresses(self: Arc<Self>, stop: CancellationToken) {
         let mut tick = tokio::time::interval(LOOK_UP_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lost = BTreeSet::new();
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            for service in table::services() {
-                if let Some(Err(error)) = stop.run_until_cancelled(self.look_up(service)).await {
-                    tracing::debug!(%error, peer = service, "an address could not be looked up");
+            let look_up = async |service| (service, self.look_up(service).await);
+            let looks = join_all(table::services().into_iter().map(look_up));
+            for (service, found) in stop.run_until_cancelled(looks).await.into_iter().flatten() {
+                match found {
+                    Ok(_) if lost.remove(service) => tracing::info!(peer = service, "a service is found again"),
+                    Err(error) if lost.insert(service) => {
+                        tracing::warn!(%error, peer = service, "a service cannot be found; it is asked where it was");
+                    }
+                    Ok(_) | Err(_) => {}
                 }
             }
         }
+    }
+
+    /// The way to a service that could not be reached where it was.
+    ///
+    /// # Errors
+    /// When its address cannot be found.
+    pub async fn peer_anew(&self, service: &'static str) -> Result<HttpPeer, UpstreamError> {
+        // Where it was may be where it is: then it is tried there.
+        let _ = self.look_up(service).await;
+        self.peer(service).await
     }
 
     async fn address(&self, service: &'static str) -> Result<SocketAddr, UpstreamError> {

@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use meridian_kit::{Start, StartError};
@@ -86,6 +87,9 @@ fn command() -> Result<Command, ExitCode> {
         })
 }
 
+/// How long threads that work on something may go on when all is done.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let command = match command() {
         Ok(command) => command,
@@ -97,7 +101,12 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(run(command)),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(run(command));
+            // Of what blocks a thread (a name that is looked up, and nobody answers) nothing is waited for.
+            runtime.shutdown_timeout(LEFT_BEHIND);
+            outcome
+        }
         Err(error) => Err(format!("the runtime cannot be started: {error}")),
     };
     match outcome {

@@ -16,7 +16,7 @@ use crate::paths::Paths;
 use crate::progress::Log;
 use crate::rootfs;
 
-/// Settings of a server whose data nobody keeps: it survives a killed process, not a power cut.
+/// Settings of a server whose data nobody keeps: it survives a killed process of its own, not a power cut.
 const THROW_AWAY: &[&str] = &[
     "fsync=off",
     "full_page_writes=off",
@@ -30,8 +30,9 @@ const THROW_AWAY: &[&str] = &[
 /// Where a server's databases lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Databases {
-    /// In memory of their own, where that can be had, gone with the server. A database is three hundred files, and tests make
-    /// hundreds of databases: a third of what the server did for them was to have a disk's file system find room for files.
+    /// In memory of its own, gone with the server, where this starts it as root; else on the disk. A database is three hundred
+    /// files, and tests make hundreds of databases: a third of what the server did for them was to have a disk's file system
+    /// find room for files.
     InMemory,
     /// On a disk, as a region's.
     OnDisk,
@@ -168,7 +169,7 @@ impl Programs {
                 // The death signal comes last: the kernel clears it when a process changes its user.
                 let script = "mount --bind \"$2\" \"$1$3\"; mount --bind /dev \"$1/dev\"; \
                               mount -t tmpfs tmpfs \"$1/dev/shm\"; \
-                              if [ -n \"$4\" ]; then mount -t tmpfs tmpfs \"$1/mnt\"; cp -a \"$1$3/$4/.\" \"$1/mnt\"; \
+                              if [ -n \"$4\" ]; then mount -t tmpfs -o size=4g,mode=0700 tmpfs \"$1/mnt\"; cp -a \"$1$3/$4/.\" \"$1/mnt\"; \
                               mount --move \"$1/mnt\" \"$1$3/$4\"; fi; root=$1; shift 4; exec chroot \"$root\" \"$@\"";
                 let in_memory = match databases {
                     Databases::InMemory => "data/base",

@@ -55,8 +55,11 @@ impl Feed {
             policy: Box::new(policy.clone()),
         };
         let policy = Arc::new(policy.clone());
-        let line = line(&told);
-        self.policy.send_replace(Some(Published { policy, line }));
+        match line(&told) {
+            Ok(line) => drop(self.policy.send_replace(Some(Published { policy, line }))),
+            // Types that serialise by derive always do.
+            Err(error) => tracing::error!(%error, "a policy cannot be told, and the one before it stays in force"),
+        }
     }
 
     /// The policy in force.
@@ -246,7 +249,11 @@ impl Follower {
                         return published.line.clone();
                     }
                 }
-                Ok(()) = self.lease.changed() => return line(&lease_line(*self.lease.borrow_and_update(), Instant::now())),
+                Ok(()) = self.lease.changed() => {
+                    if let Ok(line) = line(&lease_line(*self.lease.borrow_and_update(), Instant::now())) {
+                        return line;
+                    }
+                }
                 () = tokio::time::sleep(HEARTBEAT) => return Bytes::from_static(b"\n"),
             }
         }
@@ -259,11 +266,10 @@ impl Drop for Follower {
     }
 }
 
-fn line(told: &FeedLine) -> Bytes {
-    // Types that serialise by derive always serialise; without, the line would be an empty one, and say nothing.
-    let mut text = serde_json::to_vec(told).unwrap_or_default();
+fn line(told: &FeedLine) -> Result<Bytes, serde_json::Error> {
+    let mut text = serde_json::to_vec(told)?;
     text.push(b'\n');
-    Bytes::from(text)
+    Ok(Bytes::from(text))
 }
 
 fn lease_line(held: Held, now: Instant) -> FeedLine {

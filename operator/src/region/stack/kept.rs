@@ -74,10 +74,13 @@ impl Kept {
         let mut left = self.lock();
         let known = left.asked.take();
         let known = known.filter(|known| (&known.revision, &known.told) == (revision, told));
-        let asked = left.asked.insert(known.unwrap_or_else(|| Asked {
-            revision: revision.clone(),
-            told: told.clone(),
-            policy: validate::policy(spec),
+        let asked = left.asked.insert(known.unwrap_or_else(|| {
+            Asked {
+                revision: revision.clone(),
+                told: told.clone(),
+                policy: validate::policy(spec)
+                    .inspect_err(|error| tracing::error!(%error, "a policy is not understood, and not taken")),
+            }
         }));
         asked.policy.clone()
     }

@@ -44,6 +44,8 @@ const ORGANIZATIONS: usize = 100;
 const FIRST: (u32, u32) = (200, 1);
 /// And of the second.
 const SECOND: (u32, u32) = (100, 5);
+// Each is of another tenant.
+const _: () = assert!((FIRST.0 + SECOND.0) as usize <= ORGANIZATIONS * HOMES);
 /// How long the regions may take to start and to hear of all tenants.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Measures how long a change takes to be obeyed.
