@@ -583,9 +583,7 @@ impl World {
             {
                 return Some(format!("{cluster} still has a stack of {}", key.name));
             }
-            let lease = member
-                .store()
-                .get("coordination.k8s.io/leases", SYSTEM, "meridian-policy");
+            let lease = policy_lease(member);
             if lease.is_none_or(|lease| lease["spec"]["renewTime"].is_null()) && named(cluster) {
                 return Some(format!("the lease in {cluster} was never renewed"));
             }
@@ -655,9 +653,7 @@ impl World {
     /// The version of each cluster's lease, where a region lies.
     fn renewals(&self) -> Vec<(String, String)> {
         let version = |member: &Server| {
-            let lease = member
-                .store()
-                .get("coordination.k8s.io/leases", SYSTEM, "meridian-policy")?;
+            let lease = policy_lease(member)?;
             Some(lease["metadata"]["resourceVersion"].as_str()?.to_owned())
         };
         let clusters = self.members.iter();
@@ -730,4 +726,9 @@ pub fn tenant(organization: &str, home: &str, with_edge: bool) -> Value {
         tenant["spec"].as_object_mut().unwrap().remove("classes");
     }
     tenant
+}
+
+fn policy_lease(member: &Server) -> Option<Arc<Value>> {
+    let store = member.store();
+    store.get("coordination.k8s.io/leases", SYSTEM, "meridian-policy")
 }

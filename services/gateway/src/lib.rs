@@ -5,6 +5,7 @@
 
 #![recursion_limit = "256"]
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -64,19 +65,15 @@ pub async fn run_with(start: Start, public_tls_dir: PathBuf) -> Result<(), Start
     let (certificates, services) = (certificate.watch(stop.clone()), upstreams.watch(stop));
     let parts = Parts::without_server()
         .background("the public listener", serving)
-        .background::<std::convert::Infallible>("the addresses of services", async move {
-            addresses.await;
-            Ok(())
-        })
-        .background::<std::convert::Infallible>("the reload of the public certificate", async move {
-            certificates.await;
-            Ok(())
-        })
-        .background::<std::convert::Infallible>("the reload of the service certificate", async move {
-            services.await;
-            Ok(())
-        });
+        .background("the addresses of services", without_errors(addresses))
+        .background("the reload of the public certificate", without_errors(certificates))
+        .background("the reload of the service certificate", without_errors(services));
     service::serve(start, parts).await
+}
+
+async fn without_errors(task: impl Future<Output = ()>) -> Result<(), Infallible> {
+    task.await;
+    Ok(())
 }
 
 async fn listen(start: &Start) -> Result<TcpListener, StartError> {
