@@ -94,6 +94,40 @@ async fn drift_is_corrected_whoever_caused_it() {
 }
 
 #[tokio::test]
+async fn the_policy_in_force_is_written_over_what_others_made_of_it() {
+    let bed = Bed::new().await;
+    bed.pass().await.unwrap();
+    let (key, stack) = (
+        bed.key(CONFIG_MAP, "meridian-policy"),
+        bed.key(REGION_STACK, &bed.region),
+    );
+    let theirs = json!({"metadata": {"labels": {"theirs": "yes"}}, "data": {"policy.json": "theirs"}});
+    bed.api(&key)
+        .patch(&key.name, &PatchParams::default(), &Patch::Merge(&theirs))
+        .await
+        .unwrap();
+    bed.put(region_stack(&bed.region, 2, 1)).await;
+    bed.seen(&key).await;
+    bed.seen(&stack).await;
+    bed.pass().await.unwrap();
+    let written = bed.get(CONFIG_MAP, "meridian-policy").await.unwrap();
+    let revision = |written: &kube::api::DynamicObject| {
+        let text = written.data["data"]["policy.json"].as_str().unwrap();
+        serde_json::from_str::<Value>(text).unwrap()["revision"].clone()
+    };
+    assert_eq!(revision(&written), 2);
+    assert_eq!(written.labels()["theirs"], "yes");
+
+    // It is made anew when it is gone, whether or not this operator has seen that yet.
+    bed.api(&key).delete(&key.name, &DeleteParams::default()).await.unwrap();
+    bed.put(region_stack(&bed.region, 3, 1)).await;
+    bed.seen(&stack).await;
+    bed.pass().await.unwrap();
+    let written = bed.get(CONFIG_MAP, "meridian-policy").await.unwrap();
+    assert_eq!(revision(&written), 3);
+}
+
+#[tokio::test]
 async fn a_foreign_object_in_the_way_is_kept_and_named() {
     let bed = Bed::new().await;
     bed.make_namespace(&bed.namespace).await;

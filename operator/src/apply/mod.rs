@@ -158,7 +158,8 @@ impl ApplyError {
     }
 
     /// Whether the API server said that the object is another version than was named.
-    fn is_conflict(&self) -> bool {
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s) if s.code == 409))
     }
 
@@ -198,6 +199,8 @@ const STATUSES_BETWEEN: usize = 4;
 enum Over {
     /// Whatever is ours, or nothing.
     Anything,
+    /// The same, and where it is there nothing of it has left the plan.
+    Text,
     /// What it was when it was seen; none: not there.
     Seen(Option<Version>),
 }
@@ -284,6 +287,16 @@ impl Applier {
         self.apply_to(purpose, manifest, Over::Anything).await
     }
 
+    /// The same for an object that holds a long text and is nobody else's: where it is there already, it is merged over. An
+    /// API server takes an apply apart as YAML and a merge as JSON, which of 200 KB is a quarter of the work
+    /// (docs/adr/0035). A merge takes nothing away: each plan of such an object has the same fields.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn apply_long(&self, purpose: Purpose, manifest: &Manifest) -> Result<Applied, ApplyError> {
+        self.apply_to(purpose, manifest, Over::Text).await
+    }
+
     /// The same, only if what the object asks for is what the plan was made from: `seen`, or not there. For an object that
     /// counts its own versions: an answer that never came, or another leader's last write, must not have the same number as
     /// this. That its status was told meanwhile does not matter, and the next pass sees it.
@@ -324,10 +337,36 @@ impl Applier {
         if let (true, Some(traceparent)) = (purpose.is_told_a_region(), meridian_kit::trace::exported(&span)) {
             body = body.with_annotation(TRACE_ANNOTATION, &traceparent);
         }
-        let written = self.send(purpose, key, body, over).instrument(span).await?;
+        let merged = match (&over, outcome) {
+            (Over::Text, Applied::Changed) => self.merge(purpose, key, &body).instrument(span.clone()).await?,
+            _ => None,
+        };
+        let written = match merged {
+            Some(written) => written,
+            None => self.send(purpose, key, body, over).instrument(span).await?,
+        };
         self.cache.put(key.clone(), written);
         tracing::info!(resource = %key, role = purpose.manager(), state = ?outcome, "applied");
         Ok(outcome)
+    }
+
+    /// Merges a plan over the object; nothing when that is gone.
+    async fn merge(
+        &self,
+        purpose: Purpose,
+        key: &ObjectKey,
+        body: &Manifest,
+    ) -> Result<Option<DynamicObject>, ApplyError> {
+        let params = PatchParams {
+            field_manager: Some(purpose.manager().to_owned()),
+            ..PatchParams::default()
+        };
+        let (api, patch) = (self.api(key), Patch::Strategic(body.body()));
+        let merged = self.write("merge", key, api.patch(&key.name, &params, &patch));
+        match merged.await {
+            Err(error) if error.is_not_found() => Ok(None),
+            merged => merged.map(Some),
+        }
     }
 
     /// Sends an object; again, over a version that differs from the named one in its status alone.

@@ -5,14 +5,14 @@ use crate::apply::{Applier, ApplyError};
 use crate::manifest::{ObjectKey, REGION_STACK};
 use crate::policy_form;
 use jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DynamicObject, Patch, PatchParams};
 use meridian_evidence::Checkpoint;
 use meridian_kit::policy_feed::Ack;
 use meridian_policy::RegionName;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// Tries when others write the same status at the same time.
+/// Tries with the stack as it is, when others write the same status at the same time.
 const TRIES: u32 = 8;
 /// How many are kept. Those of edges that the hub does not ask about (any more) make room for others, the oldest revisions
 /// first.
@@ -30,6 +30,9 @@ pub enum NotKept {
     /// There is no room.
     #[error("{KEPT} acknowledgements are kept already, and the hub waits for each of them; it takes them first")]
     Full,
+    /// Others were faster each time.
+    #[error("others wrote into the status of the RegionStack at each of {TRIES} tries")]
+    Overtaken,
 }
 
 /// Where acknowledgements go.
@@ -66,40 +69,66 @@ impl Acks {
         self.change("evidence", newest).await
     }
 
-    /// Changes a list of the status, by what the stack says.
+    /// Changes a list of the status, by what the stack says: as it was last seen, or if that is not enough, as it is.
     async fn change(&self, list: &'static str, change: impl Fn(&[Value], &Value) -> Merged) -> Result<(), NotKept> {
         let key = ObjectKey::cluster(REGION_STACK, self.region.as_str());
-        let mut tries = 0;
-        loop {
-            tries += 1;
+        let seen = self.applier.cache().get(&key);
+        if let Some(seen) = seen
+            && let Merged::Changed(changed) = changed(&seen, list, &change)
+            && self.swap(&key, &seen, list, &changed).await?
+        {
+            return Ok(());
+        }
+        for _ in 0..TRIES {
             let stack = self.applier.read(&key).await?;
             let stack = stack.ok_or_else(|| NotKept::NoStack(self.region.clone()))?;
-            let kept = stack.data["status"][list].as_array();
-            let changed = match change(kept.map_or(&[][..], Vec::as_slice), &stack.data) {
+            match changed(&stack, list, &change) {
                 Merged::Known => return Ok(()),
                 Merged::Full => return Err(NotKept::Full),
-                Merged::Changed(changed) => changed,
-            };
-            // The resource version makes this a compare-and-swap: two that are told at once never overwrite each other.
-            let version = stack.metadata.resource_version.clone();
-            let patch = json!({"metadata": {"resourceVersion": version}, "status": {(list): changed}});
-            let params = PatchParams {
-                field_manager: Some("meridian-region-acks".to_owned()),
-                ..PatchParams::default()
-            };
-            let api = self.applier.api(&key);
-            match self
-                .applier
-                .write(list, &key, api.patch_status(&key.name, &params, &Patch::Merge(&patch)))
-                .await
-            {
-                Ok(_) => return Ok(()),
-                Err(ApplyError::Api { source, .. })
-                    if tries < TRIES && matches!(source.as_ref(), kube::Error::Api(s) if s.is_conflict()) => {}
-                Err(error) => return Err(error.into()),
+                Merged::Changed(changed) => {
+                    if self.swap(&key, &stack, list, &changed).await? {
+                        return Ok(());
+                    }
+                }
             }
         }
+        Err(NotKept::Overtaken)
     }
+
+    /// Writes a list over the stack that was seen; `false` when that is another one by now. Two that are told at once never
+    /// overwrite each other.
+    async fn swap(
+        &self,
+        key: &ObjectKey,
+        seen: &DynamicObject,
+        list: &'static str,
+        changed: &[Value],
+    ) -> Result<bool, NotKept> {
+        let version = &seen.metadata.resource_version;
+        let patch = json!({"metadata": {"resourceVersion": version}, "status": {(list): changed}});
+        let params = PatchParams {
+            field_manager: Some("meridian-region-acks".to_owned()),
+            ..PatchParams::default()
+        };
+        let api = self.applier.api(key);
+        let patch = Patch::Merge(&patch);
+        let written = self
+            .applier
+            .write(list, key, api.patch_status(&key.name, &params, &patch));
+        match written.await {
+            Ok(written) => {
+                self.applier.cache().put(key.clone(), written);
+                Ok(true)
+            }
+            Err(error) if error.is_conflict() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn changed(stack: &DynamicObject, list: &str, change: impl Fn(&[Value], &Value) -> Merged) -> Merged {
+    let kept = stack.data["status"][list].as_array();
+    change(kept.map_or(&[][..], Vec::as_slice), &stack.data)
 }
 
 /// The checkpoints with a new one, one per chain; `None` when it is there already, or one that was signed later.

@@ -22,6 +22,7 @@ use meridian_kit::policy_feed::{Ack, Backlog, FeedLine, Lease, Verification};
 use meridian_kit::problem::{Json, Problem};
 use meridian_kit::tls::PeerId;
 use meridian_policy::RegionPolicy;
+use serde::Serialize;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,12 @@ pub struct Feed {
     lease: Arc<watch::Sender<Held>>,
 }
 
+/// [`FeedLine::Policy`], of a policy that lies elsewhere.
+#[derive(Serialize)]
+struct PolicyLine<'a> {
+    policy: &'a RegionPolicy,
+}
+
 /// A policy, and the line that tells it to all who follow.
 #[derive(Clone)]
 struct Published {
@@ -51,11 +58,8 @@ impl Feed {
         if self.policy().is_some_and(|known| *known == *policy) {
             return;
         }
-        let told = FeedLine::Policy {
-            policy: Box::new(policy.clone()),
-        };
         let policy = Arc::new(policy.clone());
-        match line(&told) {
+        match line(&PolicyLine { policy: &policy }) {
             Ok(line) => drop(self.policy.send_replace(Some(Published { policy, line }))),
             // Types that serialise by derive always do.
             Err(error) => tracing::error!(%error, "a policy cannot be told, and the one before it stays in force"),
@@ -266,7 +270,7 @@ impl Drop for Follower {
     }
 }
 
-fn line(told: &FeedLine) -> Result<Bytes, serde_json::Error> {
+fn line(told: &impl Serialize) -> Result<Bytes, serde_json::Error> {
     let mut text = serde_json::to_vec(told)?;
     text.push(b'\n');
     Ok(Bytes::from(text))

@@ -4,6 +4,7 @@
 //! [`progress`] allows, and changes of what runs service by service as [`rollout`] says) → status ([`status`]).
 
 pub mod data_plane;
+mod error;
 pub mod images;
 pub mod kept;
 pub mod observe;
@@ -23,17 +24,16 @@ use super::policy::hold::{self, Refusal};
 use crate::apply::{Applied, Applier, ApplyError, Purpose};
 use crate::conditions::Observation;
 use crate::events::{Events, Reason};
-use crate::manifest::{Manifest, NotAManifest, ObjectKey, REGION_STACK, SECRET};
+use crate::manifest::{Manifest, ObjectKey, REGION_STACK, SECRET};
 use crate::reconcile::{Outcome, Pass};
 use crate::trace;
-use data_plane::Held;
+pub use error::StackError;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kept::Kept;
 use meridian_policy::{RegionName, RegionPolicy};
 use rollout::State;
-use secrets::SecretsError;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,61 +47,6 @@ const OF_OTHER_WRITERS: &[&str] = &["acks", "backlog", "evidence", "verified"];
 const WRITES_AT_ONCE: usize = 8;
 /// A look without any event, for certificates that come due.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
-
-/// Why a pass over a RegionStack failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StackError {
-    /// Its content.
-    #[error(transparent)]
-    Invalid(#[from] Invalid),
-    /// Who is to run its data plane.
-    #[error(transparent)]
-    Held(#[from] Held),
-    /// Its secrets.
-    #[error(transparent)]
-    Secrets(#[from] SecretsError),
-    /// A write.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    /// A defect of a plan.
-    #[error(transparent)]
-    Plan(#[from] NotAManifest),
-}
-
-impl StackError {
-    /// For conditions and events.
-    #[must_use]
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::Invalid(_) => "Invalid",
-            Self::Held(held) => held.reason(),
-            Self::Secrets(SecretsError::Certificate(_)) => "CertificateFailed",
-            Self::Secrets(SecretsError::DamagedCredential(_)) => "CredentialDamaged",
-            Self::Secrets(SecretsError::Apply(ApplyError::Foreign { .. }))
-            | Self::Apply(ApplyError::Foreign { .. }) => "ForeignObject",
-            Self::Secrets(_) | Self::Apply(_) => "ApplyFailed",
-            Self::Plan(_) => "PlanFailed",
-        }
-    }
-
-    /// Trying again alone will not help.
-    #[must_use]
-    pub fn needs_somebody(&self) -> bool {
-        matches!(self, Self::Held(_))
-            || matches!(
-                self.reason(),
-                "Invalid" | "CertificateFailed" | "CredentialDamaged" | "ForeignObject" | "PlanFailed"
-            )
-    }
-
-    fn event(&self) -> Reason {
-        match self.reason() {
-            "Invalid" | "ModeChanged" => Reason::Invalid,
-            "ForeignObject" => Reason::ForeignObject,
-            _ => Reason::ReconcileFailed,
-        }
-    }
-}
 
 /// What a pass did and found.
 #[derive(Clone, Debug, Default)]
@@ -416,7 +361,9 @@ impl Stacks {
     /// before services hear it, so that a restart cannot fall behind what they were told.
     async fn policy_first(&self, stack: &Stack) -> Result<usize, StackError> {
         let mut written = self.apply_all([&plan::namespace(stack)?]).await?;
-        written += self.apply_all([&self.kept.policy(stack)?]).await?;
+        let policy = self.kept.policy(stack)?;
+        let applied = self.applier.apply_long(Purpose::RegionStack, &policy).await?;
+        written += usize::from(applied != Applied::Unchanged);
         self.feed.publish(&stack.policy);
         Ok(written)
     }

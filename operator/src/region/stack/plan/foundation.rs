@@ -74,7 +74,7 @@ pub fn policy(stack: &Stack) -> Value {
     let mut metadata = stack.metadata(POLICY, "foundation");
     metadata["namespace"] = json!(stack.namespace());
     // A policy of types that serialise by derive always serialises.
-    let policy = serde_json::to_string_pretty(&stack.policy).unwrap_or_default();
+    let policy = serde_json::to_string(&stack.policy).unwrap_or_default();
     json!({
         "apiVersion": CONFIG_MAP.api_version(), "kind": CONFIG_MAP.kind, "metadata": metadata,
         "data": {POLICY_KEY: policy},
