@@ -20,6 +20,7 @@ mod people;
 mod planned;
 mod process;
 mod regions;
+mod settled;
 mod stack;
 mod world;
 

@@ -7,7 +7,6 @@ use meridian_operator::hub::approval::Requirement;
 use meridian_operator::hub::members::Connector;
 use meridian_operator::hub::{HubArgs, run_among};
 use meridian_operator::manifest::{FITNESS_REGION, JURISDICTION, Kind, PARTY, TENANT_DATA_RESIDENCY};
-use meridian_policy::PolicyRevision;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +22,7 @@ use crate::api::Server;
 use crate::api::request::Ask;
 use crate::faults::Faults;
 use crate::laws::{Laws, cluster};
-use crate::planned::{self, resource};
+use crate::planned::resource;
 use crate::process::{self, Process};
 use crate::regions;
 
@@ -32,9 +31,7 @@ pub const REGIONS: &str = "meridian.sh/fitnessregions";
 pub const TENANTS: &str = "meridian.sh/tenantdataresidencies";
 pub const WEBHOOKS: &str = "admissionregistration.k8s.io/validatingwebhookconfigurations";
 pub const WEBHOOK_SECRET: &str = "meridian-webhook-tls";
-const INCIDENTS: &str = "meridian.sh/privacyincidents";
-const STACKS: &str = "meridian.sh/regionstacks";
-const PLACEMENTS: &str = "meridian.sh/tenantplacements";
+pub const STACKS: &str = "meridian.sh/regionstacks";
 
 pub fn anywhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
@@ -61,9 +58,9 @@ pub struct World {
     pub manifests: Mutex<Manifests>,
     pub people: Process,
     /// The CA that a rotation was asked to replace.
-    replaced: Mutex<Option<String>>,
+    pub replaced: Mutex<Option<String>>,
     /// Names of the incidents that there must be.
-    incidents: Mutex<BTreeSet<String>>,
+    pub incidents: Mutex<BTreeSet<String>>,
     lives: Arc<Mutex<BTreeMap<&'static str, Process>>>,
     stop: CancellationToken,
     tasks: Mutex<JoinSet<()>>,
@@ -140,25 +137,6 @@ impl World {
                 .hub
                 .perform(&self.people, &Ask::merge("/secrets", SYSTEM, WEBHOOK_SECRET, asked));
         }
-    }
-
-    /// What of the webhook's certificate is not as it is to be.
-    fn webhook_differs(&self) -> Option<String> {
-        let Some(secret) = self.hub.store().get("/secrets", SYSTEM, WEBHOOK_SECRET) else {
-            return Some("the webhook has no certificate".to_owned());
-        };
-        let trusted = authorities(&secret);
-        let asked = secret["metadata"]["annotations"]["meridian.sh/rotate"].is_string();
-        let stale = self
-            .replaced
-            .lock()
-            .unwrap()
-            .as_ref()
-            .is_some_and(|old| trusted.contains(old));
-        let configuration = self.get(WEBHOOKS, "meridian").unwrap_or_default();
-        let same = announced(&configuration) == trusted;
-        let done = trusted.len() == 1 && secret["data"]["next.crt"].is_null() && same && !asked && !stale;
-        (!done).then(|| format!("the webhook's CA is being rotated: {} are trusted", trusted.len()))
     }
 
     /// Commits a manifest; it is applied by itself.
@@ -263,7 +241,7 @@ impl World {
         self.spawn(process::keep(role, self.stop.clone(), began, ended, run));
     }
 
-    fn hub_runs(&self) -> bool {
+    pub fn hub_runs(&self) -> bool {
         !self.lives.lock().unwrap().is_empty()
     }
 
@@ -322,7 +300,7 @@ impl World {
     }
 
     /// As whoever follows the repository does: what was deleted and committed again before it was gone.
-    fn apply_what_is_missing(&self) {
+    pub fn apply_what_is_missing(&self) {
         for ((resource, name), manifest) in self.manifests.lock().unwrap().clone() {
             let found = self.get(&resource, &name);
             if found.is_none_or(|found| {
@@ -336,7 +314,7 @@ impl World {
     }
 
     /// A replicator that never had an edge acknowledges none, which the message says, and what people do then.
-    fn let_go_by_hand(&self) {
+    pub fn let_go_by_hand(&self) {
         for resource in [TENANTS, REGIONS] {
             let all = self.hub.store().all(resource);
             for (key, object) in all {
@@ -356,7 +334,7 @@ impl World {
     }
 
     /// A tenant that was deleted before this hub had laid hands on it, which regions say, and what people do then.
-    fn forget_whom_nobody_has(&self) {
+    pub fn forget_whom_nobody_has(&self) {
         let regions = self.hub.store().all(REGIONS);
         for (_, region) in regions {
             let said = region["status"]["conditions"].to_string();
@@ -374,7 +352,7 @@ impl World {
 
     /// A region that was deleted before this hub had laid hands on it, or let go of by hand: what is left of it in its
     /// member is for people to take away.
-    fn take_away_what_nobody_has(&self) {
+    pub fn take_away_what_nobody_has(&self) {
         for member in self.members.values() {
             let stacks = member.store().all(STACKS);
             for (key, _) in stacks {
@@ -432,246 +410,6 @@ impl World {
         );
     }
 
-    /// An incident that is not there, or is not looked at, or one too many.
-    fn incidents_differ(&self) -> Option<String> {
-        let all = self.hub.store().all(INCIDENTS);
-        let looked_at: BTreeSet<String> = all
-            .iter()
-            .filter(|(_, incident)| incident["status"]["phase"].is_string())
-            .map(|(key, _)| key.name.clone())
-            .collect();
-        let wanted = self.incidents.lock().unwrap().clone();
-        let same = looked_at == wanted && all.len() == wanted.len();
-        (!same).then(|| {
-            format!(
-                "of {wanted:?} there are looked at {looked_at:?}, of {} in all",
-                all.len()
-            )
-        })
-    }
-
-    /// What is not as planned; nothing when all is.
-    pub fn differs(&self) -> Option<String> {
-        let all = |server: &str, resource: &str| {
-            let server = if server == "hub" {
-                &self.hub
-            } else {
-                &self.members[server]
-            };
-            let objects = server.store().all(resource).into_iter();
-            objects.map(|(_, object)| object).collect()
-        };
-        let Some(policy) = planned::policy(all) else {
-            return Some("what there is cannot be gathered".to_owned());
-        };
-        for ((resource, name), manifest) in self.manifests.lock().unwrap().iter() {
-            let Some(object) = self.get(resource, name) else {
-                return Some(format!("{resource} {name} is not there"));
-            };
-            if object["spec"] != manifest["spec"] {
-                return Some(format!("{resource} {name} is not as it was applied"));
-            }
-        }
-        let regions = self.hub.store().all(REGIONS);
-        for (key, object) in regions {
-            if !object["metadata"]["deletionTimestamp"].is_null() {
-                return Some(format!(
-                    "region {} is still being deleted: {}",
-                    key.name, object["status"]["conditions"]
-                ));
-            }
-            let name = key.name.as_str();
-            let Some(stack) = self.stack(name) else {
-                return Some(format!(
-                    "there is no stack of {name}: {}",
-                    object["status"]["conditions"]
-                ));
-            };
-            let revision = stack["spec"]["revision"].as_u64().unwrap_or_default();
-            let planned = policy
-                .for_region(&name.parse().unwrap(), PolicyRevision(revision))
-                .unwrap();
-            if stack["spec"]["policy"] != json!(planned) {
-                return Some(format!(
-                    "the policy of {name} is {}\nand not {}\nas {} says",
-                    stack["spec"]["policy"],
-                    json!(planned),
-                    object["status"]
-                ));
-            }
-            if stack["status"]["appliedRevision"] != revision || object["status"]["appliedRevision"] != revision {
-                return Some(format!(
-                    "revision {revision} of {name} is not applied or not told: {}",
-                    object["status"]
-                ));
-            }
-            let ready = object["status"]["conditions"].as_array().into_iter().flatten();
-            if !ready
-                .into_iter()
-                .any(|found| found["type"] == "Ready" && found["status"] == "True")
-            {
-                return Some(format!(
-                    "{name} is not said to be ready: {}",
-                    object["status"]["conditions"]
-                ));
-            }
-            let epochs: BTreeMap<String, Value> = planned
-                .homes
-                .iter()
-                .map(|home| (home.tenant.to_string(), json!(home.epoch)))
-                .chain(
-                    planned
-                        .imports
-                        .iter()
-                        .map(|edge| (edge.tenant.to_string(), Value::Null)),
-                )
-                .collect();
-            let space = format!("meridian-{name}");
-            let placed = self.members[cluster(name)].store().all(PLACEMENTS).into_iter();
-            let placed: BTreeMap<String, Arc<Value>> = placed
-                .filter(|(key, _)| key.namespace == space)
-                .map(|(key, value)| (key.name, value))
-                .collect();
-            if placed.keys().ne(epochs.keys()) {
-                return Some(format!(
-                    "{name} has the placements {:?} and not {:?}",
-                    placed.keys(),
-                    epochs.keys()
-                ));
-            }
-            for (tenant, placement) in placed {
-                if !epochs[&tenant].is_null() && placement["spec"]["epoch"] != epochs[&tenant] {
-                    return Some(format!(
-                        "{tenant} is placed in {name} with epoch {}",
-                        placement["spec"]["epoch"]
-                    ));
-                }
-            }
-        }
-        let tenants = self.hub.store().all(TENANTS);
-        for (key, object) in tenants {
-            let home = object["spec"]["home"]["region"].as_str().unwrap_or_default();
-            if self.get(REGIONS, home).is_none() {
-                continue;
-            }
-            let edges = policy.edges().filter(|edge| edge.tenant.as_str() == key.name).count();
-            let is_told = object["status"]["edgesAllowed"] == edges && object["status"]["epoch"].is_u64();
-            if !object["metadata"]["deletionTimestamp"].is_null() || !is_told {
-                return Some(format!(
-                    "tenant {} has {edges} edges, and is {}",
-                    key.name, object["status"]
-                ));
-            }
-        }
-        if self.hub_runs()
-            && let Some(differs) = self.incidents_differ()
-        {
-            return Some(differs);
-        }
-        if self.hub_runs()
-            && let Some(differs) = self.webhook_differs()
-        {
-            return Some(differs);
-        }
-        let named = |name: &str| self.get(REGIONS, name).is_some();
-        for (cluster, member) in &self.members {
-            if let Some((key, _)) = member
-                .store()
-                .all(STACKS)
-                .into_iter()
-                .find(|(key, _)| !named(&key.name))
-            {
-                return Some(format!("{cluster} still has a stack of {}", key.name));
-            }
-            let lease = policy_lease(member);
-            if lease.is_none_or(|lease| lease["spec"]["renewTime"].is_null()) && named(cluster) {
-                return Some(format!("the lease in {cluster} was never renewed"));
-            }
-        }
-        None
-    }
-
-    /// Until all is as planned.
-    pub async fn settles(&self) -> Result<(), String> {
-        self.mend();
-        let mut differs = None;
-        // The longest back-off is a minute, and a deletion takes several passes of several objects.
-        for second in 0..600 {
-            sleep(Duration::from_secs(1)).await;
-            self.apply_what_is_missing();
-            if second >= 300 && second % 60 == 0 {
-                self.let_go_by_hand();
-                self.forget_whom_nobody_has();
-                self.take_away_what_nobody_has();
-            }
-            self.is_lawful()?;
-            differs = self.differs();
-            if differs.is_none() {
-                return Ok(());
-            }
-        }
-        Err(format!("it does not converge: {}", differs.unwrap_or_default()))
-    }
-
-    /// The same, and so it stays while what was seen late may still be told: a watch that failed begins anew only after its
-    /// back-off, and a region of which one kind is not known yet counts as silent until then.
-    async fn stays_settled(&self) -> Result<(), String> {
-        let mut differs = None;
-        for _ in 0..4 {
-            self.settles().await?;
-            sleep(Duration::from_secs(15)).await;
-            differs = self.differs();
-            if differs.is_none() {
-                return Ok(());
-            }
-        }
-        Err(format!("it does not stay as planned: {}", differs.unwrap_or_default()))
-    }
-
-    /// The same; then nothing is written for as long.
-    pub async fn converges(&self, and_rests: Duration) -> Result<(), String> {
-        self.stays_settled().await?;
-        self.laws.take_writes();
-        let before = self.renewals();
-        sleep(and_rests).await;
-        if let Some((cluster, _)) = self.renewals().into_iter().find(|one| before.contains(one)) {
-            return Err(format!(
-                "the lease in {cluster} was not renewed for {} s",
-                and_rests.as_secs()
-            ));
-        }
-        let writes = self.laws.take_writes();
-        if !writes.is_empty() {
-            return Err(format!("nothing had to change, and yet there was written: {writes:#?}"));
-        }
-        if let Some(differs) = self.differs() {
-            return Err(format!("it had converged, and then: {differs}"));
-        }
-        self.is_lawful()
-    }
-
-    /// The version of each cluster's lease, where a region lies.
-    fn renewals(&self) -> Vec<(String, String)> {
-        let version = |member: &Server| {
-            let lease = policy_lease(member)?;
-            Some(lease["metadata"]["resourceVersion"].as_str()?.to_owned())
-        };
-        let clusters = self.members.iter();
-        clusters
-            .filter(|(cluster, _)| self.get(REGIONS, cluster).is_some())
-            .filter_map(|(cluster, member)| Some(((*cluster).to_owned(), version(member)?)))
-            .collect()
-    }
-
-    pub fn is_lawful(&self) -> Result<(), String> {
-        let broken = self.laws.broken();
-        if broken.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("broken: {broken:#?}"))
-        }
-    }
-
     pub async fn end(&self) {
         self.stop.cancel();
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap());
@@ -726,9 +464,4 @@ pub fn tenant(organization: &str, home: &str, with_edge: bool) -> Value {
         tenant["spec"].as_object_mut().unwrap().remove("classes");
     }
     tenant
-}
-
-fn policy_lease(member: &Server) -> Option<Arc<Value>> {
-    let store = member.store();
-    store.get("coordination.k8s.io/leases", SYSTEM, "meridian-policy")
 }
