@@ -218,7 +218,6 @@ pub struct PrivacyIncidentStatus {
     /// One for each notice that a law concerned demands.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["jurisdiction".into(), "notice".into()]))]
     pub clocks: Vec<LegalClock>,
     /// How many rows or things of it the verifier still finds. None: it has not said, or cannot be asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -104,3 +104,29 @@ fn conditions_merge_by_type() {
         }
     }
 }
+
+/// Of a map the API server keeps, and merges at each write, whose each field of each entry is (docs/adr/0034).
+#[test]
+fn no_long_list_is_a_map() {
+    let mut maps = Vec::new();
+    for crd in all_crds() {
+        let schema = crd.spec.versions[0].schema.clone().unwrap().open_api_v3_schema.unwrap();
+        collect_long_maps(&crd.spec.names.kind, &schema, &mut maps);
+    }
+    assert_eq!(maps, Vec::<String>::new());
+}
+
+fn collect_long_maps(path: &str, schema: &JSONSchemaProps, maps: &mut Vec<String>) {
+    if schema.x_kubernetes_list_type.as_deref() == Some("map") && schema.max_items.is_some_and(|most| most > 64) {
+        maps.push(path.to_owned());
+    }
+    for (name, nested) in schema.properties.iter().flatten() {
+        collect_long_maps(&format!("{path}.{name}"), nested, maps);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+        collect_long_maps(&format!("{path}[]"), items, maps);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &schema.additional_properties {
+        collect_long_maps(&format!("{path}{{}}"), values, maps);
+    }
+}
