@@ -29,7 +29,7 @@ use crate::report::{Bound, Metric, Report};
 
 const ATHLETES: usize = 500;
 const EVENTS: usize = 20_000;
-const TURNS: usize = 3;
+const TURNS: usize = 7;
 const TWIN: &str = "social.twin";
 /// How long a turn may last.
 const PATIENCE: Duration = Duration::from_secs(180);
