@@ -1,4 +1,5 @@
 //! The checked-in YAML is what the types give, and everything in it has a largest size.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -53,35 +54,41 @@ fn every_kind_has_a_short_name_a_category_and_columns() {
 /// The API server estimates what a CEL rule costs from these bounds, and refuses what could cost too much.
 #[test]
 fn every_string_list_and_map_is_bounded() {
-    for crd in all_crds() {
-        let schema = crd.spec.versions[0].schema.clone().unwrap().open_api_v3_schema.unwrap();
-        let mut unbounded = Vec::new();
-        for part in ["spec", "status"] {
-            if let Some(schema) = schema.properties.as_ref().unwrap().get(part) {
-                collect_unbounded(part, schema, &mut unbounded);
-            }
-        }
-        assert_eq!(unbounded, Vec::<String>::new(), "{}", crd.spec.names.kind);
-    }
+    let unbounded = places(|schema| match schema.type_.as_deref() {
+        Some("string") => schema.max_length.is_none() && schema.enum_.is_none(),
+        Some("array") => schema.max_items.is_none(),
+        Some("object") => schema.additional_properties.is_some() && schema.max_properties.is_none(),
+        _ => false,
+    });
+    assert_eq!(unbounded, Vec::<String>::new());
 }
 
-fn collect_unbounded(path: &str, schema: &JSONSchemaProps, unbounded: &mut Vec<String>) {
-    match schema.type_.as_deref() {
-        Some("string") if schema.max_length.is_none() && schema.enum_.is_none() => unbounded.push(path.to_owned()),
-        Some("array") if schema.max_items.is_none() => unbounded.push(path.to_owned()),
-        Some("object") if schema.additional_properties.is_some() && schema.max_properties.is_none() => {
-            unbounded.push(path.to_owned());
+/// Where in spec and status of any kind there is such a schema.
+fn places(is_such: fn(&JSONSchemaProps) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    for crd in all_crds() {
+        let schema = crd.spec.versions[0].schema.clone().unwrap().open_api_v3_schema.unwrap();
+        for part in ["spec", "status"] {
+            if let Some(schema) = schema.properties.as_ref().unwrap().get(part) {
+                collect(&format!("{}.{part}", crd.spec.names.kind), schema, is_such, &mut found);
+            }
         }
-        _ => {}
+    }
+    found
+}
+
+fn collect(path: &str, schema: &JSONSchemaProps, is_such: fn(&JSONSchemaProps) -> bool, found: &mut Vec<String>) {
+    if is_such(schema) {
+        found.push(path.to_owned());
     }
     for (name, nested) in schema.properties.iter().flatten() {
-        collect_unbounded(&format!("{path}.{name}"), nested, unbounded);
+        collect(&format!("{path}.{name}"), nested, is_such, found);
     }
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
-        collect_unbounded(&format!("{path}[]"), items, unbounded);
+        collect(&format!("{path}[]"), items, is_such, found);
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &schema.additional_properties {
-        collect_unbounded(&format!("{path}{{}}"), values, unbounded);
+        collect(&format!("{path}{{}}"), values, is_such, found);
     }
 }
 
@@ -108,25 +115,8 @@ fn conditions_merge_by_type() {
 /// Of a map the API server keeps, and merges at each write, whose each field of each entry is (docs/adr/0034).
 #[test]
 fn no_long_list_is_a_map() {
-    let mut maps = Vec::new();
-    for crd in all_crds() {
-        let schema = crd.spec.versions[0].schema.clone().unwrap().open_api_v3_schema.unwrap();
-        collect_long_maps(&crd.spec.names.kind, &schema, &mut maps);
-    }
+    let maps = places(|schema| {
+        schema.x_kubernetes_list_type.as_deref() == Some("map") && schema.max_items.is_some_and(|most| most > 64)
+    });
     assert_eq!(maps, Vec::<String>::new());
-}
-
-fn collect_long_maps(path: &str, schema: &JSONSchemaProps, maps: &mut Vec<String>) {
-    if schema.x_kubernetes_list_type.as_deref() == Some("map") && schema.max_items.is_some_and(|most| most > 64) {
-        maps.push(path.to_owned());
-    }
-    for (name, nested) in schema.properties.iter().flatten() {
-        collect_long_maps(&format!("{path}.{name}"), nested, maps);
-    }
-    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
-        collect_long_maps(&format!("{path}[]"), items, maps);
-    }
-    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &schema.additional_properties {
-        collect_long_maps(&format!("{path}{{}}"), values, maps);
-    }
 }

@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
+use crate::images::app;
 use crate::jars;
 use crate::local::{Running, kafka};
 use crate::paths::Paths;
@@ -62,6 +63,7 @@ pub fn run(
     };
     let mut bench = Command::new(programs.join("meridian-bench"));
     bench
+        .envs(app::ENVIRONMENT)
         .args(names)
         .args(wanted.only.iter().map(|figure| format!("--only={figure}")))
         .args(wanted.races.map(|races| format!("--races={races}")))

@@ -8,9 +8,13 @@
 //! `meridian.sh/adopt: "true"` on it.
 
 mod difference;
+mod error;
+mod purpose;
 mod undeclared;
 
 pub use difference::{difference, digest};
+pub use error::ApplyError;
+pub use purpose::Purpose;
 
 use crate::election::Leadership;
 use crate::manifest::{
@@ -31,70 +35,6 @@ use tracing::Instrument;
 /// How long one request to an API server may take. Shorter than the gap between losing a lease and its end.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Why fields are written: each purpose is one field manager, so that no two of ours fight over a field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Hub role: RegionStack in a member.
-    HubStack,
-    /// Hub role: the epoch floor of a RegionStack, which no other apply takes back.
-    HubEpochs,
-    /// Hub role: TenantPlacements in a member.
-    HubPlacement,
-    /// Hub role: IngestPool copies in a member.
-    HubPool,
-    /// Hub role: the policy Lease in a member.
-    HubLease,
-    /// Hub role: in the status of what people write, how far it is approved.
-    HubApproval,
-    /// Hub role: PrivacyIncidents, when they are opened.
-    HubIncident,
-    /// Hub role: webhook certificates and configuration.
-    HubAdmission,
-    /// Region role: what RegionStack asks for.
-    RegionStack,
-    /// Region role: certificates and credentials that are born here.
-    RegionSecrets,
-    /// Region role: writer Deployments of IngestPools (never `replicas`).
-    RegionIngest,
-    /// Region role: `replicas`, through the scale subresource.
-    RegionScale,
-    /// Region role: what tells another who scales (HorizontalPodAutoscaler, ScaledObject).
-    RegionScaler,
-    /// Region role: by which CA the metrics API is verified.
-    RegionMetrics,
-    /// Status subresources of our custom resources.
-    Status,
-}
-
-impl Purpose {
-    /// The field manager's name.
-    #[must_use]
-    pub const fn manager(self) -> &'static str {
-        match self {
-            Self::HubStack => "meridian-hub-stack",
-            Self::HubEpochs => "meridian-hub-epochs",
-            Self::HubPlacement => "meridian-hub-placement",
-            Self::HubPool => "meridian-hub-pool",
-            Self::HubLease => "meridian-hub-lease",
-            Self::HubApproval => "meridian-hub-approval",
-            Self::HubIncident => "meridian-hub-incident",
-            Self::HubAdmission => "meridian-hub-admission",
-            Self::RegionStack => "meridian-region-stack",
-            Self::RegionSecrets => "meridian-region-secrets",
-            Self::RegionIngest => "meridian-region-ingest",
-            Self::RegionScale => "meridian-region-scale",
-            Self::RegionScaler => "meridian-region-scaler",
-            Self::RegionMetrics => "meridian-region-metrics",
-            Self::Status => "meridian-status",
-        }
-    }
-
-    /// Whether a region's operator makes its passes over what is written.
-    const fn is_told_a_region(self) -> bool {
-        matches!(self, Self::HubStack | Self::HubPool)
-    }
-}
-
 /// What an apply did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
@@ -104,81 +44,6 @@ pub enum Applied {
     Changed,
     /// It was as planned: no request was sent.
     Unchanged,
-}
-
-/// Why an object could not be applied, read or removed.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// The API server refused or could not be reached.
-    #[error("{verb} {key} failed: {source}")]
-    Api {
-        /// What was tried.
-        verb: &'static str,
-        /// On which object.
-        key: Box<ObjectKey>,
-        /// What came back.
-        source: Box<kube::Error>,
-    },
-    /// No answer in [`REQUEST_TIMEOUT`].
-    #[error("{verb} {key} got no answer within {} s; it is tried again", REQUEST_TIMEOUT.as_secs())]
-    Timeout {
-        /// What was tried.
-        verb: &'static str,
-        /// On which object.
-        key: Box<ObjectKey>,
-    },
-    /// Somebody else's object has the name.
-    #[error(
-        "{key} exists and is not Meridian's; remove it, or hand it over with the annotation {ADOPT_ANNOTATION}: \"true\""
-    )]
-    Foreign {
-        /// The object.
-        key: Box<ObjectKey>,
-    },
-    /// It is not as it was when this was planned; what it is now is in the cache.
-    #[error("{key} was changed after it was last seen; it is planned anew")]
-    Overtaken {
-        /// The object.
-        key: Box<ObjectKey>,
-    },
-    /// This process is not the leader (any more), or not there.
-    #[error("{key} was not written: this replica does not hold the role's lease, or another hub the cluster")]
-    NotLeader {
-        /// The object that was to be written.
-        key: Box<ObjectKey>,
-    },
-}
-
-impl ApplyError {
-    /// Whether the API server said that the object (or its kind) is not there.
-    #[must_use]
-    pub fn is_not_found(&self) -> bool {
-        // Of a kind that is not served the answer is no Status, and has no reason.
-        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s) if s.code == 404))
-    }
-
-    /// Whether the API server said that the object is another version than was named.
-    #[must_use]
-    pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s) if s.code == 409))
-    }
-
-    /// Whether the API server said that there is an object of that name.
-    #[must_use]
-    pub fn is_there_already(&self) -> bool {
-        let says_so = |status: &kube::core::Status| status.reason == "AlreadyExists";
-        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s) if says_so(s)))
-    }
-
-    /// Whether the API server said no, as opposed to not being reachable.
-    #[must_use]
-    pub fn is_refusal(&self) -> bool {
-        match self {
-            Self::Api { source, .. } => matches!(source.as_ref(), kube::Error::Api(_)),
-            Self::Foreign { .. } => true,
-            Self::Timeout { .. } | Self::Overtaken { .. } | Self::NotLeader { .. } => false,
-        }
-    }
 }
 
 fn overtaken(key: &ObjectKey) -> ApplyError {

@@ -1,17 +1,9 @@
-//! A process from outside: what it starts with, and its memory and processor time, as the kernel counts them (proc(5)).
+//! A process from outside: its memory and processor time, as the kernel counts them (proc(5)).
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-
-/// The variables that the platform's image starts its program with.
-pub fn image_environment() -> impl Iterator<Item = (&'static str, &'static str)> {
-    include_str!("../../../services/meridian/image.env")
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split_once('='))
-}
 
 /// What a process has in memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -163,7 +163,6 @@ pub fn role(meridian: &Path, role: &str, kubeconfig: &Path, log: &Path) -> Resul
         .args(["--pdeathsig", "KILL", "--"])
         .arg(meridian)
         .args(["operator", role])
-        .envs(process::image_environment())
         .env("KUBECONFIG", kubeconfig)
         .env("POD_NAMESPACE", SYSTEM)
         .env("RUST_LOG", "info")

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use meridian_kit::config::Config;
 use meridian_kit::testing::Region;
 
-use crate::process::{cpu_time, image_environment};
+use crate::process::cpu_time;
 
 /// How long a program may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,10 +50,7 @@ impl Service {
     ) -> Result<Self> {
         let name = format!("{}/{service}", region.name());
         let mut command = Command::new(meridian);
-        command
-            .arg(service)
-            .envs(image_environment())
-            .envs(region.environment(service, change));
+        command.arg(service).envs(region.environment(service, change));
         let log = folder.join(format!("{}-{service}.log", region.name()));
         let mut started = Self::start(&name, &mut command, &log)?;
         let health = format!("{}/healthcheck", region.admin_url(service));
