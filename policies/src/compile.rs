@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::assess::{AskedEdge, Homes, framework_of};
 use crate::catalogue::{Catalogue, TransferableFields};
 use crate::edge::{CompiledEdge, EdgeId};
-use crate::index::{FieldLists, Index, Outcome, Verdict, Verdicts};
+use crate::index::{FieldLists, Index, Outcome, RefusedEdge, Verdict, Verdicts};
 use crate::names::{OrganizationName, RegionName, TenantId};
 use crate::rule::{Denial, Rule, Violation};
 use crate::source::{PolicySource, TenantFacts};
@@ -63,10 +63,14 @@ fn verdicts(
         let twice = twice.contains(&edge_id);
         let outcome = match compile_edge(of, fields, (id, tenant), (class, ask), twice, now) {
             Ok(edge) => Outcome::Open(Box::new(edge)),
-            Err(denials) => Outcome::Refused(denials),
+            Err(denials) => Outcome::Refused(Box::new(RefusedEdge {
+                id: edge_id.clone(),
+                class,
+                to: ask.region.clone(),
+                denials,
+            })),
         };
-        let verdict = Verdict::new(edge_id.clone(), class, &ask.region, outcome, lists);
-        verdicts.insert(edge_id, verdict);
+        verdicts.insert(edge_id, Verdict::new(outcome, lists));
     }
     verdicts.into_values().collect()
 }
@@ -207,7 +211,7 @@ impl CompiledPolicy {
     /// What became of the edge of that name.
     fn verdict(&self, id: &EdgeId) -> Option<&Verdict> {
         let tenant = id.as_str().split('.').next()?.parse().ok()?;
-        self.index.of_tenant(&tenant)?.iter().find(|verdict| verdict.id == *id)
+        self.index.of_tenant(&tenant)?.iter().find(|verdict| verdict.id() == id)
     }
 
     /// The edge of that name, if it may carry data.
@@ -219,7 +223,7 @@ impl CompiledPolicy {
     /// The edges that were asked for and refused, with every refusal. Each has at least one.
     pub fn refusals(&self) -> impl Iterator<Item = (&EdgeId, &[Denial])> {
         let refused = self.verdicts().filter(|verdict| verdict.edge().is_none());
-        refused.map(|verdict| (&verdict.id, verdict.refusals()))
+        refused.map(|verdict| (verdict.id(), verdict.refusals()))
     }
 
     /// The refusals of one edge; empty when it was not asked for, or may carry data.

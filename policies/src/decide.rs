@@ -9,7 +9,7 @@ use crate::decision::{Check, Decision, Explanation, Ground, Permission, Question
 use crate::edge::{CompiledEdge, EdgeId};
 use crate::index::{Verdicts, position};
 use crate::names::{RegionName, TenantId};
-use crate::refusal::{Objection, Reason, no_edge, tenant_unknown};
+use crate::refusal::{Objection, Reason, home_as_target, no_edge, tenant_unknown};
 use crate::region_policy::RegionPolicy;
 use crate::rule::{Denial, Rule};
 use crate::source::TenantFacts;
@@ -164,7 +164,10 @@ impl CompiledPolicy {
         let open = beside.iter().enumerate();
         let mut open = open.filter_map(|(at, verdict)| Some((at, verdict.edge()?)));
         match open.next() {
-            Some((at, edge)) if edge.from != *to && self.source.regions.contains_key(to) => {
+            Some((at, edge)) if self.source.regions.contains_key(to) => {
+                if edge.from == *to {
+                    return refuse(Rule::HomeNamedAsTarget, edge.framework, Reason::home(beside, at));
+                }
                 refuse(Rule::NoEdge, edge.framework, Reason::no_edge(beside, at, class, to))
             }
             _ => self.refusal_of(tenant, class, to).into(),
@@ -195,8 +198,7 @@ impl CompiledPolicy {
             );
         }
         if spec.home.region == *to {
-            let reason = format!("{to} is the home of {}: nothing is transferred there", spec.tenant);
-            return Denial::new(Rule::HomeNamedAsTarget, framework, reason);
+            return home_as_target(framework, &spec.tenant, to);
         }
         no_edge(framework, &spec.tenant, class, &spec.home.region, to)
     }

@@ -16,20 +16,37 @@ use crate::names::{MAX_NAME, RegionName, TenantId};
 use crate::rule::Denial;
 use crate::vocabulary::{DataClass, Purpose};
 
-/// What became of one edge.
+/// What became of one edge. Small, so that those of a tenant are near each other.
 #[derive(Debug)]
 pub(crate) struct Verdict {
     quick: Quick,
-    pub(crate) id: EdgeId,
-    pub(crate) to: RegionName,
     pub(crate) outcome: Outcome,
 }
 
-/// An edge that may carry data, or every refusal of it: at least one.
+/// An edge that may carry data, or one that may not.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Open(Box<CompiledEdge>),
-    Refused(Vec<Denial>),
+    Refused(Box<RefusedEdge>),
+}
+
+/// An edge that may not carry data, with every refusal of it: at least one.
+#[derive(Debug, Clone)]
+pub(crate) struct RefusedEdge {
+    pub(crate) id: EdgeId,
+    pub(crate) class: DataClass,
+    pub(crate) to: RegionName,
+    pub(crate) denials: Vec<Denial>,
+}
+
+impl Outcome {
+    /// The edge's name, class and target.
+    const fn about(&self) -> (&EdgeId, DataClass, &RegionName) {
+        match self {
+            Self::Open(edge) => (&edge.id, edge.class, &edge.to),
+            Self::Refused(edge) => (&edge.id, edge.class, &edge.to),
+        }
+    }
 }
 
 /// Lists of fields that edges share.
@@ -49,7 +66,8 @@ struct Quick {
 }
 
 impl Verdict {
-    pub(crate) fn new(id: EdgeId, class: DataClass, to: &RegionName, outcome: Outcome, lists: &mut FieldLists) -> Self {
+    pub(crate) fn new(outcome: Outcome, lists: &mut FieldLists) -> Self {
+        let (_, class, to) = outcome.about();
         let mut quick = Quick {
             to: Label::of(to.as_str()),
             class,
@@ -72,16 +90,11 @@ impl Verdict {
                 }
             };
         }
-        Self {
-            quick,
-            id,
-            to: to.clone(),
-            outcome,
-        }
+        Self { quick, outcome }
     }
 
-    pub(crate) const fn class(&self) -> DataClass {
-        self.quick.class
+    pub(crate) const fn id(&self) -> &EdgeId {
+        self.outcome.about().0
     }
 
     /// Whether what is asked is allowed for sure. False says nothing: then the edge itself is asked.
@@ -106,7 +119,7 @@ impl Verdict {
     pub(crate) fn refusals(&self) -> &[Denial] {
         match &self.outcome {
             Outcome::Open(_) => &[],
-            Outcome::Refused(denials) => denials,
+            Outcome::Refused(edge) => &edge.denials,
         }
     }
 }
@@ -189,8 +202,7 @@ pub(crate) fn position(verdicts: &[Verdict], class: DataClass, to: &RegionName) 
 }
 
 fn targets(verdicts: &[Verdict]) -> impl Iterator<Item = &RegionName> {
-    let open = verdicts.iter().filter(|verdict| verdict.edge().is_some());
-    open.map(|verdict| &verdict.to)
+    verdicts.iter().filter_map(Verdict::edge).map(|edge| &edge.to)
 }
 
 /// A name, where it is and not somewhere else. No name is longer; what is, is equal to none.

@@ -8,7 +8,7 @@ use crate::compile::CompiledPolicy;
 use crate::condition::Condition;
 use crate::cut::retention_at_home;
 use crate::edge::CompiledEdge;
-use crate::index::{FieldLists, Index, Outcome, Verdict};
+use crate::index::{FieldLists, Index, Outcome, RefusedEdge, Verdict};
 use crate::rule::{Denial, Rule};
 use crate::source::PolicySource;
 use crate::spec::AgeOfConsent;
@@ -69,23 +69,32 @@ impl Verdict {
     /// Nothing, where nobody asks for it any more.
     fn within(&self, written: &CompiledPolicy, lists: &mut FieldLists) -> Option<Self> {
         let refusals = || {
-            let refusals = written.refusals_of(&self.id);
+            let refusals = written.refusals_of(self.id());
             (!refusals.is_empty()).then(|| refusals.to_vec())
         };
-        let outcome = match (&self.outcome, written.edge(&self.id)) {
+        let outcome = match (&self.outcome, written.edge(self.id())) {
             (Outcome::Open(edge), Some(other)) => match edge.within(other) {
                 Ok(met) => Outcome::Open(Box::new(met)),
-                Err(denial) => Outcome::Refused(vec![denial]),
+                Err(denial) => refused(edge, vec![denial]),
             },
-            (Outcome::Open(_), None) => Outcome::Refused(refusals()?),
-            (Outcome::Refused(denials), Some(_)) => Outcome::Refused(denials.clone()),
-            (Outcome::Refused(denials), None) => {
+            (Outcome::Open(edge), None) => refused(edge, refusals()?),
+            (Outcome::Refused(edge), Some(_)) => Outcome::Refused(edge.clone()),
+            (Outcome::Refused(edge), None) => {
                 refusals()?;
-                Outcome::Refused(denials.clone())
+                Outcome::Refused(edge.clone())
             }
         };
-        Some(Self::new(self.id.clone(), self.class(), &self.to, outcome, lists))
+        Some(Self::new(outcome, lists))
     }
+}
+
+fn refused(edge: &CompiledEdge, denials: Vec<Denial>) -> Outcome {
+    Outcome::Refused(Box::new(RefusedEdge {
+        id: edge.id.clone(),
+        class: edge.class,
+        to: edge.to.clone(),
+        denials,
+    }))
 }
 
 impl CompiledEdge {

@@ -92,6 +92,8 @@ enum Why {
         class: DataClass,
         to: RegionName,
     },
+    /// To where the edge at that place leaves from.
+    Home(Verdicts, usize),
     UnknownTenant(TenantId),
 }
 
@@ -105,6 +107,10 @@ impl Reason {
         Self(Why::NoEdge { beside, at, class, to })
     }
 
+    pub(crate) fn home(verdicts: &Verdicts, at: usize) -> Self {
+        Self(Why::Home(verdicts.clone(), at))
+    }
+
     pub(crate) fn unknown_tenant(tenant: &TenantId) -> Self {
         Self(Why::UnknownTenant(tenant.clone()))
     }
@@ -115,6 +121,9 @@ impl Reason {
             Why::Objection(verdicts, at, objection) => open(verdicts, *at).map(|edge| objection.said_by(edge)),
             Why::NoEdge { beside, at, class, to } => {
                 open(beside, *at).map(|edge| no_edge(edge.framework, &edge.tenant, *class, &edge.from, to))
+            }
+            Why::Home(verdicts, at) => {
+                open(verdicts, *at).map(|edge| home_as_target(edge.framework, &edge.tenant, &edge.from))
             }
             Why::UnknownTenant(tenant) => Some(tenant_unknown(tenant)),
         };
@@ -165,6 +174,11 @@ pub(crate) fn tenant_unknown(tenant: &TenantId) -> Denial {
         LegalFramework::Other,
         format!("there is no tenant '{tenant}' here"),
     )
+}
+
+pub(crate) fn home_as_target(framework: LegalFramework, tenant: &TenantId, home: &RegionName) -> Denial {
+    let reason = format!("{home} is the home of {tenant}: nothing is transferred there");
+    Denial::new(Rule::HomeNamedAsTarget, framework, reason)
 }
 
 pub(crate) fn no_edge(

@@ -33,14 +33,17 @@ fn an_edge_to_its_own_home_is_refused() {
     source.asked().region = region("eu");
     let id = edge_id("stride-eu.workout-summary.eu");
     assert_eq!(compiled(&source).refusals_of(&id)[0].rule, Rule::HomeNamedAsTarget);
+    let asked = compiled(&world()).decide(&Question {
+        to: region("eu"),
+        ..question()
+    });
+    assert_eq!(asked.refused_by(), Some(Rule::HomeNamedAsTarget));
+    let Decision::Deny { reason, .. } = asked else {
+        panic!("{asked:?}")
+    };
     assert_eq!(
-        compiled(&world())
-            .decide(&Question {
-                to: region("eu"),
-                ..question()
-            })
-            .refused_by(),
-        Some(Rule::HomeNamedAsTarget)
+        reason.to_string(),
+        "eu is the home of stride-eu: nothing is transferred there"
     );
 }
 
