@@ -123,6 +123,10 @@ pub struct Leased {
     /// Whether [`Form::Carried`] is taken.
     #[serde(default)]
     pub carried: bool,
+    /// How many copies are taken at once, of 2 KiB on the average; importers that do not say so take 500, or say that these
+    /// are too many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<usize>,
 }
 
 /// `POST /peer/v1/cuts`: the edge carries nothing any more, and what it carried is to be deleted. Repeated until the
@@ -204,7 +208,16 @@ mod tests {
     #[test]
     fn an_importer_that_says_more_or_nothing_of_what_it_takes_is_understood() {
         let read = |text: &str| serde_json::from_str::<Leased>(text).expect("an answer");
-        assert_eq!(read("{}"), Leased { carried: false });
-        assert_eq!(read(r#"{"carried": true, "more": 3}"#), Leased { carried: true });
+        assert_eq!(read("{}"), Leased::default());
+        let unsaid = Leased {
+            carried: true,
+            copies: None,
+        };
+        assert_eq!(read(r#"{"carried": true, "more": 3}"#), unsaid);
+        let said = Leased {
+            copies: Some(3),
+            ..unsaid
+        };
+        assert_eq!(read(r#"{"carried": true, "copies": 3}"#), said);
     }
 }

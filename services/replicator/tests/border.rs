@@ -92,6 +92,25 @@ async fn one_author_is_one_pseudonym_and_two_are_two() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_of_more_than_consent_is_asked_about_at_once_arrives_whole() {
+    let world = World::new().await;
+    world.eu.consent.be_away(true);
+    world.eu.shares(&world.eu.athlete(), &ride(), 1100).await;
+    let queued = || async { (world.eu.count("delivery").await == 1100).then_some(()) };
+    until(queued).await.expect("all are queued");
+    let full = || async { (world.eu.consent.most_asked() == 500).then_some(()) };
+    until(full)
+        .await
+        .expect("more are claimed than are asked about at once");
+    world.eu.consent.grant();
+    world.eu.consent.be_away(false);
+    world.us.sink.arrived(1100).await;
+    assert_eq!(world.eu.consent.most_asked(), 500);
+    let closed = || async { (world.eu.consent.open_permits() == 0).then_some(()) };
+    until(closed).await.expect("every permit is closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_consent_nothing_leaves_and_the_refusal_is_recorded() {
     let world = World::new().await;
     world.eu.share(&world.eu.athlete(), &ride()).await;
@@ -480,7 +499,12 @@ impl SlowImporter {
             .route(Form::Carried.path(), post(batch))
             .route(
                 "/peer/v1/leases",
-                post(|| async { axum::Json(Leased { carried: true }) }),
+                post(|| async {
+                    axum::Json(Leased {
+                        carried: true,
+                        ..Leased::default()
+                    })
+                }),
             )
             .route("/peer/v1/cuts", post(purge))
     }

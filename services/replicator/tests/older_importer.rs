@@ -111,7 +111,15 @@ impl OlderImporter {
             older.taken.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
             Ok(axum::Json(json!({"stored": events.len(), "repeated": 0})))
         }
-        let (newer, answer) = (self.newer, self.newer.map(|_| axum::Json(Leased { carried: true })));
+        let (newer, answer) = (
+            self.newer,
+            self.newer.map(|_| {
+                axum::Json(Leased {
+                    carried: true,
+                    ..Leased::default()
+                })
+            }),
+        );
         let lease = move || async move { answer.ok_or(StatusCode::NO_CONTENT) };
         let tried = Arc::clone(&self.tried);
         let carried = move || async move {

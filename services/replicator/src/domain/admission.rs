@@ -1,13 +1,20 @@
 //! What an importer lets in: the exporter has decided already; the importer decides again by its own policy.
 
 use jiff::{SignedDuration, Timestamp};
+use meridian_evidence::entry::MOST_COMMITMENTS;
 use meridian_policy::{CompiledEdge, DataClass, EdgeId, RegionName, Rule};
 use uuid::Uuid;
 
 use super::edges::EdgeState;
 
 /// Events in one batch at most.
-pub const LARGEST_BATCH: usize = 500;
+pub const LARGEST_BATCH: usize = 1000;
+/// An entry of evidence commits to everybody in a batch, also in one that is refused for having one too many.
+const _: () = assert!(LARGEST_BATCH < MOST_COMMITMENTS);
+/// Bytes that each event of a batch may have on the average.
+pub const BYTES_OF_AN_EVENT: usize = 2048;
+/// Events that an importer is sent in one batch which does not say how many it takes: all but the first version take them.
+pub const TAKEN_UNSAID: usize = 500;
 /// Events that importers of every version take in one batch.
 pub const ALWAYS_TAKEN: usize = 100;
 

@@ -7,7 +7,7 @@ use http::StatusCode;
 use meridian_kit::client::ClientError;
 use meridian_kit::problem::INVALID_FIELD;
 
-use super::admission::{ALWAYS_TAKEN, LARGEST_BATCH, NotAdmitted};
+use super::admission::{ALWAYS_TAKEN, BYTES_OF_AN_EVENT, LARGEST_BATCH, NotAdmitted, TAKEN_UNSAID};
 use super::delivery::LONGEST_PAUSE;
 use crate::wire::{Form, Leased};
 
@@ -18,6 +18,8 @@ const BELIEVED_FOR: Duration = Duration::from_secs(600);
 const DOUBTED_FOR: Duration = LONGEST_PAUSE.saturating_mul(2);
 /// Copies that go at once over the slowest line.
 const FEWEST: usize = 25;
+/// Bytes that a copy of a full push has at most, on the average: well below what an importer takes.
+const BYTES_OF_A_COPY: usize = BYTES_OF_AN_EVENT / 4 * 3;
 /// A push that had less time than this says nothing of the line.
 const FAIR: Duration = Duration::from_secs(1);
 /// More than leaves before a connection is made.
@@ -53,7 +55,8 @@ impl Push {
     /// What of it an importer of an older version does not take that refuses it so. That one of its processes is newer, and
     /// said so to a lease, is no help.
     fn too_new(&self, status: StatusCode, code: Option<&str>) -> Option<Newer> {
-        if self.copies > ALWAYS_TAKEN && code == Some(NotAdmitted::Size.code()) {
+        let too_much = status == StatusCode::PAYLOAD_TOO_LARGE || code == Some(NotAdmitted::Size.code());
+        if self.copies > ALWAYS_TAKEN && too_much {
             return Some(Newer::Many);
         }
         // It has no such address, or a batch there has other fields.
@@ -76,8 +79,8 @@ impl Push {
 pub struct Reception {
     /// What it said last that it takes.
     leased: Leased,
-    /// Until when it is sent no more copies than all take.
-    few_until: Option<Instant>,
+    /// How many copies it is sent at most, and until when.
+    few: Option<(usize, Instant)>,
     /// Until when it is sent whole events.
     whole_until: Option<Instant>,
     /// Copies that reach it in the time that a push has.
@@ -88,7 +91,7 @@ impl Default for Reception {
     fn default() -> Self {
         Self {
             leased: Leased::default(),
-            few_until: None,
+            few: None,
             whole_until: None,
             in_time: LARGEST_BATCH,
         }
@@ -98,10 +101,23 @@ impl Default for Reception {
 impl Reception {
     /// Copies that go to it at once.
     pub fn most(&self, now: Instant) -> usize {
-        if is_over(self.few_until, now) {
-            self.in_time
-        } else {
-            self.in_time.min(ALWAYS_TAKEN)
+        self.in_time.min(self.taken(now))
+    }
+
+    /// Bytes that go to it at once, about.
+    pub fn most_bytes(&self, now: Instant) -> usize {
+        self.taken(now) * BYTES_OF_A_COPY
+    }
+
+    /// Copies that it takes at once, by its own word and by what it refused.
+    fn taken(&self, now: Instant) -> usize {
+        let said = self.leased.copies.unwrap_or(TAKEN_UNSAID).clamp(1, LARGEST_BATCH);
+        let few = self.few.filter(|(_, until)| now < *until);
+        let said = few.map_or(said, |(few, _)| said.min(few));
+        match self.form(now) {
+            Form::Carried => said,
+            // Whole copies are larger, and whoever gets them may be of an older version.
+            Form::Whole => said.min(TAKEN_UNSAID),
         }
     }
 
@@ -126,27 +142,36 @@ impl Reception {
                 self.in_time = (self.in_time + self.in_time / 8 + 1).min(LARGEST_BATCH);
             }
             Err(ClientError::Refused { status, code, .. }) => {
-                let newer = push.too_new(*status, code.as_deref())?;
-                self.do_without(newer, now + BELIEVED_FOR);
-                return Some(newer);
+                let newer = push.too_new(*status, code.as_deref());
+                match newer {
+                    Some(newer) => self.do_without(newer, push.copies, now + BELIEVED_FOR),
+                    None if *status == StatusCode::PAYLOAD_TOO_LARGE => self.send_fewer_than(push.copies),
+                    None => {}
+                }
+                return newer;
             }
             Err(ClientError::Unreachable { .. }) if push.was_slow() => {
-                self.in_time = (push.copies / 2).clamp(FEWEST, self.in_time);
+                self.send_fewer_than(push.copies);
             }
             Err(ClientError::Unreachable { .. }) if push.bytes > 0 && !push.ran_out_of_time() => {
-                self.do_without(Newer::Carried, now + DOUBTED_FOR);
+                self.do_without(Newer::Carried, push.copies, now + DOUBTED_FOR);
             }
             Ok(()) | Err(_) => {}
         }
         None
     }
 
-    fn do_without(&mut self, newer: Newer, until: Instant) {
-        let known = match newer {
-            Newer::Many => &mut self.few_until,
-            Newer::Carried => &mut self.whole_until,
-        };
-        *known = (*known).max(Some(until));
+    fn send_fewer_than(&mut self, copies: usize) {
+        self.in_time = (copies / 2).clamp(FEWEST, self.in_time);
+    }
+
+    /// Does without what a push of so many copies was too new for.
+    fn do_without(&mut self, newer: Newer, copies: usize, until: Instant) {
+        match newer {
+            Newer::Many if copies > TAKEN_UNSAID => self.few = Some((TAKEN_UNSAID, until)),
+            Newer::Many => self.few = Some((ALWAYS_TAKEN, until)),
+            Newer::Carried => self.whole_until = self.whole_until.max(Some(until)),
+        }
     }
 }
 
@@ -158,7 +183,17 @@ fn is_over(until: Option<Instant>, now: Instant) -> bool {
 mod tests {
     use super::*;
 
-    const CARRIES: Leased = Leased { carried: true };
+    const CARRIES: Leased = Leased {
+        carried: true,
+        copies: Some(LARGEST_BATCH),
+    };
+
+    fn reception() -> Reception {
+        Reception {
+            leased: CARRIES,
+            ..Reception::default()
+        }
+    }
 
     /// A push of so many copies, of as many deliveries, that took a moment.
     fn push(form: Form, copies: usize) -> Push {
@@ -193,6 +228,14 @@ mod tests {
             ("other fields", carried, few, 400, "invalid-field", Some(Newer::Carried)),
             ("too many", carried, many, 403, "batch-size", Some(Newer::Many)),
             ("too many whole", whole, many, 403, "batch-size", Some(Newer::Many)),
+            (
+                "too many bytes",
+                carried,
+                many,
+                413,
+                "body-too-large",
+                Some(Newer::Many),
+            ),
             ("few are never too many", carried, few, 403, "batch-size", None),
             ("a copy that does not open", carried, many, 400, "copy-unreadable", None),
             ("a body that broke", carried, many, 400, "malformed-json", None),
@@ -201,8 +244,7 @@ mod tests {
         ];
         let now = Instant::now();
         for (case, form, copies, status, code, newer) in table {
-            let mut reception = Reception::default();
-            reception.has_leased(CARRIES);
+            let mut reception = reception();
             let refused = Err(ClientError::Refused {
                 peer: "replicator".to_owned(),
                 status: StatusCode::from_u16(status).expect("a status"),
@@ -213,7 +255,7 @@ mod tests {
             let (most, form) = match newer {
                 None => (LARGEST_BATCH, Form::Carried),
                 Some(Newer::Many) => (ALWAYS_TAKEN, Form::Carried),
-                Some(Newer::Carried) => (LARGEST_BATCH, Form::Whole),
+                Some(Newer::Carried) => (TAKEN_UNSAID, Form::Whole),
             };
             assert_eq!((reception.most(now), reception.form(now)), (most, form), "{case}");
             let later = now + BELIEVED_FOR;
@@ -226,14 +268,70 @@ mod tests {
     }
 
     #[test]
+    fn an_importer_gets_as_many_as_it_says_and_one_that_says_nothing_as_before() {
+        let now = Instant::now();
+        let table = [
+            (None, TAKEN_UNSAID, 768_000),
+            (Some(0), 1, 1536),
+            (Some(700), 700, 1_075_200),
+            (Some(LARGEST_BATCH), LARGEST_BATCH, 1_536_000),
+            (Some(usize::MAX), LARGEST_BATCH, 1_536_000),
+        ];
+        for (copies, most, bytes) in table {
+            let mut reception = Reception::default();
+            reception.has_leased(Leased { copies, ..CARRIES });
+            assert_eq!(
+                (reception.most(now), reception.most_bytes(now)),
+                (most, bytes),
+                "{copies:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_that_refuses_a_thousand_gets_five_hundred_and_then_a_hundred() {
+        let (mut reception, now) = (reception(), Instant::now());
+        let refused = |status, code: &str| {
+            Err(ClientError::Refused {
+                peer: "replicator".to_owned(),
+                status,
+                code: Some(code.to_owned()),
+                body: None,
+            })
+        };
+        let too_many = refused(StatusCode::FORBIDDEN, "batch-size");
+        for (most, next) in [(LARGEST_BATCH, TAKEN_UNSAID), (TAKEN_UNSAID, ALWAYS_TAKEN)] {
+            assert_eq!(reception.most(now), most);
+            let learned = reception.learn(&push(Form::Carried, most), &too_many, now);
+            assert_eq!((learned, reception.most(now)), (Some(Newer::Many), next));
+        }
+        assert_eq!(reception.most_bytes(now), ALWAYS_TAKEN * BYTES_OF_A_COPY);
+        // Few that are too large go again as fewer.
+        let too_large = refused(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large");
+        assert_eq!(
+            reception.learn(&push(Form::Carried, ALWAYS_TAKEN), &too_large, now),
+            None
+        );
+        assert_eq!(reception.most(now), ALWAYS_TAKEN / 2);
+        assert_eq!(reception.most(now + BELIEVED_FOR), ALWAYS_TAKEN / 2);
+    }
+
+    #[test]
     fn an_importer_that_broke_off_gets_the_same_again_whole_but_is_not_believed_to_be_older() {
-        let (mut reception, now) = (Reception::default(), Instant::now());
-        reception.has_leased(CARRIES);
+        let (mut reception, now) = (reception(), Instant::now());
         assert_eq!(reception.learn(&push(Form::Carried, 3), &unreachable(), now), None);
-        assert_eq!(reception.form(now + LONGEST_PAUSE), Form::Whole);
-        assert_eq!(reception.form(now + DOUBTED_FOR), Form::Carried);
+        let doubted = now + LONGEST_PAUSE;
+        assert_eq!(
+            (reception.form(doubted), reception.most(doubted)),
+            (Form::Whole, TAKEN_UNSAID)
+        );
+        let again = now + DOUBTED_FOR;
+        assert_eq!(
+            (reception.form(again), reception.most(again)),
+            (Form::Carried, LARGEST_BATCH)
+        );
         // What is known for longer is not forgotten for it.
-        reception.do_without(Newer::Carried, now + BELIEVED_FOR);
+        reception.do_without(Newer::Carried, 3, now + BELIEVED_FOR);
         reception.learn(&push(Form::Whole, 3), &unreachable(), now);
         assert_eq!(reception.form(now + DOUBTED_FOR), Form::Whole);
     }
@@ -247,7 +345,7 @@ mod tests {
             ..slow
         };
         for (case, push) in [("no connection", no_connection), ("no time", no_time)] {
-            let (mut reception, now) = (Reception::default(), Instant::now());
+            let (mut reception, now) = (reception(), Instant::now());
             reception.learn(&push, &unreachable(), now);
             assert_eq!(reception.most(now), LARGEST_BATCH, "{case}");
         }
@@ -256,7 +354,7 @@ mod tests {
     #[test]
     fn over_a_line_that_carries_few_in_time_all_go_and_most_pushes_arrive() {
         for line in [40, 100, 400] {
-            let (mut reception, now) = (Reception::default(), Instant::now());
+            let (mut reception, now) = (reception(), Instant::now());
             let (mut arrived, mut in_vain) = (0, 0);
             for _ in 0..200 {
                 let copies = reception.most(now);
@@ -278,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_fast_again_is_filled_again_also_where_many_may_not_leave() {
-        let (mut reception, now) = (Reception::default(), Instant::now());
+        let (mut reception, now) = (reception(), Instant::now());
         for _ in 0..10 {
             reception.learn(&slow(reception.most(now)), &unreachable(), now);
         }
@@ -289,7 +387,7 @@ mod tests {
             FEWEST,
             "one that was not full says nothing of more"
         );
-        for _ in 0..40 {
+        for _ in 0..60 {
             let claimed = reception.most(now);
             let half_of_them = Push {
                 claimed,

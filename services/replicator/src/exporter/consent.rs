@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use http::StatusCode;
 use meridian_kit::SubjectId;
 use meridian_kit::client::{ClientError, ServiceClient};
@@ -13,6 +14,8 @@ use crate::domain::delivery::PermitWindow;
 
 /// A permit is worth nothing after two seconds; waiting longer for one is pointless.
 const ANSWER: Duration = Duration::from_secs(2);
+/// Deliveries that the consent service is asked about at once; it takes a few more.
+const ASKED_AT_ONCE: usize = 500;
 
 /// A client of the consent service.
 pub(super) struct Consent(ServiceClient);
@@ -66,11 +69,16 @@ impl Consent {
         Self(client)
     }
 
-    /// Asks for all deliveries of a batch at once; the answers are in their order. The window of each counts from before that.
+    /// Asks for all deliveries of a batch; the answers are in their order.
     pub(super) async fn ask(&self, edge: &CompiledEdge, purpose: Purpose, deliveries: &[Asked]) -> Vec<Answer> {
-        if deliveries.is_empty() {
-            return Vec::new();
-        }
+        // Side by side: the push ends with the first permit, whichever question that is the answer to.
+        let asked = deliveries.chunks(ASKED_AT_ONCE);
+        let answers = join_all(asked.map(|asked| self.ask_at_once(edge, purpose, asked))).await;
+        answers.into_iter().flatten().collect()
+    }
+
+    /// The window of each counts from before the question.
+    async fn ask_at_once(&self, edge: &CompiledEdge, purpose: Purpose, deliveries: &[Asked]) -> Vec<Answer> {
         let request = PermitsRequest {
             tenant: &edge.tenant,
             purpose,
@@ -118,9 +126,11 @@ impl Consent {
 
     /// Closes permits, so that a withdrawal need not wait for them to run out. They run out anyway.
     pub(super) async fn close(&self, tenant: &TenantId, permits: &[Uuid]) {
-        if permits.is_empty() {
-            return;
-        }
+        let closing = permits.chunks(ASKED_AT_ONCE);
+        join_all(closing.map(|permits| self.close_at_once(tenant, permits))).await;
+    }
+
+    async fn close_at_once(&self, tenant: &TenantId, permits: &[Uuid]) {
         let closing = self
             .0
             .post("/internal/permits/close")

@@ -33,8 +33,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const GATHER: Duration = Duration::from_millis(25);
 /// How long taken deliveries are another exporter's to leave alone; longer than an attempt can last.
 const HOLD: Duration = Duration::from_secs(30);
-/// Bytes of one push at most, well below what an importer takes.
-const LARGEST_PUSH: usize = 768 * 1024;
 /// A permit with less left than this is not worth a push.
 const SHORTEST_PUSH: Duration = Duration::from_millis(100);
 /// How long a push lasts at most, whatever the permits say.
@@ -209,9 +207,10 @@ impl Exporter {
         };
         let mut outcomes = Vec::with_capacity(deliveries.len());
         let mut made = Vec::with_capacity(deliveries.len());
+        let most_bytes = self.shared.peers.most_bytes(&edge.id);
         let mut bytes = 0;
         for (delivery, key) in deliveries.into_iter().zip(keys) {
-            if bytes > LARGEST_PUSH {
+            if bytes > most_bytes {
                 outcomes.push((delivery, Outcome::Wait(Waiting::PushFull)));
                 continue;
             }

@@ -83,7 +83,7 @@ impl Exporter {
         let peer = self.shared.peers.replicator(&edge.to)?;
         match peer.control.post("/peer/v1/leases").json(&lease).send().await {
             Ok(answer) => {
-                // Who says nothing that we understand, or says too much, takes what all take.
+                // Who says nothing that we understand, or says too much, is sent what was sent before anybody was asked.
                 let short = answer.content_length().is_some_and(|length| length <= LONGEST_ANSWER);
                 let leased = if short {
                     answer.json().await.unwrap_or_default()

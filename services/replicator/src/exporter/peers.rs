@@ -48,6 +48,11 @@ impl Peers {
         self.reception(edge, |reception| reception.most(Instant::now()))
     }
 
+    /// Bytes that go to an edge's importer at once, about.
+    pub(super) fn most_bytes(&self, edge: &EdgeId) -> usize {
+        self.reception(edge, |reception| reception.most_bytes(Instant::now()))
+    }
+
     /// In which form copies go to an edge's importer.
     pub(super) fn form(&self, edge: &EdgeId) -> Form {
         self.reception(edge, |reception| reception.form(Instant::now()))

@@ -13,12 +13,13 @@ use meridian_policy::{EdgeId, RegionName, TenantId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::domain::admission::{BYTES_OF_AN_EVENT, LARGEST_BATCH};
 use crate::importer::{Importer, Pushed, SINKS};
 use crate::store::imports::SinkAck;
 use crate::wire::{Cut, Form, KeyLease, Leased, Purge};
 
 /// A batch's largest body: what an exporter sends at most, with room to spare.
-const LARGEST_BATCH_BYTES: usize = 1024 * 1024;
+const LARGEST_BATCH_BYTES: usize = LARGEST_BATCH * BYTES_OF_AN_EVENT;
 
 /// Entries of evidence in one answer at most.
 const MOST_READ: i64 = 500;

@@ -154,7 +154,10 @@ impl Importer {
             .lease(&edge.importer_tenant, &edge.id, lease.key.0, valid_for)
             .await?;
         tx.commit().await?;
-        Ok(Leased { carried: true })
+        Ok(Leased {
+            carried: true,
+            copies: Some(LARGEST_BATCH),
+        })
     }
 
     /// Stores a batch, which arrived as `body`: all of it, or nothing with an entry of evidence.

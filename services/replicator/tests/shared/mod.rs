@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use jiff::{SignedDuration, Timestamp};
@@ -33,8 +34,10 @@ pub struct Consent(Arc<Mutex<ConsentState>>);
 #[derive(Default)]
 struct ConsentState {
     granted: bool,
+    away: bool,
     open: Vec<String>,
     asked: usize,
+    most_asked: usize,
 }
 
 impl Consent {
@@ -48,6 +51,16 @@ impl Consent {
 
     pub fn withdraw(&self) {
         self.state().granted = false;
+    }
+
+    /// Answers nothing, or answers again.
+    pub fn be_away(&self, away: bool) {
+        self.state().away = away;
+    }
+
+    /// How many deliveries were asked about in one question at most.
+    pub fn most_asked(&self) -> usize {
+        self.state().most_asked
     }
 
     pub fn asked(&self) -> usize {
@@ -68,6 +81,10 @@ impl Consent {
             let mut state = consent.state();
             let deliveries = request["deliveries"].as_array().map_or(0, Vec::len);
             state.asked += deliveries;
+            state.most_asked = state.most_asked.max(deliveries);
+            if state.away {
+                return StatusCode::SERVICE_UNAVAILABLE.into_response();
+            }
             let permits: Vec<Value> = (0..deliveries)
                 .map(|_| {
                     if !state.granted {

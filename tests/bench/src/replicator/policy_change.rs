@@ -69,7 +69,15 @@ impl Arrivals {
                 Form::Carried.path(),
                 post(batch).layer(DefaultBodyLimit::max(LARGEST_BODY)),
             )
-            .route("/peer/v1/leases", post(async || Json(Leased { carried: true })))
+            .route(
+                "/peer/v1/leases",
+                post(async || {
+                    Json(Leased {
+                        carried: true,
+                        ..Leased::default()
+                    })
+                }),
+            )
             .route("/peer/v1/cuts", post(cut))
             .with_state(self.clone())
     }
