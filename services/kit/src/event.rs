@@ -9,6 +9,7 @@ use std::ops::Range;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
 use meridian_policy::{DataClass, EdgeId, Epoch, RegionName, TenantId};
 use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -29,17 +30,15 @@ const ENVELOPE_BYTES: usize = 1024;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct EventSource {
     region: RegionName,
-    service: String,
+    text: String,
 }
 
 impl EventSource {
     /// A service of a region.
     #[must_use]
     pub fn new(region: RegionName, service: &str) -> Self {
-        Self {
-            region,
-            service: service.to_owned(),
-        }
+        let text = format!("/regions/{region}/{service}");
+        Self { region, text }
     }
 
     /// The region.
@@ -51,7 +50,7 @@ impl EventSource {
 
 impl fmt::Display for EventSource {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "/regions/{}/{}", self.region, self.service)
+        formatter.write_str(&self.text)
     }
 }
 
@@ -208,7 +207,7 @@ impl Event {
         Ok(Self {
             specversion: SpecVersion::One,
             id,
-            source: source.to_string(),
+            source: source.text.clone(),
             kind: draft.kind.to_owned(),
             subject: draft.stream,
             time,
@@ -317,11 +316,11 @@ impl Event {
         } = self;
         plain(out, "{\"specversion\":", specversion.as_str());
         put_id(out, ",\"id\":", *id);
-        member(out, ",\"source\":", source);
-        member(out, ",\"type\":", kind);
-        member(out, ",\"subject\":", subject);
-        member(out, ",\"time\":", time);
-        member(out, ",\"datacontenttype\":", datacontenttype);
+        text(out, ",\"source\":", source);
+        text(out, ",\"type\":", kind);
+        text(out, ",\"subject\":", subject);
+        put_time(out, ",\"time\":", *time);
+        text(out, ",\"datacontenttype\":", datacontenttype);
         out.extend_from_slice(b",\"data_base64\":\"");
         put_base64(out, sealed);
         plain(out, "\",\"tenant\":", tenant.as_str());
@@ -331,14 +330,18 @@ impl Event {
         put_id(out, ",\"datasubject\":", data_subject.as_uuid());
         member(out, ",\"keyscope\":", key_scope);
         member(out, ",\"sequence\":", sequence);
-        optional(out, ",\"traceparent\":", traceparent.as_ref());
+        if let Some(traceparent) = traceparent {
+            text(out, ",\"traceparent\":", traceparent);
+        }
         if let Some(origin) = origin {
             plain(out, ",\"origin\":", origin.as_str());
         }
         if let Some(edge) = edge {
             plain(out, ",\"edge\":", edge.as_str());
         }
-        optional(out, ",\"expires\":", expires.as_ref());
+        if let Some(expires) = expires {
+            put_time(out, ",\"expires\":", *expires);
+        }
         out.push(b'}');
     }
 
@@ -365,7 +368,7 @@ impl Event {
 }
 
 /// Writes a member of an object: what stands before its value, then the value, which is a string, a number or a UUID.
-pub fn member<T: Serialize>(out: &mut Vec<u8>, name: &str, value: &T) {
+pub fn member<T: Serialize + ?Sized>(out: &mut Vec<u8>, name: &str, value: &T) {
     out.extend_from_slice(name.as_bytes());
     // Such values always serialize.
     let _ = serde_json::to_writer(out, value);
@@ -378,14 +381,27 @@ fn plain(out: &mut Vec<u8>, name: &str, value: &str) {
     }
 }
 
-fn put_id(out: &mut Vec<u8>, name: &str, id: Uuid) {
-    plain(out, name, id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
-}
-
-fn optional<T: Serialize>(out: &mut Vec<u8>, name: &str, value: Option<&T>) {
-    if let Some(value) = value {
+/// As [`member`] of a text; most have nothing to escape.
+fn text(out: &mut Vec<u8>, name: &str, value: &str) {
+    if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        plain(out, name, value);
+    } else {
         member(out, name, value);
     }
+}
+
+/// As [`member`] of a time.
+fn put_time(out: &mut Vec<u8>, name: &str, time: Timestamp) {
+    const PRINTER: DateTimePrinter = DateTimePrinter::new();
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'"');
+    // Writing into memory does not fail, and every time can be written.
+    let _ = PRINTER.print_timestamp(&time, &mut *out);
+    out.push(b'"');
+}
+
+fn put_id(out: &mut Vec<u8>, name: &str, id: Uuid) {
+    plain(out, name, id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
 }
 
 /// Appends bytes in base64.
@@ -398,7 +414,7 @@ fn put_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// The context that an event's payload is sealed for.
 fn context(id: Uuid) -> String {
-    format!("event:{id}")
+    ["event:", id.hyphenated().encode_lower(&mut Uuid::encode_buffer())].concat()
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    ENVELOPE_BYTES, Event, EventSource, SEALED_JSON, SpecVersion, context, from_base64, member, plain, put_base64,
-    put_id, to_base64,
+    ENVELOPE_BYTES, Event, EventSource, SEALED_JSON, SpecVersion, context, from_base64, plain, put_base64, put_id,
+    put_time, text, to_base64,
 };
 use crate::ids::SubjectId;
 use crate::subject_keys::{Error as KeyError, KeyScope, SubjectKey};
@@ -95,9 +95,9 @@ impl Carried {
         Event {
             specversion: SpecVersion::One,
             id: self.id,
-            source: source.to_string(),
+            source: source.text.clone(),
             kind: self.kind,
-            subject: self.id.to_string(),
+            subject: self.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned(),
             time: self.time,
             datacontenttype: SEALED_JSON.to_owned(),
             sealed: self.sealed,
@@ -127,11 +127,11 @@ impl Carried {
             sealed,
         } = self;
         put_id(out, "{\"id\":", *id);
-        member(out, ",\"type\":", kind);
-        member(out, ",\"time\":", time);
+        text(out, ",\"type\":", kind);
+        put_time(out, ",\"time\":", *time);
         plain(out, ",\"dataclass\":", class.as_str());
         put_id(out, ",\"datasubject\":", data_subject.as_uuid());
-        member(out, ",\"expires\":", expires);
+        put_time(out, ",\"expires\":", *expires);
         out.extend_from_slice(b",\"data_base64\":\"");
         put_base64(out, sealed);
         out.extend_from_slice(b"\"}");
