@@ -33,6 +33,10 @@ use stack::Member;
 use tokio::time::sleep;
 use world::World;
 
+/// The one that the roles have in the image: what they allocate is much of what a seed takes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// For how long nothing is written in the end: by every fourth seed longer than anything that is looked at from time to time.
 fn rests(seed: u64) -> Duration {
     Duration::from_secs(if seed.is_multiple_of(4) { 70 } else { 15 })

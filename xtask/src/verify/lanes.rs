@@ -61,7 +61,11 @@ const LANES: [Lane; 4] = [
     },
     Lane {
         log: "test-hub",
-        tests: &[Tests::Of("meridian"), Tests::Named("meridian-operator", "hub_")],
+        tests: &[
+            Tests::Of("meridian"),
+            Tests::Named("meridian-operator", "hub_"),
+            Tests::Named("meridian-operator", "region_scaling"),
+        ],
         apart: true,
         behind: false,
     },
@@ -75,7 +79,6 @@ const LANES: [Lane; 4] = [
             Tests::Named("meridian-operator", "kafka"),
             Tests::Named("meridian-operator", "plugin"),
             Tests::Named("meridian-operator", "spans"),
-            Tests::Of("meridian-leaks"),
         ],
         apart: false,
         behind: false,
