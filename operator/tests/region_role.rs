@@ -338,7 +338,7 @@ async fn an_acknowledgement_for_which_there_is_no_room_is_not_taken() {
             .post("/v1/acks")
             .json(&ack)
             .idempotent()
-            .within(Duration::from_secs(2))
+            .within(Duration::from_secs(20))
             .send()
     };
     let refused = tell().await.unwrap_err();
