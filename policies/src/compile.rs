@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::assess::{AskedEdge, Homes, framework_of};
 use crate::catalogue::{Catalogue, TransferableFields};
 use crate::edge::{CompiledEdge, EdgeId};
-use crate::index::{FieldLists, Index, Outcome, RefusedEdge, Verdict, Verdicts};
+use crate::index::{FieldLists, Index, Outcome, Verdict, Verdicts};
 use crate::names::{OrganizationName, RegionName, TenantId};
 use crate::rule::{Denial, Rule, Violation};
 use crate::source::{PolicySource, TenantFacts};
@@ -63,12 +63,7 @@ fn verdicts(
         let twice = twice.contains(&edge_id);
         let outcome = match compile_edge(of, fields, (id, tenant), (class, ask), twice, now) {
             Ok(edge) => Outcome::Open(Box::new(edge)),
-            Err(denials) => Outcome::Refused(Box::new(RefusedEdge {
-                id: edge_id.clone(),
-                class,
-                to: ask.region.clone(),
-                denials,
-            })),
+            Err(denials) => Outcome::refused((&edge_id, class, &ask.region), denials),
         };
         verdicts.insert(edge_id, Verdict::new(outcome, lists));
     }

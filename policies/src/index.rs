@@ -33,15 +33,21 @@ pub(crate) enum Outcome {
 /// An edge that may not carry data, with every refusal of it: at least one.
 #[derive(Debug, Clone)]
 pub(crate) struct RefusedEdge {
-    pub(crate) id: EdgeId,
-    pub(crate) class: DataClass,
-    pub(crate) to: RegionName,
-    pub(crate) denials: Vec<Denial>,
+    id: EdgeId,
+    class: DataClass,
+    to: RegionName,
+    denials: Vec<Denial>,
 }
 
 impl Outcome {
+    /// An edge that is refused for every one of these.
+    pub(crate) fn refused((id, class, to): (&EdgeId, DataClass, &RegionName), denials: Vec<Denial>) -> Self {
+        let (id, to) = (id.clone(), to.clone());
+        Self::Refused(Box::new(RefusedEdge { id, class, to, denials }))
+    }
+
     /// The edge's name, class and target.
-    const fn about(&self) -> (&EdgeId, DataClass, &RegionName) {
+    pub(crate) const fn about(&self) -> (&EdgeId, DataClass, &RegionName) {
         match self {
             Self::Open(edge) => (&edge.id, edge.class, &edge.to),
             Self::Refused(edge) => (&edge.id, edge.class, &edge.to),

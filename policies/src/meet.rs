@@ -8,7 +8,7 @@ use crate::compile::CompiledPolicy;
 use crate::condition::Condition;
 use crate::cut::retention_at_home;
 use crate::edge::CompiledEdge;
-use crate::index::{FieldLists, Index, Outcome, RefusedEdge, Verdict};
+use crate::index::{FieldLists, Index, Outcome, Verdict};
 use crate::rule::{Denial, Rule};
 use crate::source::PolicySource;
 use crate::spec::AgeOfConsent;
@@ -75,9 +75,9 @@ impl Verdict {
         let outcome = match (&self.outcome, written.edge(self.id())) {
             (Outcome::Open(edge), Some(other)) => match edge.within(other) {
                 Ok(met) => Outcome::Open(Box::new(met)),
-                Err(denial) => refused(edge, vec![denial]),
+                Err(denial) => Outcome::refused(self.outcome.about(), vec![denial]),
             },
-            (Outcome::Open(edge), None) => refused(edge, refusals()?),
+            (Outcome::Open(_), None) => Outcome::refused(self.outcome.about(), refusals()?),
             (Outcome::Refused(edge), Some(_)) => Outcome::Refused(edge.clone()),
             (Outcome::Refused(edge), None) => {
                 refusals()?;
@@ -86,15 +86,6 @@ impl Verdict {
         };
         Some(Self::new(outcome, lists))
     }
-}
-
-fn refused(edge: &CompiledEdge, denials: Vec<Denial>) -> Outcome {
-    Outcome::Refused(Box::new(RefusedEdge {
-        id: edge.id.clone(),
-        class: edge.class,
-        to: edge.to.clone(),
-        denials,
-    }))
 }
 
 impl CompiledEdge {
