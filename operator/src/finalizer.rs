@@ -3,9 +3,9 @@
 //! Written as a merge patch of a known resource version, not by server-side apply: that would make an object that went
 //! meanwhile anew, and cannot take a finalizer off that somebody's copy of the manifest has put there too.
 
-use crate::apply::{Applier, ApplyError};
+use crate::apply::{Applier, ApplyError, merge_by};
 use crate::manifest::ObjectKey;
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use serde_json::{Value, json};
 
 /// The field manager of all finalizers.
@@ -58,10 +58,7 @@ pub async fn release(applier: &Applier, key: &ObjectKey, object: &Value, finaliz
 async fn write(applier: &Applier, key: &ObjectKey, object: &Value, finalizers: &[&str]) -> Result<(), ApplyError> {
     let version = &object["metadata"]["resourceVersion"];
     let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version, "finalizers": finalizers}}));
-    let params = PatchParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
+    let params = merge_by(MANAGER);
     let api = applier.api(key);
     let request = api.patch(&key.name, &params, &patch);
     // Not put into the cache: what the last finalizer leaves is gone, and the watch says so.

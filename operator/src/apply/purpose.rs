@@ -63,3 +63,33 @@ impl Purpose {
         matches!(self, Self::HubStack | Self::HubPool)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_purpose_has_a_field_manager_of_its_own() {
+        use Purpose::*;
+        let all = [
+            HubStack,
+            HubEpochs,
+            HubPlacement,
+            HubPool,
+            HubLease,
+            HubApproval,
+            HubIncident,
+            HubAdmission,
+            RegionStack,
+            RegionSecrets,
+            RegionIngest,
+            RegionScale,
+            RegionScaler,
+            RegionMetrics,
+            Status,
+        ];
+        let names: BTreeSet<_> = all.iter().map(|p| p.manager()).collect();
+        assert_eq!(names.len(), all.len());
+    }
+}

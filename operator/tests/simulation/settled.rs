@@ -16,7 +16,7 @@ const INCIDENTS: &str = "meridian.sh/privacyincidents";
 const PLACEMENTS: &str = "meridian.sh/tenantplacements";
 
 /// Nothing, or what is not as planned.
-type Look = Result<(), String>;
+pub type Look = Result<(), String>;
 
 impl World {
     /// What is not as planned; nothing when all is.
@@ -193,10 +193,7 @@ impl World {
     /// Until all is as planned.
     pub async fn settles(&self) -> Result<(), String> {
         self.mend();
-        let mut differs = None;
-        // The longest back-off is a minute, and a deletion takes several passes of several objects.
-        for second in 0..600 {
-            sleep(Duration::from_secs(1)).await;
+        until_as_planned(|second| {
             self.apply_what_is_missing();
             if second >= 300 && second % 60 == 0 {
                 self.let_go_by_hand();
@@ -204,12 +201,9 @@ impl World {
                 self.take_away_what_nobody_has();
             }
             self.is_lawful()?;
-            differs = self.differs();
-            if differs.is_none() {
-                return Ok(());
-            }
-        }
-        Err(format!("it does not converge: {}", differs.unwrap_or_default()))
+            Ok(self.differs())
+        })
+        .await
     }
 
     /// The same, and so it stays while what was seen late may still be told: a watch that failed begins anew only after its
@@ -239,10 +233,7 @@ impl World {
                 and_rests.as_secs()
             ));
         }
-        let writes = self.laws.take_writes();
-        if !writes.is_empty() {
-            return Err(format!("nothing had to change, and yet there was written: {writes:#?}"));
-        }
+        nothing_written(&self.laws.take_writes())?;
         if let Some(differs) = self.differs() {
             return Err(format!("it had converged, and then: {differs}"));
         }
@@ -263,13 +254,38 @@ impl World {
     }
 
     pub fn is_lawful(&self) -> Result<(), String> {
-        let broken = self.laws.broken();
-        if broken.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("broken: {broken:#?}"))
+        nothing_broken(&self.laws.broken())
+    }
+}
+
+/// Until nothing differs, by looking once a second. The longest back-off is a minute, and a deletion takes several passes of
+/// several objects.
+pub async fn until_as_planned(mut differs: impl FnMut(u32) -> Result<Option<String>, String>) -> Look {
+    let mut left = None;
+    for second in 0..600 {
+        sleep(Duration::from_secs(1)).await;
+        left = differs(second)?;
+        if left.is_none() {
+            return Ok(());
         }
     }
+    Err(format!("it does not converge: {}", left.unwrap_or_default()))
+}
+
+/// Of what has converged.
+pub fn nothing_written(writes: &[String]) -> Look {
+    if writes.is_empty() {
+        return Ok(());
+    }
+    Err(format!("nothing had to change, and yet there was written: {writes:#?}"))
+}
+
+/// Of the laws that always hold.
+pub fn nothing_broken(broken: &[String]) -> Look {
+    if broken.is_empty() {
+        return Ok(());
+    }
+    Err(format!("broken: {broken:#?}"))
 }
 
 fn policy_lease(member: &Server) -> Option<Arc<Value>> {

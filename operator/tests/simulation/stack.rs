@@ -17,6 +17,7 @@ use crate::api::store::{Event, Key};
 use crate::api::{Observer, Server, fields};
 use crate::faults::Faults;
 use crate::process::{self, Process};
+use crate::settled::{nothing_broken, nothing_written, until_as_planned};
 use crate::world::{SYSTEM, anywhere};
 
 const STACKS: &str = "meridian.sh/regionstacks";
@@ -332,29 +333,19 @@ impl Member {
     }
 
     pub fn is_lawful(&self) -> Result<(), String> {
-        let broken = self.rules.0.lock().unwrap().broken.clone();
-        if broken.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("broken: {broken:#?}"))
-        }
+        nothing_broken(&self.rules.0.lock().unwrap().broken)
     }
 
     /// Until all is as planned.
     pub async fn settles(&self) -> Result<(), String> {
         self.faults.set(0);
         self.server.reach(true);
-        let mut differs = None;
-        for _ in 0..600 {
-            sleep(Duration::from_secs(1)).await;
+        until_as_planned(|_| {
             self.place();
             self.is_lawful()?;
-            differs = self.differs();
-            if differs.is_none() {
-                return Ok(());
-            }
-        }
-        Err(format!("it does not converge: {}", differs.unwrap_or_default()))
+            Ok(self.differs())
+        })
+        .await
     }
 
     /// The same; then nothing is written for as long.
@@ -364,9 +355,7 @@ impl Member {
         self.rules.0.lock().unwrap().writes.clear();
         sleep(and_rests).await;
         let writes = std::mem::take(&mut self.rules.0.lock().unwrap().writes);
-        if !writes.is_empty() {
-            return Err(format!("nothing had to change, and yet there was written: {writes:#?}"));
-        }
+        nothing_written(&writes)?;
         self.is_lawful()
     }
 

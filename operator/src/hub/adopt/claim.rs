@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, ObjectMeta, Patch, PostParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::apply::REQUEST_TIMEOUT;
+use crate::apply::{REQUEST_TIMEOUT, merge_by};
 use crate::election::Leadership;
 use crate::hub::lease::NAME;
 
@@ -228,10 +228,7 @@ impl Claim {
         let [(hub, ours), (seen, now)] = annotations;
         let version = current.resource_version();
         let patch = json!({"metadata": {"resourceVersion": version, "annotations": {hub: ours, seen: now}}});
-        let params = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
+        let params = merge_by(MANAGER);
         leases.patch(NAME, &params, &Patch::Merge(patch)).await
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use meridian_crds::{ClusterMember, FitnessRegionSpec};
 use meridian_policy::{Denial, JurisdictionSpec, RegionName};
 use serde_json::Value;
@@ -29,7 +29,7 @@ use super::lease::Settled;
 use super::members::{Health, Member};
 use super::residency::LOOK_AGAIN;
 use super::{Hub, source, trust};
-use crate::apply::{Applied, ApplyError, Purpose, observed};
+use crate::apply::{Applied, ApplyError, Purpose, merge_by, observed};
 use crate::finalizer;
 use crate::manifest::{FITNESS_REGION, NODE, NotAManifest, ObjectKey, SECRET};
 use crate::member::MemberError;
@@ -440,10 +440,7 @@ async fn lay_down_once(hub: &Hub, name: &str, uid: &str, object: &Value) -> Resu
 async fn raise_epoch_floor(member: &Member, key: &ObjectKey, floor: Option<u64>) -> Result<(), ApplyError> {
     let Some(floor) = floor else { return Ok(()) };
     let patch = Patch::Merge(serde_json::json!({"spec": {"epochFloor": floor}}));
-    let params = PatchParams {
-        field_manager: Some(Purpose::HubEpochs.manager().to_owned()),
-        ..PatchParams::default()
-    };
+    let params = merge_by(Purpose::HubEpochs.manager());
     let api = member.applier.api(key);
     let request = api.patch(&key.name, &params, &patch);
     member.applier.write("raise", key, request).await.map(drop)

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::certificates::{Issued, Step, Stored};
 use super::serving::Serving;
 use super::{CONFIGURATION, GATE, SECRET, WEBHOOK, WebhookError};
-use crate::apply::{Purpose, REQUEST_TIMEOUT};
+use crate::apply::{Purpose, REQUEST_TIMEOUT, merge_by};
 use crate::hub::Hub;
 use crate::rotation::{PAUSE_ANNOTATION, ROTATE_ANNOTATION, blocks, pause};
 
@@ -266,8 +266,5 @@ fn configurations() -> ApiResource {
 }
 
 fn by_us() -> PatchParams {
-    PatchParams {
-        field_manager: Some(Purpose::HubAdmission.manager().to_owned()),
-        ..PatchParams::default()
-    }
+    merge_by(Purpose::HubAdmission.manager())
 }

@@ -1,13 +1,13 @@
 //! Tells the API server by which CA it verifies this one, and again while that CA is rotated: the chart makes the
 //! APIService, and leaves that field alone. Another adapter's is left alone here.
 
-use crate::apply::{Applier, ApplyError, Purpose};
+use crate::apply::{Applier, ApplyError, Purpose, merge_by};
 use crate::manifest::{Kind, ObjectKey, REGION_STACK};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::StreamExt as _;
 use kube::ResourceExt as _;
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::api::{DynamicObject, Patch};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use meridian_policy::RegionName;
 use serde_json::json;
@@ -87,10 +87,7 @@ async fn announce(
     let patch = Patch::Merge(json!({
         "metadata": {"resourceVersion": seen.resource_version()}, "spec": {"caBundle": ca},
     }));
-    let params = PatchParams {
-        field_manager: Some(Purpose::RegionMetrics.manager().to_owned()),
-        ..PatchParams::default()
-    };
+    let params = merge_by(Purpose::RegionMetrics.manager());
     let api = applier.api(key);
     let written = applier.write("announce", key, api.patch(NAME, &params, &patch)).await?;
     tracing::info!(resource = NAME, "the CA of the metrics is announced");

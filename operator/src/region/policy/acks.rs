@@ -1,11 +1,11 @@
 //! Acknowledgements of cut edges and checkpoints of evidence, kept in RegionStack's status so that the hub sees them. Kept
 //! means written: the caller is told so only after the API server has it.
 
-use crate::apply::{Applier, ApplyError};
+use crate::apply::{Applier, ApplyError, merge_by};
 use crate::manifest::{ObjectKey, REGION_STACK};
 use crate::policy_form;
 use jiff::Timestamp;
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::api::{DynamicObject, Patch};
 use meridian_evidence::Checkpoint;
 use meridian_kit::policy_feed::Ack;
 use meridian_policy::RegionName;
@@ -106,10 +106,7 @@ impl Acks {
     ) -> Result<bool, NotKept> {
         let version = &seen.metadata.resource_version;
         let patch = json!({"metadata": {"resourceVersion": version}, "status": {(list): changed}});
-        let params = PatchParams {
-            field_manager: Some("meridian-region-acks".to_owned()),
-            ..PatchParams::default()
-        };
+        let params = merge_by("meridian-region-acks");
         let api = self.applier.api(key);
         let patch = Patch::Merge(&patch);
         let written = self

@@ -3,9 +3,9 @@
 
 use std::cmp::Reverse;
 
-use crate::apply::{Applier, ApplyError};
+use crate::apply::{Applier, ApplyError, merge_by};
 use crate::manifest::{ObjectKey, REGION_STACK};
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use meridian_kit::policy_feed::Backlog;
 use meridian_policy::RegionName;
 use serde_json::{Value, json};
@@ -41,10 +41,7 @@ impl Backlogs {
             return Ok(());
         }
         let patch = Patch::Merge(json!({"status": {"backlog": told}}));
-        let params = PatchParams {
-            field_manager: Some("meridian-region-backlog".to_owned()),
-            ..PatchParams::default()
-        };
+        let params = merge_by("meridian-region-backlog");
         let api = self.applier.api(&key);
         let write = api.patch_status(&key.name, &params, &patch);
         self.applier.write("backlog", &key, write).await?;

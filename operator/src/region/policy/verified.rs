@@ -1,11 +1,11 @@
 //! What the verifier found, kept in RegionStack's status: places, classes, counts, and since when. Counts alone leave the
 //! region.
 
-use crate::apply::{Applier, ApplyError};
+use crate::apply::{Applier, ApplyError, merge_by};
 use crate::conditions::{Observation, Status};
 use crate::manifest::{ObjectKey, REGION_STACK};
 use jiff::{SignedDuration, Timestamp};
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use meridian_kit::policy_feed::{Found, Verification};
 use meridian_policy::RegionName;
 use serde_json::{Value, json};
@@ -47,10 +47,7 @@ impl Verifications {
             return Ok(());
         };
         let patch = Patch::Merge(json!({"status": {"verified": told}}));
-        let params = PatchParams {
-            field_manager: Some("meridian-region-verified".to_owned()),
-            ..PatchParams::default()
-        };
+        let params = merge_by("meridian-region-verified");
         let api = self.applier.api(&key);
         let write = api.patch_status(&key.name, &params, &patch);
         self.applier.write("verification", &key, write).await?;

@@ -5,10 +5,8 @@ use meridian_policy::{DataClass, EdgeId, Epoch, TenantId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{
-    ENVELOPE_BYTES, Event, EventSource, SEALED_JSON, SpecVersion, context, from_base64, plain, put_base64, put_id,
-    put_time, text, to_base64,
-};
+use super::written::{plain, put_base64, put_id, put_time, text};
+use super::{ENVELOPE_BYTES, Event, EventSource, SEALED_JSON, SpecVersion, context, from_base64, to_base64};
 use crate::ids::SubjectId;
 use crate::subject_keys::{Error as KeyError, KeyScope, SubjectKey};
 
