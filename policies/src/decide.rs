@@ -137,15 +137,18 @@ impl CompiledPolicy {
             return self.refusal_beside(verdicts, tenant, *class, to);
         };
         let verdict = &verdicts[at];
-        if !verdict.surely_allows(question) {
+        let objection = if verdict.must_be_asked(question) {
             let Some(edge) = verdict.edge() else {
                 // There is at least one.
                 let first = verdict.refusals().first().cloned();
                 return first.unwrap_or_else(|| self.refusal_of(tenant, *class, to)).into();
             };
-            if let Err(objection) = edge.decide(question, self.ages(question, edge)) {
-                return objected(verdicts, at, edge, objection);
-            }
+            edge.decide(question, self.ages(question, edge)).err()
+        } else {
+            verdict.objection(question)
+        };
+        if let Some(objection) = objection {
+            return objected(verdicts, at, objection);
         }
         Permission::indexed(verdicts, at, question.purpose)
             .map_or_else(|| self.refusal_of(tenant, *class, to).into(), Decision::Allow)
@@ -291,15 +294,12 @@ impl RegionPolicy {
     }
 }
 
-fn objected(verdicts: &Verdicts, at: usize, edge: &CompiledEdge, objection: Objection) -> Decision {
-    match objection {
-        Objection::Said(denial) => (*denial).into(),
-        unsaid => refuse(
-            unsaid.rule(edge),
-            edge.framework,
-            Reason::objection(verdicts, at, unsaid),
-        ),
+fn objected(verdicts: &Verdicts, at: usize, objection: Objection) -> Decision {
+    if let Objection::Said(denial) = objection {
+        return (*denial).into();
     }
+    let (rule, framework) = verdicts[at].rests_on(&objection);
+    refuse(rule, framework, Reason::objection(verdicts, at, objection))
 }
 
 const fn refuse(rule: Rule, framework: LegalFramework, reason: Reason) -> Decision {

@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use crate::decision::Question;
 use crate::edge::{CompiledEdge, EdgeId};
 use crate::names::{MAX_NAME, RegionName, TenantId};
-use crate::rule::Denial;
-use crate::vocabulary::{DataClass, Purpose};
+use crate::refusal::Objection;
+use crate::rule::{Denial, Rule};
+use crate::vocabulary::{DataClass, LegalFramework, Purpose};
 
 /// What became of one edge. Small, so that those of a tenant are near each other.
 #[derive(Debug)]
@@ -63,7 +64,11 @@ pub(crate) type FieldLists = BTreeMap<BTreeSet<String>, Arc<[String]>>;
 struct Quick {
     to: Label,
     class: DataClass,
-    /// A bit for each; none of an edge that has more to ask than what is here.
+    /// Whether the edge is open and has nothing to ask but what is here.
+    suffices: bool,
+    framework: LegalFramework,
+    ends_with: Rule,
+    /// A bit for each.
     purposes: u8,
     begins: Timestamp,
     ends: Timestamp,
@@ -77,14 +82,17 @@ impl Verdict {
         let mut quick = Quick {
             to: Label::of(to.as_str()),
             class,
+            suffices: false,
+            framework: LegalFramework::Other,
+            ends_with: Rule::NoEdge,
             purposes: 0,
             begins: Timestamp::MAX,
             ends: Timestamp::MIN,
             fields: Arc::default(),
         };
-        if let Outcome::Open(edge) = &outcome
-            && edge.condition.is_none()
-        {
+        if let Outcome::Open(edge) = &outcome {
+            quick.suffices = edge.condition.is_none();
+            (quick.framework, quick.ends_with) = (edge.framework, edge.ends_with);
             quick.purposes = edge.purposes.iter().fold(0, |bits, purpose| bits | bit(*purpose));
             (quick.begins, quick.ends) = (edge.effective_from, edge.expires);
             quick.fields = match lists.get(&edge.fields) {
@@ -103,16 +111,35 @@ impl Verdict {
         self.outcome.about().0
     }
 
-    /// Whether what is asked is allowed for sure. False says nothing: then the edge itself is asked.
-    pub(crate) fn surely_allows(&self, question: &Question) -> bool {
+    /// Whether the edge is to be asked itself, which is somewhere else in memory.
+    pub(crate) const fn must_be_asked(&self, question: &Question) -> bool {
+        !self.quick.suffices || question.subject.is_some()
+    }
+
+    /// What the edge has against a question for which it need not be asked itself: the same, in the same order, as it says.
+    pub(crate) fn objection(&self, question: &Question) -> Option<Objection> {
         let quick = &self.quick;
+        if question.now < quick.begins {
+            return Some(Objection::NotYet);
+        }
+        if question.now >= quick.ends {
+            return Some(Objection::Ended);
+        }
+        if quick.purposes & bit(question.purpose) == 0 {
+            return Some(Objection::Purpose(question.purpose));
+        }
         // Both are in order: what is found is never looked for again.
         let mut listed = quick.fields.iter();
-        quick.begins <= question.now
-            && question.now < quick.ends
-            && quick.purposes & bit(question.purpose) != 0
-            && question.subject.is_none()
-            && question.fields.iter().all(|field| listed.any(|name| name == field))
+        if question.fields.iter().all(|field| listed.any(|name| name == field)) {
+            return None;
+        }
+        let foreign = |field: &&String| quick.fields.binary_search(field).is_err();
+        Some(Objection::fields(question.fields.iter().filter(foreign)))
+    }
+
+    /// The rule that an objection of the open edge rests on, and the law that the edge is under.
+    pub(crate) fn rests_on(&self, objection: &Objection) -> (Rule, LegalFramework) {
+        (objection.rule(self.quick.ends_with), self.quick.framework)
     }
 
     pub(crate) fn edge(&self) -> Option<&CompiledEdge> {

@@ -26,26 +26,33 @@ pub(crate) enum Objection {
     /// It is not for this purpose.
     Purpose(Purpose),
     /// It does not carry so many fields, of which some are named.
-    Fields { count: usize, named: Vec<String> },
+    Fields { count: usize, named: String },
     /// Something that takes more than the edge to say.
     Said(Box<Denial>),
 }
 
 impl Objection {
     /// Foreign fields. Their names come from outside and may be long: it is kept how many, and those that are short.
-    pub(crate) fn fields<'a>(foreign: impl Iterator<Item = &'a String> + Clone) -> Self {
-        let short = foreign.clone().filter(|name| name.len() <= LONGEST_NAME);
-        Self::Fields {
-            count: foreign.count(),
-            named: short.take(NAMED).cloned().collect(),
+    pub(crate) fn fields<'a>(foreign: impl Iterator<Item = &'a String>) -> Self {
+        let (mut count, mut names, mut named) = (0, 0, String::new());
+        for name in foreign {
+            count += 1;
+            if name.len() <= LONGEST_NAME && names < NAMED {
+                if names > 0 {
+                    named.push_str(", ");
+                }
+                named.push_str(name);
+                names += 1;
+            }
         }
+        Self::Fields { count, named }
     }
 
-    /// The rule that refuses.
-    pub(crate) fn rule(&self, edge: &CompiledEdge) -> Rule {
+    /// The rule that refuses, of an edge whose end is of that rule.
+    pub(crate) const fn rule(&self, ends_with: Rule) -> Rule {
         match self {
             Self::NotYet => Rule::MechanismNotInForce,
-            Self::Ended => edge.ends_with,
+            Self::Ended => ends_with,
             Self::Purpose(_) => Rule::PurposeNotAllowed,
             Self::Fields { .. } => Rule::FieldNotAllowed,
             Self::Said(denial) => denial.rule,
@@ -62,11 +69,11 @@ impl Objection {
             Self::Ended => format!("it ended at {}", edge.expires),
             Self::Purpose(purpose) => format!("the edge is not for {purpose}"),
             Self::Fields { count, named } => {
-                format!("{count} field(s) are not of the edge: {}", named.join(", "))
+                format!("{count} field(s) are not of the edge: {named}")
             }
             Self::Said(denial) => return (**denial).clone(),
         };
-        edge.deny(self.rule(edge), because)
+        edge.deny(self.rule(edge.ends_with), because)
     }
 }
 

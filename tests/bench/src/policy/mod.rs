@@ -4,7 +4,7 @@
 //! What is compared: 10,000 tenants with two edges each, compiled by Meridian; the peers are given those edges, not
 //! the law that they come from. Each side finds an edge by its key (ours and OPA's by tenant, class and region, Cedar's as
 //! an entity by its name) and compares moment, purpose and fields. Questions are in each side's own form before the clock
-//! runs. Ours also puts into words why it refuses. Every answer must be the same on all sides, or there is no figure.
+//! runs. Ours also keeps why it refuses, for who wants it in words. Every answer must be the same on all sides, or there is no figure.
 //!
 //! Percentiles are of single decisions, clock reads included; ratios are of whole rounds without them, in turns. A tenant's
 //! change is from the new source to the new policy; making the source and dropping the old policy are outside of it.
