@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -19,13 +20,13 @@ use crate::vocabulary::{Art9Condition, DataClass, LegalFramework, Mechanism, Pur
 
 /// Names an edge: `<tenant>.<class>.<to-region>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EdgeId(String);
+pub struct EdgeId(Arc<str>);
 
 impl EdgeId {
     /// The name of the edge that carries `class` of `tenant` to `to`.
     #[must_use]
     pub fn new(tenant: &TenantId, class: DataClass, to: &RegionName) -> Self {
-        Self(format!("{tenant}.{class}.{to}"))
+        Self(format!("{tenant}.{class}.{to}").into())
     }
 
     /// The text.
@@ -61,7 +62,7 @@ impl FromStr for EdgeId {
         DataClass::from_str(class).map_err(|_| invalid())?;
         RegionName::new(to).map_err(|_| invalid())?;
         // Nothing that is so spelled is spelled otherwise.
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -75,7 +76,7 @@ impl TryFrom<String> for EdgeId {
 
 impl From<EdgeId> for String {
     fn from(id: EdgeId) -> Self {
-        id.0
+        id.as_str().to_owned()
     }
 }
 

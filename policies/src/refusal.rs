@@ -48,7 +48,7 @@ impl Objection {
         Self::Fields { count, named }
     }
 
-    /// The rule that refuses, of an edge whose end is of that rule.
+    /// The rule that refuses; `ends_with` is the edge's, for when it has ended.
     pub(crate) const fn rule(&self, ends_with: Rule) -> Rule {
         match self {
             Self::NotYet => Rule::MechanismNotInForce,

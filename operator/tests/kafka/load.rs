@@ -4,7 +4,7 @@ use crate::broker::Region;
 use meridian_kit::Start;
 use meridian_kit::config::Brokers;
 use meridian_kit::event::{Draft, Event, EventSource};
-use meridian_kit::kafka::{BatchHandler, Consumer, Failure, Producer};
+use meridian_kit::kafka::{BatchHandler, Consumed, Consumer, Failure, Producer};
 use meridian_kit::subject_keys::{KeyScope, SubjectKey};
 use meridian_kit::tls::Tls;
 use meridian_policy::{DataClass, Epoch};
@@ -109,11 +109,11 @@ pub struct Seen {
 }
 
 impl BatchHandler for Seen {
-    async fn handle(&self, events: &[Arc<Event>]) -> Result<(), Failure> {
+    async fn handle(&self, events: &[Consumed<'_>]) -> Result<(), Failure> {
         self.numbers
             .lock()
             .unwrap()
-            .extend(events.iter().map(|event| event.sequence));
+            .extend(events.iter().map(|consumed| consumed.event.sequence));
         self.more.notify_one();
         Ok(())
     }

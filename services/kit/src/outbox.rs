@@ -70,8 +70,8 @@ pub async fn append_all_keyed(tx: &mut TenantTx, topic: &str, key: &str, events:
 
 struct Row {
     id: i64,
-    topic: String,
-    key: String,
+    topic: Arc<str>,
+    key: Arc<str>,
     event: Vec<u8>,
 }
 
@@ -255,7 +255,7 @@ fn acknowledged_prefixes<E>(rows: &[Row], outcomes: Vec<Result<(), E>>) -> (Vec<
     let mut acknowledged = Vec::with_capacity(rows.len());
     let mut failure = None;
     for (row, outcome) in rows.iter().zip(outcomes) {
-        let key = (row.topic.as_str(), row.key.as_str());
+        let key = (&*row.topic, &*row.key);
         match outcome {
             Ok(()) if !stuck.contains(&key) => acknowledged.push(row.id),
             Ok(()) => {}
@@ -275,16 +275,33 @@ async fn try_lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
         .await
 }
 
-/// What waits, as one row of columns: a row of its own for each event costs this side more than the event does.
+/// What waits, as one row of columns: a row of its own for each event costs this side more than the event does. Topic and key
+/// are said where they are others than those of the event before.
 const WAITING: &str = "select coalesce(array_agg(id order by id), '{}'), coalesce(array_agg(topic order by id), '{}'), \
                        coalesce(array_agg(key order by id), '{}'), coalesce(array_agg(event order by id), '{}') \
-                       from (select id, topic, key, event from outbox order by id limit $1) as waiting";
+                       from (select id, event, nullif(topic, lag(topic) over w) as topic, nullif(key, lag(key) over w) as key \
+                       from (select id, topic, key, event from outbox order by id limit $1) as first \
+                       window w as (order by id)) as waiting";
 
 async fn waiting(connection: &mut PgConnection) -> Result<Vec<Row>, sqlx::Error> {
-    type Columns = (Vec<i64>, Vec<String>, Vec<String>, Vec<Vec<u8>>);
+    type Columns = (Vec<i64>, Vec<Option<String>>, Vec<Option<String>>, Vec<Vec<u8>>);
     let (ids, topics, keys, events): Columns = sqlx::query_as(WAITING).bind(BATCH).fetch_one(connection).await?;
     let rows = ids.into_iter().zip(topics).zip(keys).zip(events);
-    let row = |(((id, topic), key), event)| Row { id, topic, key, event };
+    let (mut last_topic, mut last_key): (Arc<str>, Arc<str>) = (Arc::from(""), Arc::from(""));
+    let row = |(((id, topic), key), event): (((i64, Option<String>), Option<String>), Vec<u8>)| {
+        if let Some(topic) = topic {
+            last_topic = topic.into();
+        }
+        if let Some(key) = key {
+            last_key = key.into();
+        }
+        Row {
+            id,
+            topic: Arc::clone(&last_topic),
+            key: Arc::clone(&last_key),
+            event,
+        }
+    };
     Ok(rows.map(row).collect())
 }
 
@@ -295,8 +312,8 @@ mod tests {
     fn row(id: i64, key: &str) -> Row {
         Row {
             id,
-            topic: "t".to_owned(),
-            key: key.to_owned(),
+            topic: "t".into(),
+            key: key.into(),
             event: Vec::new(),
         }
     }

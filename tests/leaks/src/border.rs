@@ -11,7 +11,7 @@ use meridian_kit::client::{ClientError, ServiceClient};
 use meridian_kit::db::{Scope, TenantTx};
 use meridian_kit::event::{Carried, CarriedDraft, Draft, Event, EventSource, Imported};
 use meridian_kit::kafka::Topic;
-use meridian_kit::subject_keys::{Create, KeyScope, SubjectKey};
+use meridian_kit::subject_keys::{Bulk, Create, KeyScope, SubjectKey};
 use meridian_kit::testing::{Athlete, required, until};
 use meridian_policy::{DataClass, EdgeId, Epoch, Rule};
 use meridian_replicator::store::exports;
@@ -225,7 +225,7 @@ fn careless_push(form: Form, original: &Event, key: [u8; 32], time: Timestamp, w
             class: DataClass::WorkoutSummary,
             expires,
         };
-        let copy = Carried::sealed(draft, &key, &fields).expect("a copy");
+        let copy = Carried::sealed(draft, &key, &mut Bulk::of(1), &fields).expect("a copy");
         return json!({"edge": edge, "revision": 1, "tenant": key.tenant(), "events": [copy]});
     }
     let draft = Draft {

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::written::{plain, put_base64, put_id, put_time, text};
-use super::{ENVELOPE_BYTES, Event, EventSource, SEALED_JSON, SpecVersion, context, from_base64, to_base64};
+use super::{ContentType, ENVELOPE_BYTES, Event, EventSource, Reader, SpecVersion, context, from_base64, to_base64};
 use crate::ids::SubjectId;
-use crate::subject_keys::{Error as KeyError, KeyScope, SubjectKey};
+use crate::subject_keys::{Bulk, Error as KeyError, KeyScope, SubjectKey};
 
 /// What an event that goes over an edge says for itself; the rest is as both ends know the edge ([`OfEdge`]). On the wire it
 /// has the names that it has in an event.
@@ -68,6 +68,7 @@ impl Carried {
     pub fn sealed<T: Serialize + ?Sized>(
         draft: CarriedDraft<'_>,
         key: &SubjectKey,
+        bulk: &mut Bulk,
         payload: &T,
     ) -> Result<Self, KeyError> {
         Ok(Self {
@@ -77,7 +78,7 @@ impl Carried {
             class: draft.class,
             data_subject: key.subject(),
             expires: draft.expires,
-            sealed: key.seal_json(&context(draft.id), payload)?.into_bytes(),
+            sealed: key.seal_json_with(bulk, &context(draft.id), payload)?.into_bytes(),
         })
     }
 
@@ -97,7 +98,7 @@ impl Carried {
             kind: self.kind,
             subject: self.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned(),
             time: self.time,
-            datacontenttype: SEALED_JSON.to_owned(),
+            datacontenttype: ContentType::SealedJson,
             sealed: self.sealed,
             tenant: tenant.clone(),
             region: source.region.clone(),
@@ -111,6 +112,21 @@ impl Carried {
             edge: Some(edge.clone()),
             expires: Some(self.expires),
         }
+    }
+
+    /// Reads what [`Self::write_to`] writes, in front of whatever comes after it. None: it is written otherwise, if it is one.
+    pub fn read_from(reader: &mut Reader<'_>) -> Option<Self> {
+        let carried = Self {
+            id: reader.parsed("{\"id\":")?,
+            kind: reader.text(",\"type\":")?.to_owned(),
+            time: reader.parsed(",\"time\":")?,
+            class: reader.parsed(",\"dataclass\":")?,
+            data_subject: SubjectId(reader.parsed(",\"datasubject\":")?),
+            expires: reader.parsed(",\"expires\":")?,
+            sealed: reader.base64(",\"data_base64\":")?,
+        };
+        reader.past("}")?;
+        Some(carried)
     }
 
     /// Writes what [`Serialize`] writes, as [`Event::write_to`] does.
@@ -164,7 +180,8 @@ mod tests {
             class: DataClass::WorkoutSummary,
             expires: "2027-03-04T17:45:12.25Z".parse().expect("a time"),
         };
-        (Carried::sealed(draft, &key, payload).expect("sealed"), key)
+        let sealed = Carried::sealed(draft, &key, &mut Bulk::of(1), payload).expect("sealed");
+        (sealed, key)
     }
 
     #[test]
@@ -178,6 +195,7 @@ mod tests {
             assert_eq!(text, serde_json::to_string(&carried).expect("JSON"));
             assert!(text.len() <= carried.length(), "{}", text.len());
             assert_eq!(serde_json::from_str::<Carried>(&text).expect("read"), carried);
+            assert_eq!(Carried::read_from(&mut Reader::new(text.as_bytes())), Some(carried));
         }
     }
 

@@ -78,12 +78,20 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, event: &Event, tx: &mut TenantTx) -> impl Future<Output = Result<Handled, Failure>> + Send;
 }
 
+/// An event, and the bytes that it came as.
+#[derive(Clone, Copy, Debug)]
+pub struct Consumed<'a> {
+    /// What is needed of it beyond the round is kept without a copy.
+    pub event: &'a Arc<Event>,
+    /// At most [`crate::event::EVENT_LIMIT_BYTES`].
+    pub bytes: &'a [u8],
+}
+
 /// For events that are stored in bulk by a store that recognizes a repetition itself (telemetry): no inbox, no transaction.
 pub trait BatchHandler: Send + Sync + 'static {
     /// Events of one round at most. What is at hand is handled; no round waits to be full.
     const ROUND: usize = 64;
 
     /// Handles the events of a round, all or none. A failure repeats the round.
-    /// What is needed of them beyond it is kept without a copy.
-    fn handle(&self, events: &[Arc<Event>]) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn handle(&self, events: &[Consumed<'_>]) -> impl Future<Output = Result<(), Failure>> + Send;
 }

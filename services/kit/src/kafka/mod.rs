@@ -16,7 +16,7 @@ pub use access::{Access, AccessError, Acl, Operation, Resource};
 pub use broker::{BROKER, Broker, NotABroker};
 pub use consumer::Consumer;
 pub use dead_copy::DeadCopy;
-pub use handler::{BatchHandler, Failure, Handled, Handler};
+pub use handler::{BatchHandler, Consumed, Failure, Handled, Handler};
 pub use identity::Current;
 pub use producer::{Delivery, Outgoing, Producer};
 pub use topics::{Cleanup, Topic, dead_letter, is_dead_letter};

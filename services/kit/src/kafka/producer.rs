@@ -157,7 +157,8 @@ impl Producer {
     pub async fn enqueue(&self, topic: &str, key: &str, payload: &[u8]) -> Result<Delivery, KafkaError> {
         let reports = Reports::of(1);
         let made = self.client().await?;
-        self.put(&made, Outgoing { topic, key, payload }, Report::new(&reports, 0))
+        let name = self.kafka.topic_name(topic);
+        self.put(&made, &name, Outgoing { topic, key, payload }, Report::new(&reports, 0))
             .await?;
         let topic = topic.to_owned();
         Ok(Box::pin(async move {
@@ -176,8 +177,13 @@ impl Producer {
     pub async fn send_all(&self, records: &[Outgoing<'_>]) -> Result<Vec<Result<(), KafkaError>>, KafkaError> {
         let reports = Reports::of(records.len());
         let made = self.client().await?;
+        let (mut topic, mut name) = ("", String::new());
         for (place, record) in records.iter().enumerate() {
-            self.put(&made, *record, Report::new(&reports, place)).await?;
+            // Those of a topic mostly come one after the other.
+            if record.topic != topic {
+                (topic, name) = (record.topic, self.kafka.topic_name(record.topic));
+            }
+            self.put(&made, &name, *record, Report::new(&reports, place)).await?;
         }
         // Whoever replaces the client waits for what is under way himself.
         drop(made);
@@ -191,11 +197,10 @@ impl Producer {
         Ok(outcomes)
     }
 
-    /// Puts a record into a client's queue, waiting while it is full.
-    async fn put(&self, made: &Made, record: Outgoing<'_>, report: Report) -> Result<(), KafkaError> {
+    /// Puts a record into a client's queue, waiting while it is full. `name` is what its topic is called at the broker.
+    async fn put(&self, made: &Made, name: &str, record: Outgoing<'_>, report: Report) -> Result<(), KafkaError> {
         let Outgoing { topic, key, payload } = record;
-        let name = self.kafka.topic_name(topic);
-        let mut record = BaseRecord::with_opaque_to(&name, Box::new(report))
+        let mut record = BaseRecord::with_opaque_to(name, Box::new(report))
             .key(key)
             .payload(payload);
         if let Some(context) = crate::trace::current() {

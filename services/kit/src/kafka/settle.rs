@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::handler::{BatchHandler, Failure, Handled, Handler};
+use super::handler::{BatchHandler, Consumed, Failure, Handled, Handler};
 use super::{DeadCopy, Kafka, Producer, dead_letter};
 use crate::db::{Pool, TenantTx};
 use crate::event::Event;
@@ -192,7 +192,12 @@ pub(super) async fn batch<H: BatchHandler>(
             }
         }
     }
-    match settle_batch(handler, stop, &events).await? {
+    let consumed: Vec<Consumed<'_>> = events
+        .iter()
+        .zip(&sources)
+        .map(|(event, Record { payload: bytes, .. })| Consumed { event, bytes })
+        .collect();
+    match settle_batch(handler, stop, &consumed).await? {
         Ok(()) => {
             for of_topic in sources.chunk_by(|one, next| one.topic == next.topic) {
                 if let Some(record) = of_topic.first() {
@@ -202,10 +207,10 @@ pub(super) async fn batch<H: BatchHandler>(
         }
         // One bad event must not take the others with it: each is tried alone, and only what fails alone is put aside.
         Err(_) => {
-            for (event, record) in events.iter().zip(&sources) {
-                let outcome = match settle_batch(handler, stop, std::slice::from_ref(event)).await? {
+            for (one, record) in consumed.iter().zip(&sources) {
+                let outcome = match settle_batch(handler, stop, std::slice::from_ref(one)).await? {
                     Ok(()) => "done",
-                    Err(reason) => bury(dead, kafka, stop, record, Some(event), &reason).await?,
+                    Err(reason) => bury(dead, kafka, stop, record, Some(one.event), &reason).await?,
                 };
                 counts.count(&record.topic, outcome);
             }
@@ -218,7 +223,7 @@ pub(super) async fn batch<H: BatchHandler>(
 async fn settle_batch<H: BatchHandler>(
     handler: &H,
     stop: &CancellationToken,
-    events: &[Arc<Event>],
+    events: &[Consumed<'_>],
 ) -> Option<Result<(), String>> {
     if events.is_empty() {
         return Some(Ok(()));

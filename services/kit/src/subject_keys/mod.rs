@@ -11,7 +11,7 @@ mod wire;
 
 pub use keyring::Keyring;
 pub use scope::{InvalidKeyScope, KeyScope};
-pub use sealed::{KEY_BYTES, OVERHEAD_BYTES, Sealed, SubjectKey};
+pub use sealed::{Bulk, KEY_BYTES, OVERHEAD_BYTES, Sealed, SubjectKey};
 pub use wire::{DestroyRequest, KeyAnswer, KeyRequest, ResolveAnswer, ResolveRequest, WireKey};
 
 use crate::client::ClientError;

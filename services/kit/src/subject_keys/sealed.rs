@@ -1,6 +1,7 @@
 //! One key, and values sealed under it.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -8,7 +9,7 @@ use aws_lc_rs::{hmac, rand};
 use meridian_evidence::commitment::{SALT_LABEL, Salt};
 use meridian_policy::TenantId;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed};
 use zeroize::Zeroizing;
 
 use super::{Error, KeyScope};
@@ -19,6 +20,8 @@ pub const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
 const VERSION: u8 = 1;
+/// Room for most values as JSON.
+const JSON_BYTES: usize = 1024;
 /// How much longer a sealed value is than what it holds.
 pub const OVERHEAD_BYTES: usize = 1 + NONCE_BYTES + TAG_BYTES;
 
@@ -62,6 +65,46 @@ impl From<Sealed> for Vec<u8> {
 impl AsRef<[u8]> for Sealed {
     fn as_ref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// What sealing and opening many values takes, once for all of them: random numbers, of which one by itself costs as much to
+/// draw as sealing does, and memory for what is sealed, which is wiped at the end.
+#[derive(Debug)]
+pub struct Bulk {
+    /// Each is used once.
+    nonces: Vec<[u8; NONCE_BYTES]>,
+    at_once: usize,
+    plain: Zeroizing<Vec<u8>>,
+}
+
+impl Bulk {
+    /// For about so many values.
+    #[must_use]
+    pub fn of(values: usize) -> Self {
+        Self {
+            nonces: Vec::new(),
+            at_once: values.max(1),
+            plain: Zeroizing::default(),
+        }
+    }
+
+    fn nonce(&mut self) -> Result<[u8; NONCE_BYTES], Error> {
+        if self.nonces.is_empty() {
+            let mut drawn = vec![[0; NONCE_BYTES]; self.at_once];
+            rand::fill(drawn.as_flattened_mut()).map_err(|_| Error::Random)?;
+            self.nonces = drawn;
+        }
+        self.nonces.pop().ok_or(Error::Random)
+    }
+
+    /// Room for so many bytes, with nothing in it.
+    fn room(&mut self, bytes: usize) -> &mut Vec<u8> {
+        if self.plain.capacity() < bytes {
+            self.plain = Zeroizing::new(Vec::with_capacity(bytes.next_power_of_two()));
+        }
+        self.plain.clear();
+        &mut self.plain
     }
 }
 
@@ -163,8 +206,10 @@ impl SubjectKey {
     /// # Errors
     /// Only when no random numbers can be had.
     pub fn seal(&self, context: &str, plain: &[u8]) -> Result<Sealed, Error> {
-        let mut nonce = [0_u8; NONCE_BYTES];
-        rand::fill(&mut nonce).map_err(|_| Error::Random)?;
+        self.seal_with(Bulk::of(1).nonce()?, context, plain)
+    }
+
+    fn seal_with(&self, nonce: [u8; NONCE_BYTES], context: &str, plain: &[u8]) -> Result<Sealed, Error> {
         let mut sealed = Vec::with_capacity(plain.len() + OVERHEAD_BYTES);
         sealed.push(VERSION);
         sealed.extend_from_slice(&nonce);
@@ -183,21 +228,28 @@ impl SubjectKey {
     /// # Errors
     /// When they were not sealed under this key for this place.
     pub fn open(&self, context: &str, sealed: impl AsRef<[u8]>) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let sealed = sealed.as_ref();
+        let mut bulk = Bulk::of(1);
+        self.open_in(&mut bulk, context, sealed.as_ref())?;
+        Ok(bulk.plain)
+    }
+
+    /// Leaves in the bulk's memory what is opened.
+    fn open_in(&self, bulk: &mut Bulk, context: &str, sealed: &[u8]) -> Result<(), Error> {
         let (version, rest) = sealed.split_first().ok_or(Error::Unsealable)?;
         let (nonce, body) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(Error::Unsealable)?;
         if *version != VERSION || body.len() < TAG_BYTES {
             return Err(Error::Unsealable);
         }
-        let mut buffer = Zeroizing::new(body.to_vec());
+        let buffer = bulk.room(body.len());
+        buffer.extend_from_slice(body);
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let length = self
             .cipher()?
-            .open_in_place(nonce, Aad::from(context.as_bytes()), &mut buffer)
+            .open_in_place(nonce, Aad::from(context.as_bytes()), buffer)
             .map_err(|_| Error::Unsealable)?
             .len();
         buffer.truncate(length);
-        Ok(buffer)
+        Ok(())
     }
 
     /// Seals a value as JSON.
@@ -205,8 +257,23 @@ impl SubjectKey {
     /// # Errors
     /// When it cannot be written as JSON, or no random numbers can be had.
     pub fn seal_json<T: Serialize + ?Sized>(&self, context: &str, value: &T) -> Result<Sealed, Error> {
-        let plain = Zeroizing::new(serde_json::to_vec(value).map_err(|_| Error::Shape)?);
-        self.seal(context, &plain)
+        self.seal_json_with(&mut Bulk::of(1), context, value)
+    }
+
+    /// As [`Self::seal_json`], one value of many.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn seal_json_with<T: Serialize + ?Sized>(
+        &self,
+        bulk: &mut Bulk,
+        context: &str,
+        value: &T,
+    ) -> Result<Sealed, Error> {
+        let nonce = bulk.nonce()?;
+        let plain = bulk.room(JSON_BYTES);
+        serde_json::to_writer(&mut *plain, value).map_err(|_| Error::Shape)?;
+        self.seal_with(nonce, context, plain)
     }
 
     /// Opens a value that was sealed as JSON.
@@ -214,7 +281,25 @@ impl SubjectKey {
     /// # Errors
     /// When it was not sealed under this key for this place, or holds something else.
     pub fn open_json<T: DeserializeOwned>(&self, context: &str, sealed: impl AsRef<[u8]>) -> Result<T, Error> {
-        serde_json::from_slice(&self.open(context, sealed)?).map_err(|_| Error::Shape)
+        self.open_json_as(&mut Bulk::of(1), context, sealed, PhantomData)
+    }
+
+    /// As [`Self::open_json`], one value of many, of which `seed` says what is read.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn open_json_as<T>(
+        &self,
+        bulk: &mut Bulk,
+        context: &str,
+        sealed: impl AsRef<[u8]>,
+        seed: impl for<'de> DeserializeSeed<'de, Value = T>,
+    ) -> Result<T, Error> {
+        self.open_in(bulk, context, sealed.as_ref())?;
+        let mut json = serde_json::Deserializer::from_slice(&bulk.plain);
+        let value = seed.deserialize(&mut json).map_err(|_| Error::Shape)?;
+        json.end().map_err(|_| Error::Shape)?;
+        Ok(value)
     }
 }
 
@@ -250,6 +335,20 @@ mod tests {
     fn the_same_value_never_looks_the_same_twice() {
         let one = key(1).seal("c", b"same").expect("sealed");
         assert_ne!(one, key(1).seal("c", b"same").expect("sealed"));
+    }
+
+    #[test]
+    fn no_nonce_is_used_twice_however_many_are_drawn_at_once() {
+        let (key, mut bulk) = (key(1), Bulk::of(3));
+        let used: std::collections::BTreeSet<Vec<u8>> = (0..10)
+            .map(|_| {
+                let sealed = key.seal_json_with(&mut bulk, "c", "same").expect("sealed");
+                let opened: Result<String, _> = key.open_json_as(&mut bulk, "c", &sealed, PhantomData);
+                assert_eq!(opened.expect("opens"), "same");
+                sealed.as_bytes()[1..=NONCE_BYTES].to_vec()
+            })
+            .collect();
+        assert_eq!(used.len(), 10);
     }
 
     #[test]

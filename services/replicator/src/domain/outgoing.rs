@@ -1,8 +1,10 @@
 //! An event becomes what may leave: exactly the edge's fields, a new identity, times no finer than the day.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use meridian_policy::condition::Facts;
-use meridian_policy::{CompiledEdge, DataClass, Denial, EdgeId, TenantId};
+use meridian_policy::{CompiledEdge, DataClass, Denial, TenantId};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -13,20 +15,36 @@ use super::pseudonym::EdgeKey;
 pub const LONGEST_TEXT: usize = 256;
 const SECONDS_OF_A_DAY: i64 = 24 * 60 * 60;
 
+/// The fields that leave along an edge of the events of one type, by the catalogue.
+#[derive(Clone, Debug)]
+pub struct Leaving(BTreeSet<String>);
+
+impl Leaving {
+    /// Those of the edge's fields that have the edge's class. `class_of` is the catalogue: the class of a field of an event
+    /// type; a field that it does not list, or lists under another class, stays.
+    pub fn along(edge: &CompiledEdge, event_type: &str, class_of: impl Fn(&str, &str) -> Option<DataClass>) -> Self {
+        let leaves = |name: &&String| class_of(event_type, name) == Some(edge.class);
+        Self(edge.fields.iter().filter(leaves).cloned().collect())
+    }
+
+    /// Their names.
+    pub fn names(&self) -> &BTreeSet<String> {
+        &self.0
+    }
+}
+
 /// An event of this region, opened.
 #[derive(Clone, Debug)]
-pub struct OpenedEvent {
+pub struct OpenedEvent<'a> {
     /// Whose partition it belongs to.
-    pub tenant: TenantId,
+    pub tenant: &'a TenantId,
     /// Who it is about.
     pub subject: Uuid,
-    /// Its CloudEvents type.
-    pub event_type: String,
     /// When it happened.
     pub time: Timestamp,
     /// It came from another region.
     pub imported: bool,
-    /// Its fields.
+    /// Its fields, or as many of them as may leave.
     pub fields: Map<String, Value>,
 }
 
@@ -35,10 +53,6 @@ pub struct OpenedEvent {
 pub struct Outgoing {
     /// Minted when the delivery was queued, so that a repeated push is recognised; derived from nothing.
     pub id: Uuid,
-    /// Along which edge.
-    pub edge: EdgeId,
-    /// The CloudEvents type.
-    pub event_type: String,
     /// The class.
     pub class: DataClass,
     /// The author as the importer knows them.
@@ -78,20 +92,19 @@ pub fn concerns(edge: &CompiledEdge, event_type: &str, class_of: impl Fn(&str, &
         .any(|name| class_of(event_type, name) == Some(edge.class))
 }
 
-/// What of `event` leaves along `edge` at `now` under the new id `id`. `class_of` is the catalogue: the class of a field
-/// of an event type; a field that it does not list, or lists under another class, stays.
+/// What of `event` leaves along `edge` at `now` under the new id `id`: of its fields those that are `leaving`.
 ///
 /// # Errors
 /// Nothing of it may leave.
 pub fn prepare(
-    event: &OpenedEvent,
+    event: OpenedEvent<'_>,
     edge: &CompiledEdge,
     key: &EdgeKey,
     id: Uuid,
-    class_of: impl Fn(&str, &str) -> Option<DataClass>,
+    leaving: &Leaving,
     now: Timestamp,
 ) -> Result<Outgoing, Withheld> {
-    if event.tenant != edge.tenant {
+    if *event.tenant != edge.tenant {
         return Err(Withheld::NotOfThisEdge {
             tenant: edge.tenant.clone(),
         });
@@ -101,12 +114,8 @@ pub fn prepare(
         // Even where this edge allows onward transfer, the origin's edge would have to as well; it is not known here.
         return Err(Withheld::Onward);
     }
-    let fields: Map<String, Value> = edge
-        .fields
-        .iter()
-        .filter(|name| class_of(&event.event_type, name) == Some(edge.class))
-        .filter_map(|name| Some((name.clone(), plain(event.fields.get(name)?, event.subject)?)))
-        .collect();
+    let mut fields = event.fields;
+    fields.retain(|name, value| leaving.0.contains(name) && made_plain(value, event.subject));
     if fields.is_empty() {
         return Err(Withheld::NothingToSend);
     }
@@ -123,8 +132,6 @@ pub fn prepare(
     }
     Ok(Outgoing {
         id,
-        edge: edge.id.clone(),
-        event_type: event.event_type.clone(),
         class: edge.class,
         author: if edge.pseudonymise {
             key.pseudonym(event.subject).0
@@ -137,18 +144,19 @@ pub fn prepare(
     })
 }
 
-/// A value that can hide nothing: a number, a truth value or a short text; a time is cut to its day. Anything with an
-/// inside (a list, an object) and anything that names the subject stays.
-fn plain(value: &Value, subject: Uuid) -> Option<Value> {
+/// Makes of a value one that can hide nothing: a number, a truth value or a short text; a time is cut to its day. False:
+/// it stays, like anything with an inside (a list, an object) and anything that names the subject.
+fn made_plain(value: &mut Value, subject: Uuid) -> bool {
     match value {
-        Value::Bool(_) | Value::Number(_) => Some(value.clone()),
-        Value::String(text) if text.chars().count() > LONGEST_TEXT => None,
-        Value::String(text) if names(text, subject) => None,
-        Value::String(text) => Some(match time_in(text) {
-            Some(time) => Value::String(day_of(time).to_string()),
-            None => value.clone(),
-        }),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
+        Value::Bool(_) | Value::Number(_) => true,
+        Value::String(text) if text.chars().count() > LONGEST_TEXT || names(text, subject) => false,
+        Value::String(text) => {
+            if let Some(time) = time_in(text) {
+                *text = day_of(time).to_string();
+            }
+            true
+        }
+        Value::Null | Value::Array(_) | Value::Object(_) => false,
     }
 }
 
@@ -181,7 +189,7 @@ pub fn day_of(time: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::sync::LazyLock;
 
     use meridian_policy::Rule;
     use proptest::prelude::*;
@@ -198,14 +206,14 @@ mod tests {
         EdgeKey::new(&Zeroizing::new([7; 32]))
     }
 
-    fn event(fields: Value) -> OpenedEvent {
+    fn event(fields: Value) -> OpenedEvent<'static> {
+        static TENANT: LazyLock<TenantId> = LazyLock::new(|| "stride-eu".parse().unwrap());
         let Value::Object(fields) = fields else {
             panic!("fields are an object")
         };
         OpenedEvent {
-            tenant: "stride-eu".parse().unwrap(),
+            tenant: &TENANT,
             subject: SUBJECT,
-            event_type: SHARED.to_owned(),
             time: "2026-03-04T17:45:12Z".parse().unwrap(),
             imported: false,
             fields,
@@ -222,8 +230,9 @@ mod tests {
         }
     }
 
-    fn sent(event: &OpenedEvent, edge: &CompiledEdge) -> Result<Outgoing, Withheld> {
-        prepare(event, edge, &key(), Uuid::from_u128(1), catalogue, at(0))
+    fn sent(event: &OpenedEvent<'_>, edge: &CompiledEdge) -> Result<Outgoing, Withheld> {
+        let leaving = Leaving::along(edge, SHARED, catalogue);
+        prepare(event.clone(), edge, &key(), Uuid::from_u128(1), &leaving, at(0))
     }
 
     #[test]
@@ -283,7 +292,8 @@ mod tests {
         let open = edge(&["sport_type"]);
         let body = json!({"sport_type": "cycling"});
         let mut foreign = event(body.clone());
-        foreign.tenant = "stride-us".parse().unwrap();
+        let other = "stride-us".parse().unwrap();
+        foreign.tenant = &other;
         let mut imported = event(body.clone());
         imported.imported = true;
         let mut ended = open.clone();

@@ -11,15 +11,15 @@ use meridian_kit::client::ClientError;
 use meridian_kit::counted::Sent;
 use meridian_kit::db::{Scope, TenantTx};
 use meridian_kit::event::{Carried, CarriedDraft};
-use meridian_kit::subject_keys::{self, KeyRequest, KeyScope, SubjectKey};
-use meridian_policy::{CompiledEdge, DataClass, EdgeId, PolicyRevision, RegionName, Rule};
-use serde_json::{Map, Value};
+use meridian_kit::subject_keys::{self, Bulk, KeyRequest, KeyScope, SubjectKey};
+use meridian_policy::{CompiledEdge, EdgeId, PolicyRevision, RegionName, Rule};
 
 use super::consent::{Answer, Asked};
+use super::only::Only;
 use super::record::{Crossing, Outcome};
 use super::{Exporter, class_of};
 use crate::domain::delivery::{PURPOSE, PermitWindow, Refused, Verdict, Waiting, judge};
-use crate::domain::outgoing::{OpenedEvent, Outgoing, Withheld, prepare};
+use crate::domain::outgoing::{Leaving, OpenedEvent, Outgoing, Withheld, prepare};
 use crate::domain::pseudonym::EdgeKey;
 use crate::domain::reception::Push;
 use crate::keys::NOBODY;
@@ -50,33 +50,19 @@ struct Maker<'a> {
     key: EdgeKey,
     /// Every copy's, whoever its author is.
     import_key: SubjectKey,
-    classes: Classes,
+    leaving: BTreeMap<String, Leaving>,
     now: Timestamp,
 }
 
-/// The classes of an edge's fields by the catalogue, for each type of event in a batch: looked up once for all events of a
-/// type.
-#[derive(Default)]
-struct Classes(BTreeMap<String, BTreeMap<String, DataClass>>);
-
-impl Classes {
-    /// Of the types of these deliveries' events.
-    fn of(edge: &CompiledEdge, deliveries: &[Delivery]) -> Self {
-        let mut classes = Self::default();
-        for Delivery { event, .. } in deliveries {
-            if !classes.0.contains_key(&event.kind) {
-                let listed = |field: &String| Some((field.clone(), class_of(&event.kind, field)?));
-                let fields = edge.fields.iter().filter_map(listed).collect();
-                classes.0.insert(event.kind.clone(), fields);
-            }
+/// What leaves along an edge of the events of these deliveries, by their types: looked up once for all events of a type.
+fn leaving(edge: &CompiledEdge, deliveries: &[Delivery]) -> BTreeMap<String, Leaving> {
+    let mut leaving = BTreeMap::new();
+    for Delivery { event, .. } in deliveries {
+        if !leaving.contains_key(&event.kind) {
+            leaving.insert(event.kind.clone(), Leaving::along(edge, &event.kind, class_of));
         }
-        classes
     }
-
-    /// The class of one of the edge's fields; none when it is not listed.
-    fn class_of(&self, event_type: &str, field: &str) -> Option<DataClass> {
-        self.0.get(event_type)?.get(field).copied()
-    }
+    leaving
 }
 
 impl Exporter {
@@ -128,11 +114,19 @@ impl Exporter {
             exports::resume(&mut tx).await?;
         }
         let due = exports::edges_due(&mut tx, current).await?;
-        tx.commit().await?;
+        if due.is_empty() {
+            tx.commit().await?;
+            return Ok(false);
+        }
+        // Mostly it is one edge, and its deliveries are taken at once.
+        let mut first = Some(tx);
         for edge in due {
             // As many as the importer takes: what a push costs besides is shared by them.
             let most = self.shared.peers.most(&edge);
-            let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
+            let mut tx = match first.take() {
+                Some(tx) => tx,
+                None => TenantTx::begin(&self.shared.pool, scope).await?,
+            };
             let claimed = exports::claim(&mut tx, &edge, current, most, HOLD).await?;
             let deliveries = exports::with_events(&mut tx, claimed, |copy| self.shared.at_hand.take(copy)).await?;
             tx.commit().await?;
@@ -195,7 +189,7 @@ impl Exporter {
             edge,
             import_key: SubjectKey::from_bytes(edge.importer_tenant.clone(), NOBODY, import, key.import_key()),
             key,
-            classes: Classes::of(edge, &deliveries),
+            leaving: leaving(edge, &deliveries),
             now,
         };
         let keys = match self.shared.keyring.keys(deliveries.iter().map(key_of).collect()).await {
@@ -208,13 +202,13 @@ impl Exporter {
         let mut outcomes = Vec::with_capacity(deliveries.len());
         let mut made = Vec::with_capacity(deliveries.len());
         let most_bytes = self.shared.peers.most_bytes(&edge.id);
-        let mut bytes = 0;
+        let (mut bytes, mut bulk) = (0, Bulk::of(deliveries.len()));
         for (delivery, key) in deliveries.into_iter().zip(keys) {
             if bytes > most_bytes {
                 outcomes.push((delivery, Outcome::Wait(Waiting::PushFull)));
                 continue;
             }
-            match self.made(&maker, &delivery, key) {
+            match copy_of(&maker, &delivery, key, &mut bulk) {
                 Ok(copy) => {
                     bytes += copy.length();
                     made.push((delivery, copy));
@@ -245,42 +239,6 @@ impl Exporter {
         outcomes.extend(pushed);
         self.shared.consent.close(&edge.tenant, &permits).await;
         (outcomes, crossing)
-    }
-
-    /// Opens, redacts and seals an event for the edge.
-    fn made(
-        &self,
-        maker: &Maker<'_>,
-        delivery: &Delivery,
-        key: Result<SubjectKey, subject_keys::Error>,
-    ) -> Result<Carried, Outcome> {
-        let event = &delivery.event;
-        let fields: Map<String, Value> = key.and_then(|key| event.open_with(&key)).map_err(|error| match error {
-            subject_keys::Error::KeyDestroyed | subject_keys::Error::KeyAbsent => Outcome::Refuse(Refused::Erased),
-            error if error.is_transient() => Outcome::Wait(Waiting::KeyringUnreachable),
-            // It will never open: there is nothing in it for anyone.
-            _ => Outcome::Refuse(Refused::NothingToSend),
-        })?;
-        let opened = OpenedEvent {
-            tenant: event.tenant.clone(),
-            subject: event.data_subject.as_uuid(),
-            event_type: event.kind.clone(),
-            time: event.time,
-            imported: event.origin.is_some(),
-            fields,
-        };
-        let Maker { edge, key, now, .. } = maker;
-        let classes = |event_type: &str, field: &str| maker.classes.class_of(event_type, field);
-        let outgoing =
-            prepare(&opened, edge, key, delivery.copy_id, classes, *now).map_err(|withheld| match withheld {
-                Withheld::NotLawful(denial) if denial.rule == Rule::ConditionNotMet && edge.may_hold_later() => {
-                    Outcome::Wait(Waiting::NotAtThisHour)
-                }
-                Withheld::NotLawful(denial) => Outcome::Refuse(Refused::Policy(denial.rule)),
-                Withheld::NotOfThisEdge { .. } | Withheld::Onward => Outcome::Refuse(Refused::Policy(Rule::NoEdge)),
-                Withheld::NothingToSend => Outcome::Refuse(Refused::NothingToSend),
-            })?;
-        copy(maker, &outgoing).map_err(|_| Outcome::Wait(Waiting::KeyringUnreachable))
     }
 
     /// Pushes what may still go, after a last look at the policy that no cut can overtake.
@@ -370,17 +328,55 @@ impl Exporter {
     }
 }
 
+/// Opens, redacts and seals an event for the edge.
+fn copy_of(
+    maker: &Maker<'_>,
+    delivery: &Delivery,
+    key: Result<SubjectKey, subject_keys::Error>,
+    bulk: &mut Bulk,
+) -> Result<Carried, Outcome> {
+    let event = &delivery.event;
+    let Maker { edge, now, .. } = maker;
+    // Of every type that is delivered it is known what leaves.
+    let leaving = maker.leaving.get(&event.kind);
+    let leaving = leaving.ok_or(Outcome::Refuse(Refused::NothingToSend))?;
+    let fields = key.and_then(|key| event.open_as(bulk, &key, Only(leaving.names())));
+    let fields = fields.map_err(|error| match error {
+        subject_keys::Error::KeyDestroyed | subject_keys::Error::KeyAbsent => Outcome::Refuse(Refused::Erased),
+        error if error.is_transient() => Outcome::Wait(Waiting::KeyringUnreachable),
+        // It will never open: there is nothing in it for anyone.
+        _ => Outcome::Refuse(Refused::NothingToSend),
+    })?;
+    let opened = OpenedEvent {
+        tenant: &event.tenant,
+        subject: event.data_subject.as_uuid(),
+        time: event.time,
+        imported: event.origin.is_some(),
+        fields,
+    };
+    let outgoing = prepare(opened, edge, &maker.key, delivery.copy_id, leaving, *now);
+    let outgoing = outgoing.map_err(|withheld| match withheld {
+        Withheld::NotLawful(denial) if denial.rule == Rule::ConditionNotMet && edge.may_hold_later() => {
+            Outcome::Wait(Waiting::NotAtThisHour)
+        }
+        Withheld::NotLawful(denial) => Outcome::Refuse(Refused::Policy(denial.rule)),
+        Withheld::NotOfThisEdge { .. } | Withheld::Onward => Outcome::Refuse(Refused::Policy(Rule::NoEdge)),
+        Withheld::NothingToSend => Outcome::Refuse(Refused::NothingToSend),
+    })?;
+    sealed(maker, &event.kind, &outgoing, bulk).map_err(|_| Outcome::Wait(Waiting::KeyringUnreachable))
+}
+
 /// The envelope of what leaves: a new id, the pseudonym, the day, and nothing of the original's trace.
-fn copy(maker: &Maker<'_>, outgoing: &Outgoing) -> Result<Carried, subject_keys::Error> {
+fn sealed(maker: &Maker<'_>, kind: &str, outgoing: &Outgoing, bulk: &mut Bulk) -> Result<Carried, subject_keys::Error> {
     let draft = CarriedDraft {
         id: outgoing.id,
-        kind: &outgoing.event_type,
+        kind,
         time: outgoing.day,
         class: outgoing.class,
         expires: outgoing.expires,
     };
     let key = maker.import_key.for_subject(SubjectId(outgoing.author));
-    Carried::sealed(draft, &key, &outgoing.fields)
+    Carried::sealed(draft, &key, bulk, &outgoing.fields)
 }
 
 /// An importer's answer to a push of so many copies: it has each of them.

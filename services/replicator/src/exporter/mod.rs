@@ -6,6 +6,7 @@ mod consent;
 mod cuts;
 mod deliver;
 mod leases;
+mod only;
 mod peers;
 mod queue;
 mod record;

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use meridian_kit::db::{Scope, TenantTx};
-use meridian_kit::event::Event;
 use meridian_kit::inbox;
-use meridian_kit::kafka::{BatchHandler, Failure};
+use meridian_kit::kafka::{BatchHandler, Consumed, Failure};
 use meridian_policy::{DataClass, EdgeId, RegionPolicy, TenantId};
 
 use super::{Exporter, class_of};
@@ -23,10 +22,10 @@ impl BatchHandler for Queue {
     /// As many as go in one push.
     const ROUND: usize = LARGEST_BATCH;
 
-    async fn handle(&self, events: &[Arc<Event>]) -> Result<(), Failure> {
-        let mut of_tenants: BTreeMap<&TenantId, Vec<&Arc<Event>>> = BTreeMap::new();
-        for event in events {
-            of_tenants.entry(&event.tenant).or_default().push(event);
+    async fn handle(&self, events: &[Consumed<'_>]) -> Result<(), Failure> {
+        let mut of_tenants: BTreeMap<&TenantId, Vec<Consumed<'_>>> = BTreeMap::new();
+        for consumed in events {
+            of_tenants.entry(&consumed.event.tenant).or_default().push(*consumed);
         }
         let mut stranger = false;
         for (tenant, events) in of_tenants {
@@ -45,25 +44,26 @@ impl BatchHandler for Queue {
 }
 
 impl Queue {
-    async fn queue(&self, scope: &Scope, events: &[&Arc<Event>]) -> Result<(), Failure> {
+    async fn queue(&self, scope: &Scope, events: &[Consumed<'_>]) -> Result<(), Failure> {
         let exporter = &self.0.shared;
         let policy = exporter.feed.current();
         let mut tx = TenantTx::begin(&exporter.pool, scope).await?;
-        let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+        let ids: Vec<_> = events.iter().map(|consumed| consumed.event.id).collect();
         let fresh: HashSet<_> = inbox::mark(&mut tx, exporter.start.service(), &ids)
             .await?
             .into_iter()
             .collect();
         // A round has many events of few kinds, and all of a kind go the same ways.
         let mut ways: BTreeMap<(&str, DataClass), Vec<&EdgeId>> = BTreeMap::new();
-        let mut queued: Vec<(&EdgeId, &Arc<Event>)> = Vec::with_capacity(events.len());
-        for event in events
-            .iter()
-            .filter(|event| event.origin.is_none() && fresh.contains(&event.id))
-        {
+        let mut queued: Vec<(&EdgeId, Consumed<'_>)> = Vec::with_capacity(events.len());
+        for consumed in events {
+            let event = consumed.event;
+            if event.origin.is_some() || !fresh.contains(&event.id) {
+                continue;
+            }
             let way = ways.entry((event.kind.as_str(), event.class));
             let way = way.or_insert_with(|| edges_of(&policy, scope.tenant(), &event.kind, event.class).collect());
-            queued.extend(way.iter().map(|edge| (*edge, *event)));
+            queued.extend(way.iter().map(|edge| (*edge, *consumed)));
         }
         if queued.is_empty() {
             tx.commit().await?;
@@ -71,7 +71,7 @@ impl Queue {
         }
         let copies = exports::queue(&mut tx, &queued).await?;
         tx.commit().await?;
-        let events = queued.into_iter().map(|(_, event)| Arc::clone(event));
+        let events = queued.into_iter().map(|(_, consumed)| Arc::clone(consumed.event));
         exporter.at_hand.keep(copies.into_iter().zip(events), Instant::now());
         exporter.wake.notify_one();
         Ok(())

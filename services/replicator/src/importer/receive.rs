@@ -1,6 +1,7 @@
 //! What a peer's replicator may do here: lease a key, push a batch, cut an edge.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -11,7 +12,7 @@ use meridian_kit::evidence::{self, Entry, Kind, commit_to, entry_of};
 use meridian_kit::outbox;
 use meridian_kit::policy_feed::{Ack, AckRole, FeedError};
 use meridian_kit::problem::{Problem, parse_json};
-use meridian_kit::subject_keys::{KeyScope, SubjectKey};
+use meridian_kit::subject_keys::{Bulk, KeyScope, SubjectKey};
 use meridian_policy::{CompiledEdge, EdgeId, RegionName, RegionPolicy, Rule};
 
 use super::flat::Flat;
@@ -108,7 +109,10 @@ impl Pushed {
     pub fn read(form: Form, body: &[u8]) -> Result<Self, Problem> {
         match form {
             Form::Whole => parse_json(body).map(Self::Whole),
-            Form::Carried => parse_json(body).map(Self::Carried),
+            Form::Carried => match CarriedBatch::as_written(body) {
+                Some(batch) => Ok(Self::Carried(batch)),
+                None => parse_json(body).map(Self::Carried),
+            },
         }
     }
 
@@ -174,12 +178,13 @@ impl Importer {
         let key = self.shared.edge_keys.of_import(&edge.importer_tenant, &edge.id).await?;
         let import = KeyScope::Import(edge.id.clone());
         let key = SubjectKey::from_bytes(edge.importer_tenant.clone(), NOBODY, import, key);
+        let mut bulk = Bulk::of(events.len());
         let mut arriving = Vec::with_capacity(events.len());
         let mut authors = BTreeMap::new();
         // One more than may come shows that there are too many.
         for event in events.iter().take(LARGEST_BATCH + 1) {
             let key = key.for_subject(event.data_subject);
-            arriving.push(self.opened(edge, event, &key)?);
+            arriving.push(opened(edge, event, &mut bulk, &key)?);
             authors.insert(event.data_subject, key);
         }
         if let Err(why) = admit(&arriving, edge, now) {
@@ -225,20 +230,6 @@ impl Importer {
         Ok(Stored {
             stored: stored.len() as u64,
             repeated: (total - stored.len()) as u64,
-        })
-    }
-
-    fn opened(&self, edge: &CompiledEdge, event: &Event, key: &SubjectKey) -> Result<Arriving, ReceiveError> {
-        let Flat(fields) = event.open_with(key).map_err(|_| ReceiveError::Unreadable)?;
-        let claimed = event.tenant == edge.importer_tenant && event.key_scope == *key.scope();
-        Ok(Arriving {
-            id: event.id,
-            edge: event.edge.clone().filter(|_| claimed),
-            origin: event.origin.clone(),
-            class: event.class,
-            time: event.time,
-            expires: event.expires,
-            fields,
         })
     }
 
@@ -295,6 +286,22 @@ impl Importer {
         tracing::info!(edge = %cut.edge, rule = %Rule::NoEdge, "an edge was cut that never arrived here");
         Ok(purge)
     }
+}
+
+/// A copy as it is looked at, opened under the edge's key.
+fn opened(edge: &CompiledEdge, event: &Event, bulk: &mut Bulk, key: &SubjectKey) -> Result<Arriving, ReceiveError> {
+    let opened = event.open_as(bulk, key, PhantomData);
+    let Flat(fields) = opened.map_err(|_| ReceiveError::Unreadable)?;
+    let claimed = event.tenant == edge.importer_tenant && event.key_scope == *key.scope();
+    Ok(Arriving {
+        id: event.id,
+        edge: event.edge.clone().filter(|_| claimed),
+        origin: event.origin.clone(),
+        class: event.class,
+        time: event.time,
+        expires: event.expires,
+        fields,
+    })
 }
 
 /// The edge, if anything may come along it from `sender` at `now`.

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use jiff_sqlx::Timestamp as SqlTimestamp;
 use meridian_kit::db::{TenantTx, room_for};
 use meridian_kit::event::Event;
+use meridian_kit::kafka::Consumed;
 use meridian_policy::{CompiledEdge, CutEdge, EdgeId, PolicyRevision, RegionName, Rule};
 use uuid::Uuid;
 
@@ -194,18 +195,17 @@ pub struct Delivery {
     pub waited_for: Option<String>,
 }
 
-/// Queues events for edges; each once, however often it is consumed. Returns the ids under which their copies leave: one that
+/// Queues events for edges, as the bytes that they came as; each once, however often it is consumed. Returns the ids under which their copies leave: one that
 /// was queued before goes by the id that it has.
 ///
 /// # Errors
 /// The database.
-pub async fn queue(tx: &mut TenantTx, events: &[(&EdgeId, &Arc<Event>)]) -> Result<Vec<Uuid>, StoreError> {
+pub async fn queue(tx: &mut TenantTx, events: &[(&EdgeId, Consumed<'_>)]) -> Result<Vec<Uuid>, StoreError> {
     // Random, not ordered by time: the copy's id must not say when the original was made.
     let copies: Vec<Uuid> = events.iter().map(|_| Uuid::new_v4()).collect();
     let edges: Vec<&str> = events.iter().map(|(edge, _)| edge.as_str()).collect();
-    let sources: Vec<Uuid> = events.iter().map(|(_, event)| event.id).collect();
-    let (bytes, places) = Event::all_to_bytes(events.iter().map(|(_, event)| &***event));
-    let bytes: Vec<&[u8]> = places.into_iter().map(|place| &bytes[place]).collect();
+    let sources: Vec<Uuid> = events.iter().map(|(_, consumed)| consumed.event.id).collect();
+    let bytes: Vec<&[u8]> = events.iter().map(|(_, consumed)| consumed.bytes).collect();
     let query = "insert into delivery (copy_id, edge, source_event, event) \
                  select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bytea[]) \
                  on conflict (tenant, edge, source_event) do nothing";

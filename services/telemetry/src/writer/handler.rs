@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use meridian_kit::db::{Pool, TenantTx};
 use meridian_kit::event::Event;
-use meridian_kit::kafka::{BatchHandler, Failure};
+use meridian_kit::kafka::{BatchHandler, Consumed, Failure};
 use meridian_kit::metrics::Metrics;
 use meridian_kit::residency::Homes;
 use meridian_kit::subject_keys::{Error as KeyError, KeyRequest, KeyScope, Keyring, SubjectKey};
@@ -78,7 +78,7 @@ impl Chunks {
     }
 
     /// The keys of a round, in the order of its events; none for a key that is gone.
-    async fn keys(&self, events: &[Arc<Event>]) -> Result<Vec<Option<SubjectKey>>, Failure> {
+    async fn keys(&self, events: &[Consumed<'_>]) -> Result<Vec<Option<SubjectKey>>, Failure> {
         let request = |event: &Event| KeyRequest {
             tenant: event.tenant.clone(),
             subject: event.data_subject,
@@ -88,7 +88,7 @@ impl Chunks {
         // Each is asked for once, however many batches of an athlete a round has.
         let mut wanted: HashMap<KeyRequest, usize> = HashMap::new();
         let mut requests = Vec::new();
-        for event in events {
+        for Consumed { event, .. } in events {
             wanted.entry(request(event)).or_insert_with_key(|request| {
                 requests.push(request.clone());
                 requests.len() - 1
@@ -105,7 +105,7 @@ impl Chunks {
         }
         Ok(events
             .iter()
-            .map(|event| answers[wanted[&request(event)]].clone())
+            .map(|Consumed { event, .. }| answers[wanted[&request(event)]].clone())
             .collect())
     }
 
@@ -175,12 +175,12 @@ fn prepare(event: &Event, key: &SubjectKey) -> Result<NewChunk, Failure> {
 }
 
 impl BatchHandler for Chunks {
-    async fn handle(&self, events: &[Arc<Event>]) -> Result<(), Failure> {
+    async fn handle(&self, events: &[Consumed<'_>]) -> Result<(), Failure> {
         let keys = self.keys(events).await?;
         let mut by_tenant: HashMap<&TenantId, (Vec<&Event>, Vec<NewChunk>)> = HashMap::new();
         let (mut gone, mut repeated) = (0, 0);
         let mut seen = HashSet::new();
-        for (event, key) in events.iter().zip(&keys) {
+        for (Consumed { event, .. }, key) in events.iter().zip(&keys) {
             let Some(key) = key else {
                 gone += 1;
                 continue;
