@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 pub use self::carried::{Carried, CarriedDraft, OfEdge};
-pub use self::read::Reader;
+pub use self::read::MemberReader;
 pub use self::written::member;
 use self::written::{plain, put_base64, put_id, put_time, text};
 use crate::ids::SubjectId;
@@ -386,6 +386,11 @@ impl Event {
         self.sealed.len() * 4 / 3 + texts + ENVELOPE_BYTES
     }
 
+    /// Reads bytes that have the members of an event in the order in which [`Self::write_to`] writes them, and nothing else.
+    pub(crate) fn as_written(bytes: &[u8]) -> Option<Self> {
+        read::event(bytes).filter(|_| bytes.len() <= EVENT_LIMIT_BYTES)
+    }
+
     /// Reads the bytes from the wire.
     ///
     /// # Errors
@@ -394,7 +399,7 @@ impl Event {
         if bytes.len() > EVENT_LIMIT_BYTES {
             return Err(NotAnEvent(format!("it has {} bytes", bytes.len())));
         }
-        // What we wrote ourselves is read at a third of the price.
+        // Almost all are as we write them, and read at less than what any JSON takes.
         if let Some(event) = read::event(bytes) {
             return Ok(event);
         }
@@ -414,7 +419,7 @@ mod tests {
 
     use super::*;
 
-    fn event() -> (Event, SubjectKey) {
+    pub(super) fn event() -> (Event, SubjectKey) {
         let tenant: TenantId = "stride-eu".parse().expect("a tenant");
         let key = SubjectKey::from_bytes(
             tenant,
@@ -482,35 +487,6 @@ mod tests {
             // Only what has something to unescape is left to a reader of any JSON.
             assert_eq!(read::event(expected.as_bytes()).is_some(), !event.subject.contains('"'));
         }
-    }
-
-    #[test]
-    fn whatever_is_read_without_a_reader_of_any_json_is_read_by_it_as_the_same() {
-        let (event, _) = event();
-        let imported = event.clone().imported(Imported {
-            origin: "eu".parse().expect("a region"),
-            edge: "stride-eu.workout-summary.us".parse().expect("an edge"),
-            expires: "2026-03-04T17:45:12.25Z".parse().expect("a time"),
-        });
-        let (mut same, mut other) = (0, 0);
-        for bytes in [event.to_bytes(), imported.to_bytes()] {
-            for place in 0..bytes.len() {
-                let put = b"\"\\{},: 0a\n\xff".iter().map(|byte| vec![*byte]);
-                let ways = put.chain([vec![], vec![bytes[place]; 2], bytes[..place].to_vec()]);
-                for way in ways {
-                    let changed = [&bytes[..place], &way, &bytes[place + 1..]].concat();
-                    match (read::event(&changed), serde_json::from_slice::<Event>(&changed)) {
-                        (Some(read), Ok(expected)) => {
-                            assert_eq!(read, expected);
-                            same += 1;
-                        }
-                        (None, _) => other += 1,
-                        (Some(_), Err(error)) => panic!("{}: {error}", String::from_utf8_lossy(&changed)),
-                    }
-                }
-            }
-        }
-        assert!(same > 1000 && other > 1000, "{same} {other}");
     }
 
     #[test]

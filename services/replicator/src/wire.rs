@@ -1,6 +1,6 @@
 //! What replicators of two regions say to each other, `/peer/…`.
 
-use meridian_kit::event::{Carried, Event, EventSource, OfEdge, Reader, member};
+use meridian_kit::event::{Carried, Event, EventSource, MemberReader, OfEdge, member};
 use meridian_kit::subject_keys::WireKey;
 use meridian_policy::{CompiledEdge, EdgeId, PolicyRevision, Rule, TenantId};
 use serde::{Deserialize, Serialize};
@@ -92,10 +92,10 @@ pub struct CarriedBatch {
 }
 
 impl CarriedBatch {
-    /// Reads a batch that is written as [`Form::body`] writes it, at a fraction of what reading any JSON costs. None: it is
-    /// written otherwise, if it is one.
+    /// Reads a batch that is written as [`Form::body`] writes it, for less than what any JSON takes. None: it is written
+    /// otherwise, if it is one.
     pub fn as_written(body: &[u8]) -> Option<Self> {
-        let mut from = Reader::new(body);
+        let mut from = MemberReader::new(body);
         let mut batch = Self {
             edge: from.parsed("{\"edge\":")?,
             revision: from.number(",\"revision\":")?.into(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use meridian_kit::SubjectId;
 use meridian_kit::db::{Pool, Scope, TenantTx, raise_fence};
 use meridian_kit::event::{Draft, Event, EventSource};
+use meridian_kit::kafka::Consumed;
 use meridian_kit::subject_keys::{KeyScope, SubjectKey};
 use meridian_kit::testing::Database;
 use meridian_policy::{DataClass, EdgeId, Epoch};
@@ -67,7 +68,9 @@ impl Exporter {
     async fn queue(&self, minutes: i32, waiting: Option<Waiting>) -> Uuid {
         let event = self.event();
         let mut tx = self.begin().await;
-        exports::queue(&mut tx, &[(&self.edge, &event)]).await.expect("queued");
+        let (event, bytes) = (&event, &event.to_bytes());
+        let queue = [(&self.edge, Consumed { event, bytes })];
+        exports::queue(&mut tx, &queue).await.expect("queued");
         let queued = "update delivery set queued_at = now() - make_interval(mins => $2), waits_for = $3, \
                       next_attempt = case when $3 is null then now() else now() + interval '1 hour' end \
                       where source_event = $1";
@@ -165,7 +168,8 @@ async fn an_event_that_is_queued_again_leaves_once_and_under_its_first_id() {
     let eu = Exporter::new().await;
     let event = eu.event();
     let mut tx = eu.begin().await;
-    let queue = [(&eu.edge, &event)];
+    let (event, bytes) = (&event, &event.to_bytes());
+    let queue = [(&eu.edge, Consumed { event, bytes })];
     let first = exports::queue(&mut tx, &queue).await.expect("queued");
     let again = exports::queue(&mut tx, &queue).await.expect("known");
     assert_ne!(first, again);

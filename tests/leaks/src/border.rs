@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use meridian_kit::client::{ClientError, ServiceClient};
 use meridian_kit::db::{Scope, TenantTx};
 use meridian_kit::event::{Carried, CarriedDraft, Draft, Event, EventSource, Imported};
-use meridian_kit::kafka::Topic;
+use meridian_kit::kafka::{Consumed, Topic};
 use meridian_kit::subject_keys::{Bulk, Create, KeyScope, SubjectKey};
 use meridian_kit::testing::{Athlete, required, until};
 use meridian_policy::{DataClass, EdgeId, Epoch, Rule};
@@ -133,7 +133,8 @@ async fn leak_onward_transfer() {
             let mut tx = TenantTx::begin(&world.us.database.pool(), &scope)
                 .await
                 .expect("a transaction");
-            exports::queue(&mut tx, &[(&edge_back(3600).id, &Arc::new(event))])
+            let (event, bytes) = (&Arc::new(event.clone()), &event.to_bytes());
+            exports::queue(&mut tx, &[(&edge_back(3600).id, Consumed { event, bytes })])
                 .await
                 .expect("queued by hand");
             tx.commit().await.expect("a commit");

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::written::{plain, put_base64, put_id, put_time, text};
-use super::{ContentType, ENVELOPE_BYTES, Event, EventSource, Reader, SpecVersion, context, from_base64, to_base64};
+use super::{
+    ContentType, ENVELOPE_BYTES, Event, EventSource, MemberReader, SpecVersion, context, from_base64, to_base64,
+};
 use crate::ids::SubjectId;
 use crate::subject_keys::{Bulk, Error as KeyError, KeyScope, SubjectKey};
 
@@ -115,7 +117,7 @@ impl Carried {
     }
 
     /// Reads what [`Self::write_to`] writes, in front of whatever comes after it. None: it is written otherwise, if it is one.
-    pub fn read_from(reader: &mut Reader<'_>) -> Option<Self> {
+    pub fn read_from(reader: &mut MemberReader<'_>) -> Option<Self> {
         let carried = Self {
             id: reader.parsed("{\"id\":")?,
             kind: reader.text(",\"type\":")?.to_owned(),
@@ -195,7 +197,10 @@ mod tests {
             assert_eq!(text, serde_json::to_string(&carried).expect("JSON"));
             assert!(text.len() <= carried.length(), "{}", text.len());
             assert_eq!(serde_json::from_str::<Carried>(&text).expect("read"), carried);
-            assert_eq!(Carried::read_from(&mut Reader::new(text.as_bytes())), Some(carried));
+            assert_eq!(
+                Carried::read_from(&mut MemberReader::new(text.as_bytes())),
+                Some(carried)
+            );
         }
     }
 

@@ -1,5 +1,6 @@
 //! What we write ourselves, read without looking for what any JSON may have: members come in our order, with no blanks
-//! between them and nothing to unescape. Whatever is written otherwise is nothing here, and is read as JSON after all.
+//! between them and nothing to unescape; their values are parsed as those of any JSON. Whatever is written otherwise is
+//! nothing here, and is read as JSON after all.
 
 use std::str::FromStr;
 
@@ -9,11 +10,11 @@ use base64::engine::general_purpose::STANDARD;
 use super::{ContentType, Event, SpecVersion};
 use crate::ids::SubjectId;
 
-/// Reads from the beginning of a text to its end.
-#[derive(Clone, Copy, Debug)]
-pub struct Reader<'a>(&'a [u8]);
+/// Reads members of objects one after the other, as [`super::member`] writes them.
+#[derive(Debug)]
+pub struct MemberReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> MemberReader<'a> {
     /// At the beginning.
     #[must_use]
     pub fn new(text: &'a [u8]) -> Self {
@@ -52,6 +53,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A member that is always the same text.
+    fn constant(&mut self, name: &str, value: &str) -> Option<()> {
+        (self.text(name)? == value).then_some(())
+    }
+
     /// A member that is something else, written as a text.
     pub fn parsed<T: FromStr>(&mut self, name: &str) -> Option<T> {
         self.text(name)?.parse().ok()
@@ -86,8 +92,8 @@ impl<'a> Reader<'a> {
 
 /// An event, as [`Event::write_to`] writes it.
 pub(super) fn event(bytes: &[u8]) -> Option<Event> {
-    let mut from = Reader::new(bytes);
-    from.past("{\"specversion\":\"1.0\"")?;
+    let mut from = MemberReader::new(bytes);
+    from.constant("{\"specversion\":", SpecVersion::One.as_str())?;
     // The fields of a struct are read in the order that they are written down here.
     let event = Event {
         specversion: SpecVersion::One,
@@ -97,10 +103,8 @@ pub(super) fn event(bytes: &[u8]) -> Option<Event> {
         subject: from.text(",\"subject\":")?.to_owned(),
         time: from.parsed(",\"time\":")?,
         datacontenttype: {
-            let content = from.text(",\"datacontenttype\":")?;
-            [ContentType::SealedJson]
-                .into_iter()
-                .find(|known| known.as_str() == content)?
+            from.constant(",\"datacontenttype\":", ContentType::SealedJson.as_str())?;
+            ContentType::SealedJson
         },
         sealed: from.base64(",\"data_base64\":")?,
         tenant: from.parsed(",\"tenant\":")?,
@@ -117,4 +121,40 @@ pub(super) fn event(bytes: &[u8]) -> Option<Event> {
     };
     from.past("}")?;
     from.is_at_end().then_some(event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Imported;
+    use super::super::tests::event as sealed;
+    use super::*;
+
+    #[test]
+    fn whatever_is_read_without_a_reader_of_any_json_is_read_by_it_as_the_same() {
+        let (plain, _) = sealed();
+        let imported = plain.clone().imported(Imported {
+            origin: "eu".parse().expect("a region"),
+            edge: "stride-eu.workout-summary.us".parse().expect("an edge"),
+            expires: "2026-03-04T17:45:12.25Z".parse().expect("a time"),
+        });
+        let (mut same, mut other) = (0, 0);
+        for bytes in [plain.to_bytes(), imported.to_bytes()] {
+            for place in 0..bytes.len() {
+                let put = b"\"\\{},: 0a\n\xff".iter().map(|byte| vec![*byte]);
+                let ways = put.chain([vec![], vec![bytes[place]; 2], bytes[..place].to_vec()]);
+                for way in ways {
+                    let changed = [&bytes[..place], &way, &bytes[place + 1..]].concat();
+                    match (event(&changed), serde_json::from_slice::<Event>(&changed)) {
+                        (Some(read), Ok(expected)) => {
+                            assert_eq!(read, expected);
+                            same += 1;
+                        }
+                        (None, _) => other += 1,
+                        (Some(_), Err(error)) => panic!("{}: {error}", String::from_utf8_lossy(&changed)),
+                    }
+                }
+            }
+        }
+        assert!(same > 1000 && other > 1000, "{same} {other}");
+    }
 }

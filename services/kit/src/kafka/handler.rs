@@ -78,7 +78,7 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, event: &Event, tx: &mut TenantTx) -> impl Future<Output = Result<Handled, Failure>> + Send;
 }
 
-/// An event, and the bytes that it came as.
+/// An event, and the bytes that it came as: nothing but attributes that are an event's.
 #[derive(Clone, Copy, Debug)]
 pub struct Consumed<'a> {
     /// What is needed of it beyond the round is kept without a copy.

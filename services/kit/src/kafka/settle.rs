@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 use super::handler::{BatchHandler, Consumed, Failure, Handled, Handler};
 use super::{DeadCopy, Kafka, Producer, dead_letter};
 use crate::db::{Pool, TenantTx};
-use crate::event::Event;
+use crate::event::{Event, NotAnEvent};
 use crate::inbox;
 use crate::metrics::ConsumedLabels;
 use crate::residency::Homes;
@@ -181,10 +181,10 @@ pub(super) async fn batch<H: BatchHandler>(
     let mut events = Vec::with_capacity(records.len());
     let mut sources = Vec::with_capacity(records.len());
     for record in records {
-        match Event::from_bytes(&record.payload) {
-            Ok(event) => {
+        match read(&record.payload) {
+            Ok((event, rewritten)) => {
                 events.push(Arc::new(event));
-                sources.push(record);
+                sources.push((record, rewritten));
             }
             Err(error) => {
                 let outcome = bury(dead, kafka, stop, &record, None, &error.to_string()).await?;
@@ -195,19 +195,22 @@ pub(super) async fn batch<H: BatchHandler>(
     let consumed: Vec<Consumed<'_>> = events
         .iter()
         .zip(&sources)
-        .map(|(event, Record { payload: bytes, .. })| Consumed { event, bytes })
+        .map(|(event, (record, rewritten))| Consumed {
+            event,
+            bytes: rewritten.as_ref().unwrap_or(&record.payload),
+        })
         .collect();
     match settle_batch(handler, stop, &consumed).await? {
         Ok(()) => {
-            for of_topic in sources.chunk_by(|one, next| one.topic == next.topic) {
-                if let Some(record) = of_topic.first() {
+            for of_topic in sources.chunk_by(|(one, _), (next, _)| one.topic == next.topic) {
+                if let Some((record, _)) = of_topic.first() {
                     counts.count_all(&record.topic, "done", of_topic.len());
                 }
             }
         }
         // One bad event must not take the others with it: each is tried alone, and only what fails alone is put aside.
         Err(_) => {
-            for (one, record) in consumed.iter().zip(&sources) {
+            for (one, (record, _)) in consumed.iter().zip(&sources) {
                 let outcome = match settle_batch(handler, stop, std::slice::from_ref(one)).await? {
                     Ok(()) => "done",
                     Err(reason) => bury(dead, kafka, stop, record, Some(one.event), &reason).await?,
@@ -217,6 +220,18 @@ pub(super) async fn batch<H: BatchHandler>(
         }
     }
     Some(())
+}
+
+/// An event, and it written anew where the payload may hold what is no event's: an attribute that is not ours, in clear
+/// perhaps, gets into no table.
+fn read(payload: &[u8]) -> Result<(Event, Option<Vec<u8>>), NotAnEvent> {
+    match Event::as_written(payload) {
+        Some(event) => Ok((event, None)),
+        None => Event::from_bytes(payload).map(|event| {
+            let bytes = event.to_bytes();
+            (event, Some(bytes))
+        }),
+    }
 }
 
 /// Tries a batch until it is stored or known not to work; `None` when the process is to stop.
@@ -278,5 +293,38 @@ impl Counts {
             outcome,
         };
         self.consumed.get_or_create(&labels).inc_by(count as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_policy::{DataClass, Epoch};
+    use uuid::Uuid;
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::SubjectId;
+    use crate::event::{Draft, EventSource};
+    use crate::subject_keys::{KeyScope, SubjectKey};
+
+    #[test]
+    fn what_is_no_events_is_not_in_the_bytes_that_are_kept() {
+        let tenant = "stride-eu".parse().expect("a tenant");
+        let subject = SubjectId(Uuid::nil());
+        let key = SubjectKey::from_bytes(tenant, subject, KeyScope::Personal, Zeroizing::new([7; 32]));
+        let draft = Draft {
+            kind: "sh.meridian.workout.shared.v1",
+            stream: "w-1".to_owned(),
+            sequence: 1,
+            class: DataClass::WorkoutSummary,
+            epoch: Epoch(1),
+        };
+        let source = EventSource::new("eu".parse().expect("a region"), "social");
+        let event = Event::sealed(&source, draft, &key, "a ride").expect("sealed");
+        let bytes = event.to_bytes();
+        assert_eq!(read(&bytes), Ok((event.clone(), None)));
+        let noted = [b"{\"note\":\"ada\",", &bytes[1..]].concat();
+        assert_eq!(read(&noted), Ok((event, Some(bytes))));
+        assert!(read(b"{}").is_err());
     }
 }

@@ -69,7 +69,7 @@ impl AsRef<[u8]> for Sealed {
 }
 
 /// What sealing and opening many values takes, once for all of them: random numbers, of which one by itself costs as much to
-/// draw as sealing does, and memory for what is sealed, which is wiped at the end.
+/// draw as sealing does, and memory for what is sealed, which is wiped at the end: drop it before anything is awaited.
 #[derive(Debug)]
 pub struct Bulk {
     /// Each is used once.
@@ -79,7 +79,7 @@ pub struct Bulk {
 }
 
 impl Bulk {
-    /// For about so many values.
+    /// For about so many values that are sealed.
     #[must_use]
     pub fn of(values: usize) -> Self {
         Self {

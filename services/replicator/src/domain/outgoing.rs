@@ -17,19 +17,23 @@ const SECONDS_OF_A_DAY: i64 = 24 * 60 * 60;
 
 /// The fields that leave along an edge of the events of one type, by the catalogue.
 #[derive(Clone, Debug)]
-pub struct Leaving(BTreeSet<String>);
+pub struct Leaving<'a> {
+    edge: &'a CompiledEdge,
+    names: BTreeSet<String>,
+}
 
-impl Leaving {
+impl<'a> Leaving<'a> {
     /// Those of the edge's fields that have the edge's class. `class_of` is the catalogue: the class of a field of an event
     /// type; a field that it does not list, or lists under another class, stays.
-    pub fn along(edge: &CompiledEdge, event_type: &str, class_of: impl Fn(&str, &str) -> Option<DataClass>) -> Self {
+    pub fn along(edge: &'a CompiledEdge, event_type: &str, class_of: impl Fn(&str, &str) -> Option<DataClass>) -> Self {
         let leaves = |name: &&String| class_of(event_type, name) == Some(edge.class);
-        Self(edge.fields.iter().filter(leaves).cloned().collect())
+        let names = edge.fields.iter().filter(leaves).cloned().collect();
+        Self { edge, names }
     }
 
     /// Their names.
     pub fn names(&self) -> &BTreeSet<String> {
-        &self.0
+        &self.names
     }
 }
 
@@ -87,23 +91,21 @@ pub enum Withheld {
 
 /// Whether events of this type have anything that `edge` carries, going by the catalogue alone.
 pub fn concerns(edge: &CompiledEdge, event_type: &str, class_of: impl Fn(&str, &str) -> Option<DataClass>) -> bool {
-    edge.fields
-        .iter()
-        .any(|name| class_of(event_type, name) == Some(edge.class))
+    !Leaving::along(edge, event_type, class_of).names.is_empty()
 }
 
-/// What of `event` leaves along `edge` at `now` under the new id `id`: of its fields those that are `leaving`.
+/// What of `event` leaves along the edge at `now` under the new id `id`: of its fields those that are `leaving`.
 ///
 /// # Errors
 /// Nothing of it may leave.
 pub fn prepare(
     event: OpenedEvent<'_>,
-    edge: &CompiledEdge,
+    leaving: &Leaving<'_>,
     key: &EdgeKey,
     id: Uuid,
-    leaving: &Leaving,
     now: Timestamp,
 ) -> Result<Outgoing, Withheld> {
+    let edge = leaving.edge;
     if *event.tenant != edge.tenant {
         return Err(Withheld::NotOfThisEdge {
             tenant: edge.tenant.clone(),
@@ -115,7 +117,7 @@ pub fn prepare(
         return Err(Withheld::Onward);
     }
     let mut fields = event.fields;
-    fields.retain(|name, value| leaving.0.contains(name) && made_plain(value, event.subject));
+    fields.retain(|name, value| leaving.names.contains(name) && made_plain(value, event.subject));
     if fields.is_empty() {
         return Err(Withheld::NothingToSend);
     }
@@ -232,7 +234,7 @@ mod tests {
 
     fn sent(event: &OpenedEvent<'_>, edge: &CompiledEdge) -> Result<Outgoing, Withheld> {
         let leaving = Leaving::along(edge, SHARED, catalogue);
-        prepare(event.clone(), edge, &key(), Uuid::from_u128(1), &leaving, at(0))
+        prepare(event.clone(), &leaving, &key(), Uuid::from_u128(1), at(0))
     }
 
     #[test]

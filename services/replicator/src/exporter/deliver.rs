@@ -50,12 +50,12 @@ struct Maker<'a> {
     key: EdgeKey,
     /// Every copy's, whoever its author is.
     import_key: SubjectKey,
-    leaving: BTreeMap<String, Leaving>,
+    leaving: BTreeMap<String, Leaving<'a>>,
     now: Timestamp,
 }
 
 /// What leaves along an edge of the events of these deliveries, by their types: looked up once for all events of a type.
-fn leaving(edge: &CompiledEdge, deliveries: &[Delivery]) -> BTreeMap<String, Leaving> {
+fn leaving<'a>(edge: &'a CompiledEdge, deliveries: &[Delivery]) -> BTreeMap<String, Leaving<'a>> {
     let mut leaving = BTreeMap::new();
     for Delivery { event, .. } in deliveries {
         if !leaving.contains_key(&event.kind) {
@@ -109,10 +109,12 @@ impl Exporter {
     async fn deliver_due(&self, scope: &Scope, changed: bool) -> Result<bool, StoreError> {
         let mut more = false;
         let current = self.shared.feed.lease_valid();
-        let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
         if changed {
+            let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
             exports::resume(&mut tx).await?;
+            tx.commit().await?;
         }
+        let mut tx = TenantTx::begin(&self.shared.pool, scope).await?;
         let due = exports::edges_due(&mut tx, current).await?;
         if due.is_empty() {
             tx.commit().await?;
@@ -216,6 +218,8 @@ impl Exporter {
                 Err(outcome) => outcomes.push((delivery, outcome)),
             }
         }
+        // What was opened is not kept while others are asked.
+        drop(bulk);
         // Last, so that the permits are fresh.
         let asked = |(delivery, _): &(Delivery, Carried)| Asked {
             subject: delivery.event.data_subject,
@@ -354,7 +358,7 @@ fn copy_of(
         imported: event.origin.is_some(),
         fields,
     };
-    let outgoing = prepare(opened, edge, &maker.key, delivery.copy_id, leaving, *now);
+    let outgoing = prepare(opened, leaving, &maker.key, delivery.copy_id, *now);
     let outgoing = outgoing.map_err(|withheld| match withheld {
         Withheld::NotLawful(denial) if denial.rule == Rule::ConditionNotMet && edge.may_hold_later() => {
             Outcome::Wait(Waiting::NotAtThisHour)

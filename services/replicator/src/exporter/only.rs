@@ -1,4 +1,4 @@
-//! What an opened event is looked at for: the fields that may leave. The others are not even read.
+//! What an opened event is looked at for: the fields that may leave. The others are skipped, and neither kept nor checked.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -178,7 +178,7 @@ impl Importer {
         let key = self.shared.edge_keys.of_import(&edge.importer_tenant, &edge.id).await?;
         let import = KeyScope::Import(edge.id.clone());
         let key = SubjectKey::from_bytes(edge.importer_tenant.clone(), NOBODY, import, key);
-        let mut bulk = Bulk::of(events.len());
+        let mut bulk = Bulk::of(1);
         let mut arriving = Vec::with_capacity(events.len());
         let mut authors = BTreeMap::new();
         // One more than may come shows that there are too many.
@@ -187,6 +187,7 @@ impl Importer {
             arriving.push(opened(edge, event, &mut bulk, &key)?);
             authors.insert(event.data_subject, key);
         }
+        drop(bulk);
         if let Err(why) = admit(&arriving, edge, now) {
             let mut tx = TenantTx::begin(&self.shared.pool, &scope).await?;
             let entry = along(entry_of(&tx, Kind::Refusal), &edge.id, Some(edge), policy.revision);

@@ -195,8 +195,8 @@ pub struct Delivery {
     pub waited_for: Option<String>,
 }
 
-/// Queues events for edges, as the bytes that they came as; each once, however often it is consumed. Returns the ids under which their copies leave: one that
-/// was queued before goes by the id that it has.
+/// Queues events for edges, as the bytes that they came as; each once, however often it is consumed. Returns the ids under
+/// which their copies leave: one that was queued before goes by the id that it has.
 ///
 /// # Errors
 /// The database.

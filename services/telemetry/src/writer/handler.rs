@@ -1,7 +1,7 @@
 //! One round of batches: opened, checked, sealed again for its row, stored in one transaction per tenant.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use meridian_kit::db::{Pool, TenantTx};
 use meridian_kit::event::Event;
