@@ -287,22 +287,21 @@ async fn waiting(connection: &mut PgConnection) -> Result<Vec<Row>, sqlx::Error>
     type Columns = (Vec<i64>, Vec<Option<String>>, Vec<Option<String>>, Vec<Vec<u8>>);
     let (ids, topics, keys, events): Columns = sqlx::query_as(WAITING).bind(BATCH).fetch_one(connection).await?;
     let rows = ids.into_iter().zip(topics).zip(keys).zip(events);
-    let (mut last_topic, mut last_key): (Arc<str>, Arc<str>) = (Arc::from(""), Arc::from(""));
-    let row = |(((id, topic), key), event): (((i64, Option<String>), Option<String>), Vec<u8>)| {
-        if let Some(topic) = topic {
-            last_topic = topic.into();
-        }
-        if let Some(key) = key {
-            last_key = key.into();
-        }
-        Row {
-            id,
-            topic: Arc::clone(&last_topic),
-            key: Arc::clone(&last_key),
-            event,
-        }
-    };
-    Ok(rows.map(row).collect())
+    let (mut last_topic, mut last_key) = (Arc::default(), Arc::default());
+    let mut waiting = Vec::with_capacity(rows.len());
+    for (((id, topic), key), event) in rows {
+        let (topic, key) = (said(topic, &mut last_topic), said(key, &mut last_key));
+        waiting.push(Row { id, topic, key, event });
+    }
+    Ok(waiting)
+}
+
+/// What is said, or was said last.
+fn said(text: Option<String>, last: &mut Arc<str>) -> Arc<str> {
+    if let Some(text) = text {
+        *last = text.into();
+    }
+    Arc::clone(last)
 }
 
 #[cfg(test)]

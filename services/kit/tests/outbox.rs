@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,7 +23,7 @@ async fn relay_only(start: Start) -> Result<(), StartError> {
     service::serve(
         start,
         Parts::without_server()
-            .topics(vec![Topic::events("notes.events")])
+            .topics(vec![Topic::events("notes.events"), Topic::events("notes.others")])
             .background("the relay", relay.run()),
     )
     .await
@@ -78,6 +79,44 @@ async fn events_that_are_appended_at_once_arrive_in_their_order() {
         tx.commit().await.unwrap();
     }
     assert_eq!(region.events("notes.events", 150).await, events);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_event_has_its_own_topic_and_key_whatever_those_before_it_have() {
+    let region = Region::new("eu", &["stride-eu"]).await;
+    let database = region.database("training", NOTES).await;
+    let scope = fenced(&database.pool()).await;
+    let subject = key(SubjectId::random());
+    let (events, others) = ("notes.events", "notes.others");
+    let places = [
+        (events, "1"),
+        (events, "1"),
+        (others, "1"),
+        (others, "2"),
+        (events, "2"),
+        (events, "1"),
+        (others, "1"),
+    ];
+    // All of them lie there when the relay begins: it takes them together.
+    for (sequence, (topic, key)) in (1..).zip(places) {
+        let mut tx = TenantTx::begin(&database.pool(), &scope).await.unwrap();
+        let event = note_event(&subject, sequence);
+        meridian_kit::outbox::append_keyed(&mut tx, topic, key, &event)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+    }
+    region.run("training", relay_only).await;
+    for topic in [events, others] {
+        let placed = (1..).zip(places).filter(|(_, (placed, _))| *placed == topic);
+        let expected: BTreeSet<(u64, String)> = placed.map(|(sequence, (_, key))| (sequence, key.to_owned())).collect();
+        let records = region.keyed_records(topic, expected.len()).await;
+        let read = records.into_iter().map(|(key, record)| {
+            let event = Event::from_bytes(&record).unwrap();
+            (event.sequence, String::from_utf8(key).unwrap())
+        });
+        assert_eq!(read.collect::<BTreeSet<_>>(), expected, "{topic}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -326,6 +326,15 @@ impl Region {
     /// # Panics
     /// When fewer arrive in time.
     pub async fn records(&self, topic: &str, count: usize) -> Vec<Vec<u8>> {
+        let records = self.keyed_records(topic, count).await;
+        records.into_iter().map(|(_, record)| record).collect()
+    }
+
+    /// As [`Self::records`], each with its key before it.
+    ///
+    /// # Panics
+    /// When fewer arrive in time.
+    pub async fn keyed_records(&self, topic: &str, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
         let consumer: StreamConsumer = rdkafka::ClientConfig::new()
             .set("bootstrap.servers", required("MERIDIAN_TEST_KAFKA"))
             .set("group.id", format!("test-{}", uuid::Uuid::new_v4()))
@@ -342,7 +351,8 @@ impl Region {
             while records.len() < count {
                 // A topic that is not there yet is an error that passes.
                 if let Ok(message) = consumer.recv().await {
-                    records.push(message.payload().unwrap_or_default().to_vec());
+                    let (key, record) = (message.key(), message.payload());
+                    records.push((key.unwrap_or_default().to_vec(), record.unwrap_or_default().to_vec()));
                 }
             }
         };
