@@ -388,7 +388,7 @@ impl Event {
 
     /// Reads bytes that have the members of an event in the order in which [`Self::write_to`] writes them, and nothing else.
     pub(crate) fn as_written(bytes: &[u8]) -> Option<Self> {
-        read::event(bytes).filter(|_| bytes.len() <= EVENT_LIMIT_BYTES)
+        (bytes.len() <= EVENT_LIMIT_BYTES).then(|| read::event(bytes)).flatten()
     }
 
     /// Reads the bytes from the wire.
@@ -396,12 +396,12 @@ impl Event {
     /// # Errors
     /// When they are not an event.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, NotAnEvent> {
+        // Almost all are as we write them, and read at less than what any JSON takes.
+        if let Some(event) = Self::as_written(bytes) {
+            return Ok(event);
+        }
         if bytes.len() > EVENT_LIMIT_BYTES {
             return Err(NotAnEvent(format!("it has {} bytes", bytes.len())));
-        }
-        // Almost all are as we write them, and read at less than what any JSON takes.
-        if let Some(event) = read::event(bytes) {
-            return Ok(event);
         }
         serde_json::from_slice(bytes)
             .map_err(|error| NotAnEvent(format!("{:?} error at column {}", error.classify(), error.column())))
@@ -414,12 +414,12 @@ fn context(id: Uuid) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
 
-    pub(super) fn event() -> (Event, SubjectKey) {
+    pub(crate) fn event() -> (Event, SubjectKey) {
         let tenant: TenantId = "stride-eu".parse().expect("a tenant");
         let key = SubjectKey::from_bytes(
             tenant,

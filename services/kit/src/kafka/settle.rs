@@ -298,29 +298,11 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
-    use meridian_policy::{DataClass, Epoch};
-    use uuid::Uuid;
-    use zeroize::Zeroizing;
-
     use super::*;
-    use crate::SubjectId;
-    use crate::event::{Draft, EventSource};
-    use crate::subject_keys::{KeyScope, SubjectKey};
 
     #[test]
     fn what_is_no_events_is_not_in_the_bytes_that_are_kept() {
-        let tenant = "stride-eu".parse().expect("a tenant");
-        let subject = SubjectId(Uuid::nil());
-        let key = SubjectKey::from_bytes(tenant, subject, KeyScope::Personal, Zeroizing::new([7; 32]));
-        let draft = Draft {
-            kind: "sh.meridian.workout.shared.v1",
-            stream: "w-1".to_owned(),
-            sequence: 1,
-            class: DataClass::WorkoutSummary,
-            epoch: Epoch(1),
-        };
-        let source = EventSource::new("eu".parse().expect("a region"), "social");
-        let event = Event::sealed(&source, draft, &key, "a ride").expect("sealed");
+        let (event, _) = crate::event::tests::event();
         let bytes = event.to_bytes();
         assert_eq!(read(&bytes), Ok((event.clone(), None)));
         let noted = [b"{\"note\":\"ada\",", &bytes[1..]].concat();
