@@ -137,18 +137,20 @@ impl CompiledPolicy {
             return self.refusal_beside(verdicts, tenant, *class, to);
         };
         let verdict = &verdicts[at];
-        let objection = if verdict.must_be_asked(question) {
+        let refusal = if let Some(terms) = verdict.terms(question) {
+            let objection = terms.objection(question);
+            objection.map(|objection| (terms.rests_on(&objection), objection))
+        } else {
             let Some(edge) = verdict.edge() else {
                 // There is at least one.
                 let first = verdict.refusals().first().cloned();
                 return first.unwrap_or_else(|| self.refusal_of(tenant, *class, to)).into();
             };
-            edge.decide(question, self.ages(question, edge)).err()
-        } else {
-            verdict.objection(question)
+            let objection = edge.decide(question, self.ages(question, edge)).err();
+            objection.map(|objection| ((objection.rule(edge.ends_with), edge.framework), objection))
         };
-        if let Some(objection) = objection {
-            return objected(verdicts, at, objection);
+        if let Some((basis, objection)) = refusal {
+            return objected(verdicts, at, basis, objection);
         }
         Permission::indexed(verdicts, at, question.purpose)
             .map_or_else(|| self.refusal_of(tenant, *class, to).into(), Decision::Allow)
@@ -294,12 +296,16 @@ impl RegionPolicy {
     }
 }
 
-fn objected(verdicts: &Verdicts, at: usize, objection: Objection) -> Decision {
-    if let Objection::Said(denial) = objection {
-        return (*denial).into();
+fn objected(
+    verdicts: &Verdicts,
+    at: usize,
+    (rule, framework): (Rule, LegalFramework),
+    objection: Objection,
+) -> Decision {
+    match objection {
+        Objection::Said(denial) => (*denial).into(),
+        objection => refuse(rule, framework, Reason::objection(verdicts, at, objection)),
     }
-    let (rule, framework) = verdicts[at].rests_on(&objection);
-    refuse(rule, framework, Reason::objection(verdicts, at, objection))
 }
 
 const fn refuse(rule: Rule, framework: LegalFramework, reason: Reason) -> Decision {

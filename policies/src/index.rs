@@ -20,7 +20,10 @@ use crate::vocabulary::{DataClass, LegalFramework, Purpose};
 /// What became of one edge. Small, so that those of a tenant are near each other.
 #[derive(Debug)]
 pub(crate) struct Verdict {
-    quick: Quick,
+    to: Label,
+    class: DataClass,
+    /// Of an open edge.
+    terms: Option<Terms>,
     pub(crate) outcome: Outcome,
 }
 
@@ -59,13 +62,11 @@ impl Outcome {
 /// Lists of fields that edges share.
 pub(crate) type FieldLists = BTreeMap<BTreeSet<String>, Arc<[String]>>;
 
-/// What most questions are answered from.
+/// What most questions about an open edge are answered from.
 #[derive(Debug)]
-struct Quick {
-    to: Label,
-    class: DataClass,
-    /// Whether the edge is open and has nothing to ask but what is here.
-    suffices: bool,
+pub(crate) struct Terms {
+    /// Whether there is a condition to ask as well.
+    conditional: bool,
     framework: LegalFramework,
     ends_with: Rule,
     /// A bit for each.
@@ -76,70 +77,78 @@ struct Quick {
     fields: Arc<[String]>,
 }
 
+impl Terms {
+    fn of(edge: &CompiledEdge, lists: &mut FieldLists) -> Self {
+        let fields = match lists.get(&edge.fields) {
+            Some(list) => Arc::clone(list),
+            None => {
+                let list: Arc<[String]> = edge.fields.iter().cloned().collect();
+                lists.insert(edge.fields.clone(), Arc::clone(&list));
+                list
+            }
+        };
+        Self {
+            conditional: edge.condition.is_some(),
+            framework: edge.framework,
+            ends_with: edge.ends_with,
+            purposes: edge.purposes.iter().fold(0, |bits, purpose| bits | bit(*purpose)),
+            begins: edge.effective_from,
+            ends: edge.expires,
+            fields,
+        }
+    }
+
+    /// What the edge has against a question for which it need not be asked itself: the same, in the same order, as it says.
+    pub(crate) fn objection(&self, question: &Question) -> Option<Objection> {
+        if question.now < self.begins {
+            return Some(Objection::NotYet);
+        }
+        if question.now >= self.ends {
+            return Some(Objection::Ended);
+        }
+        if self.purposes & bit(question.purpose) == 0 {
+            return Some(Objection::Purpose(question.purpose));
+        }
+        // Both are in order: what is found is never looked for again.
+        let mut listed = self.fields.iter();
+        if question.fields.iter().all(|field| listed.any(|name| name == field)) {
+            return None;
+        }
+        let foreign = |field: &&String| self.fields.binary_search(field).is_err();
+        Some(Objection::fields(question.fields.iter().filter(foreign)))
+    }
+
+    /// The rule that an objection of the edge rests on, and the law that the edge is under.
+    pub(crate) const fn rests_on(&self, objection: &Objection) -> (Rule, LegalFramework) {
+        (objection.rule(self.ends_with), self.framework)
+    }
+}
+
 impl Verdict {
     pub(crate) fn new(outcome: Outcome, lists: &mut FieldLists) -> Self {
         let (_, class, to) = outcome.about();
-        let mut quick = Quick {
-            to: Label::of(to.as_str()),
-            class,
-            suffices: false,
-            framework: LegalFramework::Other,
-            ends_with: Rule::NoEdge,
-            purposes: 0,
-            begins: Timestamp::MAX,
-            ends: Timestamp::MIN,
-            fields: Arc::default(),
+        let to = Label::of(to.as_str());
+        let terms = match &outcome {
+            Outcome::Open(edge) => Some(Terms::of(edge, lists)),
+            Outcome::Refused(_) => None,
         };
-        if let Outcome::Open(edge) = &outcome {
-            quick.suffices = edge.condition.is_none();
-            (quick.framework, quick.ends_with) = (edge.framework, edge.ends_with);
-            quick.purposes = edge.purposes.iter().fold(0, |bits, purpose| bits | bit(*purpose));
-            (quick.begins, quick.ends) = (edge.effective_from, edge.expires);
-            quick.fields = match lists.get(&edge.fields) {
-                Some(list) => Arc::clone(list),
-                None => {
-                    let list: Arc<[String]> = edge.fields.iter().cloned().collect();
-                    lists.insert(edge.fields.clone(), Arc::clone(&list));
-                    list
-                }
-            };
+        Self {
+            to,
+            class,
+            terms,
+            outcome,
         }
-        Self { quick, outcome }
     }
 
     pub(crate) const fn id(&self) -> &EdgeId {
         self.outcome.about().0
     }
 
-    /// Whether the edge is to be asked itself, which is somewhere else in memory.
-    pub(crate) const fn must_be_asked(&self, question: &Question) -> bool {
-        !self.quick.suffices || question.subject.is_some()
-    }
-
-    /// What the edge has against a question for which it need not be asked itself: the same, in the same order, as it says.
-    pub(crate) fn objection(&self, question: &Question) -> Option<Objection> {
-        let quick = &self.quick;
-        if question.now < quick.begins {
-            return Some(Objection::NotYet);
-        }
-        if question.now >= quick.ends {
-            return Some(Objection::Ended);
-        }
-        if quick.purposes & bit(question.purpose) == 0 {
-            return Some(Objection::Purpose(question.purpose));
-        }
-        // Both are in order: what is found is never looked for again.
-        let mut listed = quick.fields.iter();
-        if question.fields.iter().all(|field| listed.any(|name| name == field)) {
-            return None;
-        }
-        let foreign = |field: &&String| quick.fields.binary_search(field).is_err();
-        Some(Objection::fields(question.fields.iter().filter(foreign)))
-    }
-
-    /// The rule that an objection of the open edge rests on, and the law that the edge is under.
-    pub(crate) fn rests_on(&self, objection: &Objection) -> (Rule, LegalFramework) {
-        (objection.rule(self.quick.ends_with), self.quick.framework)
+    /// What a question about an open edge is answered from; `None` where the edge is refused or is to be asked itself, which is
+    /// somewhere else in memory.
+    pub(crate) fn terms(&self, question: &Question) -> Option<&Terms> {
+        let suffice = |terms: &&Terms| !terms.conditional && question.subject.is_none();
+        self.terms.as_ref().filter(suffice)
     }
 
     pub(crate) fn edge(&self) -> Option<&CompiledEdge> {
@@ -230,7 +239,7 @@ fn parts<T: Default>() -> Vec<Arc<T>> {
 
 /// Where in what a tenant asks for one class to one region is.
 pub(crate) fn position(verdicts: &[Verdict], class: DataClass, to: &RegionName) -> Option<usize> {
-    let is = |verdict: &Verdict| verdict.quick.class == class && verdict.quick.to.is(to.as_str());
+    let is = |verdict: &Verdict| verdict.class == class && verdict.to.is(to.as_str());
     verdicts.iter().position(is)
 }
 
