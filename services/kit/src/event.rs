@@ -9,8 +9,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 use jiff::Timestamp;
 use meridian_policy::{DataClass, EdgeId, Epoch, RegionName, TenantId};
 use serde::de::{DeserializeOwned, DeserializeSeed, Visitor};
@@ -167,7 +166,7 @@ impl ContentType {
 }
 
 fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&STANDARD.encode(bytes))
+    serializer.serialize_str(&STANDARD.encode_to_string(bytes))
 }
 
 fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
@@ -186,7 +185,7 @@ impl Visitor<'_> for Base64 {
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<u8>, E> {
         STANDARD
-            .decode(text)
+            .decode_to_vec(text)
             .map_err(|_| E::custom("data_base64 is not base64"))
     }
 }
@@ -508,7 +507,7 @@ pub(crate) mod tests {
         let (event, _) = event();
         let mut json = serde_json::to_value(&event).expect("JSON");
         json["data_base64"] = STANDARD
-            .encode("{\"distance_meters\": 4217.5, \"title\": \"Morning run\"}")
+            .encode_to_string("{\"distance_meters\": 4217.5, \"title\": \"Morning run\"}")
             .into();
         let clear = Event::from_bytes(json.to_string().as_bytes()).expect("an event");
         assert!(!clear.is_sealed());

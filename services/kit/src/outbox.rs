@@ -1,25 +1,30 @@
 //! Events leave a service through its database: they are stored with the change that they tell of, and a relay hands them
 //! to Kafka afterwards. Nothing that was committed is lost, whatever dies in between; what is sent twice has the same id.
 
+mod at_hand;
+
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use sqlx::postgres::PgListener;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
+use self::at_hand::Serving;
+pub use self::at_hand::{Appended, AtHand};
 use crate::db::{self, TenantTx};
 use crate::event::{EVENT_LIMIT_BYTES, Event};
 use crate::kafka::{Kafka, Outgoing, Producer};
 use crate::start::{Start, StartError};
 
 /// Events in flight to the broker at once.
-const BATCH: i64 = 500;
+const BATCH: usize = 500;
 /// How often the outbox is looked at even when nobody woke the relay.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often a standby looks whether the active relay is gone.
@@ -42,37 +47,43 @@ pub async fn append(tx: &mut TenantTx, topic: &str, event: &Event) -> Result<(),
 /// # Errors
 /// When the row is refused or the event is too large.
 pub async fn append_keyed(tx: &mut TenantTx, topic: &str, key: &str, event: &Event) -> Result<(), db::Error> {
-    append_all_keyed(tx, topic, key, &[event]).await
+    append_all_keyed(tx, topic, key, &[event]).await.map(drop)
 }
 
-/// As [`append_keyed`] for events of one key, in their order, with one statement.
+/// As [`append_keyed`] for events of one key, in their order, with one statement. Gives what [`AtHand::keep`] takes once the
+/// transaction has committed.
 ///
 /// # Errors
 /// When a row is refused or an event is too large.
-pub async fn append_all_keyed(tx: &mut TenantTx, topic: &str, key: &str, events: &[&Event]) -> Result<(), db::Error> {
+pub async fn append_all_keyed(
+    tx: &mut TenantTx,
+    topic: &str,
+    key: &str,
+    events: &[&Event],
+) -> Result<Appended, db::Error> {
     let ids: Vec<uuid::Uuid> = events.iter().map(|event| event.id).collect();
     let (bytes, places) = Event::all_to_bytes(events.iter().copied());
     if let Some(large) = places.iter().map(Range::len).find(|length| *length > EVENT_LIMIT_BYTES) {
         return Err(db::Error::Statement(format!("an event of {large} bytes is too large")));
     }
-    let bytes: Vec<&[u8]> = places.into_iter().map(|place| &bytes[place]).collect();
-    let query =
-        "select meridian_append($1, $2, id, event) from unnest($3::uuid[], $4::bytea[]) as appended (id, event)";
-    sqlx::query_with(query, db::room_for(&bytes))
+    let events: Vec<&[u8]> = places.iter().cloned().map(|place| &bytes[place]).collect();
+    let query = "select meridian_append_all($1, $2, $3, $4)";
+    let rows: Vec<i64> = sqlx::query_scalar_with(query, db::room_for(&events))
         .bind(topic)
         .bind(key)
         .bind(ids)
-        .bind(bytes)
-        .execute(tx.conn())
+        .bind(events)
+        .fetch_one(tx.conn())
         .await?;
-    Ok(())
+    let bytes = Bytes::from(bytes);
+    Ok(Appended::new(rows, places.into_iter().map(|place| bytes.slice(place))))
 }
 
 struct Row {
     id: i64,
     topic: Arc<str>,
     key: Arc<str>,
-    event: Vec<u8>,
+    event: Bytes,
 }
 
 impl Row {
@@ -92,6 +103,8 @@ enum RelayError {
     Database(#[from] db::Error),
     #[error(transparent)]
     Kafka(#[from] crate::kafka::KafkaError),
+    #[error("the row {0} was neither read nor at hand")]
+    NotRead(i64),
 }
 
 impl From<sqlx::Error> for RelayError {
@@ -120,6 +133,7 @@ pub struct Relay {
     pending: Gauge,
     relayed: Counter,
     failures: Arc<AtomicI64>,
+    at_hand: AtHand,
 }
 
 impl Relay {
@@ -146,6 +160,7 @@ impl Relay {
             ),
             relayed: metrics.counter("meridian_outbox_relayed", "Events that the broker took"),
             failures: Arc::default(),
+            at_hand: AtHand::default(),
         };
         let (mode, failures) = (Arc::clone(&relay.mode), Arc::clone(&relay.failures));
         start.readiness().register("relay", move || {
@@ -159,6 +174,12 @@ impl Relay {
             })
         });
         Ok(relay)
+    }
+
+    /// Where it finds events that this process has just committed.
+    #[must_use]
+    pub fn at_hand(&self) -> AtHand {
+        self.at_hand.clone()
     }
 
     fn set_mode(&self, mode: Mode) {
@@ -211,8 +232,9 @@ impl Relay {
         let producer = self.kafka.producer()?;
         self.set_mode(Mode::Active);
         self.failures.store(0, Ordering::Relaxed);
+        let at_hand = self.at_hand.serve();
         loop {
-            let rows = waiting(&mut connection).await?;
+            let rows = waiting(&mut connection, &at_hand).await?;
             self.pending.set(i64::try_from(rows.len()).unwrap_or(i64::MAX));
             if rows.is_empty() {
                 // Woken by a commit; looking anyway now and then, since a notification may be lost with its connection.
@@ -276,21 +298,31 @@ async fn try_lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
 }
 
 /// What waits, as one row of columns: a row of its own for each event costs this side more than the event does. Topic and key
-/// are said where they are others than those of the event before.
+/// are said where they are others than those of the event before, and no event that is at hand ($2) is.
 const WAITING: &str = "select coalesce(array_agg(id order by id), '{}'), coalesce(array_agg(topic order by id), '{}'), \
                        coalesce(array_agg(key order by id), '{}'), coalesce(array_agg(event order by id), '{}') \
-                       from (select id, event, nullif(topic, lag(topic) over w) as topic, nullif(key, lag(key) over w) as key \
+                       from (select first.id, case when kept.id is null then event end as event, \
+                       nullif(topic, lag(topic) over w) as topic, nullif(key, lag(key) over w) as key \
                        from (select id, topic, key, event from outbox order by id limit $1) as first \
-                       window w as (order by id)) as waiting";
+                       left join unnest($2::bigint[]) as kept (id) on kept.id = first.id \
+                       window w as (order by first.id)) as waiting";
 
-async fn waiting(connection: &mut PgConnection) -> Result<Vec<Row>, sqlx::Error> {
-    type Columns = (Vec<i64>, Vec<Option<String>>, Vec<Option<String>>, Vec<Vec<u8>>);
-    let (ids, topics, keys, events): Columns = sqlx::query_as(WAITING).bind(BATCH).fetch_one(connection).await?;
+async fn waiting(connection: &mut PgConnection, at_hand: &Serving<'_>) -> Result<Vec<Row>, RelayError> {
+    type Columns = (Vec<i64>, Vec<Option<String>>, Vec<Option<String>>, Vec<Option<Vec<u8>>>);
+    let mut kept = at_hand.take(BATCH);
+    let here: Vec<i64> = kept.keys().copied().collect();
+    let (ids, topics, keys, events): Columns = sqlx::query_as(WAITING)
+        .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
+        .bind(here)
+        .fetch_one(connection)
+        .await?;
     let rows = ids.into_iter().zip(topics).zip(keys).zip(events);
     let (mut last_topic, mut last_key) = (Arc::default(), Arc::default());
     let mut waiting = Vec::with_capacity(rows.len());
-    for (((id, topic), key), event) in rows {
+    for (((id, topic), key), read) in rows {
         let (topic, key) = (said(topic, &mut last_topic), said(key, &mut last_key));
+        let event = read.map(Bytes::from).or_else(|| kept.remove(&id));
+        let event = event.ok_or(RelayError::NotRead(id))?;
         waiting.push(Row { id, topic, key, event });
     }
     Ok(waiting)
@@ -313,7 +345,7 @@ mod tests {
             id,
             topic: "t".into(),
             key: key.into(),
-            event: Vec::new(),
+            event: Bytes::new(),
         }
     }
 

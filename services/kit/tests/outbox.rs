@@ -12,14 +12,20 @@ use common::{NOTES, append, fenced, key, note_event};
 use meridian_kit::db::TenantTx;
 use meridian_kit::event::{Event, Imported};
 use meridian_kit::kafka::{Consumer, DeadCopy, Failure, Handled, Handler, Topic, dead_letter};
-use meridian_kit::outbox::Relay;
+use meridian_kit::outbox::{AtHand, Relay, append_all_keyed};
 use meridian_kit::service::{self, Parts};
 use meridian_kit::testing::{Region, until};
 use meridian_kit::{Start, StartError, SubjectId};
 
 async fn relay_only(start: Start) -> Result<(), StartError> {
+    relay_telling(start, |_| {}).await
+}
+
+/// Its events at hand are the caller's to fill.
+async fn relay_telling(start: Start, tell: impl FnOnce(AtHand)) -> Result<(), StartError> {
     start.database()?;
     let relay = Relay::new(&start)?;
+    tell(relay.at_hand());
     service::serve(
         start,
         Parts::without_server()
@@ -73,12 +79,70 @@ async fn events_that_are_appended_at_once_arrive_in_their_order() {
     for batch in events.chunks(50) {
         let mut tx = TenantTx::begin(&database.pool(), &scope).await.unwrap();
         let batch: Vec<&Event> = batch.iter().collect();
-        meridian_kit::outbox::append_all_keyed(&mut tx, "notes.events", "one-key", &batch)
-            .await
-            .unwrap();
+        let appended = append_all_keyed(&mut tx, "notes.events", "one-key", &batch).await;
+        drop(appended.unwrap());
         tx.commit().await.unwrap();
     }
     assert_eq!(region.events("notes.events", 150).await, events);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_which_some_are_at_hand_arrive_in_their_order() {
+    let region = Region::new("eu", &["stride-eu"]).await;
+    let database = region.database("training", NOTES).await;
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let run = |start| relay_telling(start, |at_hand| tell.send(at_hand).unwrap());
+    region.run("training", run).await;
+    let at_hand = told.await.unwrap();
+    let scope = fenced(&database.pool()).await;
+    let subject = key(SubjectId::random());
+    let events: Vec<Event> = (1..=300).map(|sequence| note_event(&subject, sequence)).collect();
+    for (batch, kept) in events.chunks(10).zip([true, false].into_iter().cycle()) {
+        let mut tx = TenantTx::begin(&database.pool(), &scope).await.unwrap();
+        let batch: Vec<&Event> = batch.iter().collect();
+        let appended = append_all_keyed(&mut tx, "notes.events", "one-key", &batch).await;
+        tx.commit().await.unwrap();
+        if kept {
+            at_hand.keep(appended.unwrap());
+        }
+    }
+    assert_eq!(region.events("notes.events", 300).await, events);
+}
+
+/// What comes into the table is not what was appended, so that it shows which of both was sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_at_hand_is_not_read_out_of_the_table() {
+    let region = Region::new("eu", &["stride-eu"]).await;
+    let database = region.database("training", NOTES).await;
+    sqlx::raw_sql(
+        "create function other_bytes() returns trigger language plpgsql as $$ begin new.event = 'read'; return new; end $$; \
+         create trigger other_bytes before insert on outbox for each row execute function other_bytes()",
+    )
+    .execute(&database.superuser_pool())
+    .await
+    .unwrap();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let run = |start| relay_telling(start, |at_hand| tell.send(at_hand).unwrap());
+    region.run("training", run).await;
+    let at_hand = told.await.unwrap();
+    let scope = fenced(&database.pool()).await;
+    let event = note_event(&key(SubjectId::random()), 1);
+    // Before the commit, which wakes the relay. It may have looked by itself just between both, but not each time.
+    for kept in [true, false].into_iter().cycle().take(20) {
+        let mut tx = TenantTx::begin(&database.pool(), &scope).await.unwrap();
+        let appended = append_all_keyed(&mut tx, "notes.events", "one-key", &[&event])
+            .await
+            .unwrap();
+        if kept {
+            at_hand.keep(appended);
+        }
+        tx.commit().await.unwrap();
+    }
+    let records = region.records("notes.events", 20).await;
+    let sent = |bytes: &[u8]| records.iter().filter(|record| *record == bytes).count();
+    let (kept, read) = (sent(&event.to_bytes()), sent(b"read"));
+    assert_eq!(kept + read, 20);
+    assert!((1..=10).contains(&kept), "{kept} of 10 at hand were sent from there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,9 +44,9 @@ pub const MIGRATIONS: &[Migration] = &[
 pub async fn run(start: Start) -> Result<(), StartError> {
     let pool = start.database()?;
     let exporter = Exporter::new(&start, Meters::new(start.metrics()))?;
-    let importer = Importer::new(&start)?;
-    let consumer = Consumer::new(&start, SOURCES)?;
     let relay = Relay::new(&start)?;
+    let importer = Importer::new(&start, relay.at_hand())?;
+    let consumer = Consumer::new(&start, SOURCES)?;
     let sealer = Sealer::new(&start)?.recording_policy();
     let app = App {
         importer: importer.clone(),

@@ -32,6 +32,7 @@ impl Migration {
 pub const KIT_MIGRATIONS: &[Migration] = &[
     Migration::new(1, "foundation", include_str!("../../migrations/0001_foundation.sql")),
     Migration::new(4, "evidence", include_str!("../../migrations/0004_evidence.sql")),
+    Migration::new(5, "append all", include_str!("../../migrations/0005_append_all.sql")),
 ];
 
 /// Applies the kit's steps and then the service's, each in a transaction, to the database of an owner's URL. Steps that

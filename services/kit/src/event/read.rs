@@ -4,8 +4,7 @@
 
 use std::str::FromStr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 
 use super::{ContentType, Event, SpecVersion};
 use crate::ids::SubjectId;
@@ -86,7 +85,7 @@ impl<'a> MemberReader<'a> {
 
     /// A member that is bytes in base64.
     pub(super) fn base64(&mut self, name: &str) -> Option<Vec<u8>> {
-        STANDARD.decode(self.string(name)?).ok()
+        STANDARD.decode_to_vec(self.string(name)?).ok()
     }
 }
 

@@ -1,7 +1,6 @@
 //! Members of JSON objects, written without what serializing them would cost.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
 use serde::Serialize;
@@ -46,8 +45,34 @@ pub(super) fn put_id(out: &mut Vec<u8>, name: &str, id: Uuid) {
 
 /// Appends bytes in base64.
 pub(super) fn put_base64(out: &mut Vec<u8>, bytes: &[u8]) {
-    let begin = out.len();
-    out.resize(begin + bytes.len().div_ceil(3) * 4, b'=');
-    // It has the length that padded base64 has.
-    let _ = STANDARD.encode_slice(bytes, &mut out[begin..]);
+    STANDARD.encode_append(bytes, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD as OTHER;
+
+    use super::*;
+
+    /// Whoever reads events with another library accepts the same.
+    #[test]
+    fn base64_is_strict_and_as_others_write_it() {
+        for length in 0..=100_u8 {
+            let bytes: Vec<u8> = (0..length).map(|byte| byte.wrapping_mul(37)).collect();
+            let mut written = b"before".to_vec();
+            put_base64(&mut written, &bytes);
+            let text = written.split_off("before".len());
+            assert_eq!(written, b"before");
+            assert_eq!(text, OTHER.encode(&bytes).into_bytes());
+            for place in 0..text.len() {
+                let ways = b"AB/+=-_ \n\xff".iter().map(|byte| vec![*byte]);
+                for way in ways.chain([vec![], vec![text[place]; 2], text[..place].to_vec()]) {
+                    let changed = [&text[..place], &way, &text[place + 1..]].concat();
+                    let (ours, others) = (STANDARD.decode_to_vec(&changed).ok(), OTHER.decode(&changed).ok());
+                    assert_eq!(ours, others, "{}", String::from_utf8_lossy(&changed));
+                }
+            }
+        }
+    }
 }

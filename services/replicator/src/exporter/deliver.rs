@@ -146,9 +146,9 @@ impl Exporter {
         let now = Timestamp::now();
         let mut outcomes: Vec<(Delivery, Outcome)> = Vec::with_capacity(deliveries.len());
         let mut going = Vec::with_capacity(deliveries.len());
-        let held = policy.holds(id);
+        let (held, leased) = (policy.holds(id), self.shared.feed.lease_valid());
         for delivery in deliveries {
-            match judge(edge, self.shared.feed.lease_valid(), delivery.queued_at, now) {
+            match judge(edge, leased, delivery.queued_at, now) {
                 Verdict::Refuse(Refused::Policy(_)) if held => {
                     outcomes.push((delivery, Outcome::Wait(Waiting::NotUnderstood)));
                 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use meridian_kit::db::{Pool, Scope};
 use meridian_kit::event::EventSource;
+use meridian_kit::outbox::AtHand;
 use meridian_kit::policy_feed::PolicyFeed;
 use meridian_kit::residency::Homes;
 use meridian_kit::{Start, StartError};
@@ -43,6 +44,8 @@ struct Shared {
     feed: PolicyFeed,
     edge_keys: EdgeKeys,
     source: EventSource,
+    /// The relay's.
+    at_hand: AtHand,
     topic: ImportsTopic,
     patience: Patience,
     asked: Asked,
@@ -51,11 +54,11 @@ struct Shared {
 }
 
 impl Importer {
-    /// The importer of a region.
+    /// The importer of a region. What it has just stored it gives to the relay as well.
     ///
     /// # Errors
     /// When a client cannot be made.
-    pub fn new(start: &Start) -> Result<Self, StartError> {
+    pub fn new(start: &Start, at_hand: AtHand) -> Result<Self, StartError> {
         let shared = Shared {
             start: start.clone(),
             pool: start.database()?,
@@ -63,6 +66,7 @@ impl Importer {
             feed: start.feed().clone(),
             edge_keys: EdgeKeys::new(start.client("keyring")?),
             source: start.event_source(),
+            at_hand,
             topic: ImportsTopic::new(start.kafka()),
             patience: Patience::default(),
             asked: Asked::default(),

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use meridian_kit::db::TenantTx;
 use meridian_kit::event::Event;
 use meridian_kit::evidence::{self, Entry, Kind, commit_to, entry_of};
-use meridian_kit::outbox;
+use meridian_kit::outbox::{self, Appended};
 use meridian_kit::policy_feed::{Ack, AckRole, FeedError};
 use meridian_kit::problem::{Problem, parse_json};
 use meridian_kit::subject_keys::{Bulk, KeyScope, SubjectKey};
@@ -211,12 +211,13 @@ impl Importer {
         }
         let total = events.len();
         let stored = imports::keep(&mut tx, edge, &events, edge.epoch).await?;
+        let mut appended = Appended::default();
         if !stored.is_empty() {
             events.iter_mut().for_each(|event| event.epoch = scope.epoch());
             let mut left = stored.clone();
             let new: Vec<&Event> = events.iter().filter(|event| left.remove(&event.id)).collect();
             // Keyed by the edge: its purge comes after all of its copies, for every reader.
-            outbox::append_all_keyed(&mut tx, TOPIC, edge.id.as_str(), &new).await?;
+            appended = outbox::append_all_keyed(&mut tx, TOPIC, edge.id.as_str(), &new).await?;
             let entry = along(entry_of(&tx, Kind::Transfer), &edge.id, Some(edge), policy.revision);
             let mut arrival = Entry {
                 count: Some(stored.len() as u64),
@@ -228,6 +229,7 @@ impl Importer {
             evidence::append(&mut tx, &arrival).await?;
         }
         tx.commit().await?;
+        self.shared.at_hand.keep(appended);
         Ok(Stored {
             stored: stored.len() as u64,
             repeated: (total - stored.len()) as u64,
