@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use sqlx::postgres::PgListener;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::at_hand::Serving;
 pub use self::at_hand::{Appended, AtHand};
@@ -47,7 +48,8 @@ pub async fn append(tx: &mut TenantTx, topic: &str, event: &Event) -> Result<(),
 /// # Errors
 /// When the row is refused or the event is too large.
 pub async fn append_keyed(tx: &mut TenantTx, topic: &str, key: &str, event: &Event) -> Result<(), db::Error> {
-    append_all_keyed(tx, topic, key, &[event]).await.map(drop)
+    append_all_keyed(tx, topic, key, &[event]).await?;
+    Ok(())
 }
 
 /// As [`append_keyed`] for events of one key, in their order, with one statement. Gives what [`AtHand::keep`] takes once the
@@ -61,7 +63,7 @@ pub async fn append_all_keyed(
     key: &str,
     events: &[&Event],
 ) -> Result<Appended, db::Error> {
-    let ids: Vec<uuid::Uuid> = events.iter().map(|event| event.id).collect();
+    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
     let (bytes, places) = Event::all_to_bytes(events.iter().copied());
     if let Some(large) = places.iter().map(Range::len).find(|length| *length > EVENT_LIMIT_BYTES) {
         return Err(db::Error::Statement(format!("an event of {large} bytes is too large")));
@@ -71,12 +73,24 @@ pub async fn append_all_keyed(
     let rows: Vec<i64> = sqlx::query_scalar_with(query, db::room_for(&events))
         .bind(topic)
         .bind(key)
-        .bind(ids)
+        .bind(&ids)
         .bind(events)
         .fetch_one(tx.conn())
         .await?;
+    if rows.len() != ids.len() {
+        return Err(db::Error::Statement(format!(
+            "{} events have {} rows",
+            ids.len(),
+            rows.len()
+        )));
+    }
+    let holds = bytes.capacity();
     let bytes = Bytes::from(bytes);
-    Ok(Appended::new(rows, places.into_iter().map(|place| bytes.slice(place))))
+    let rows = rows.into_iter().zip(ids).zip(places);
+    Ok(Appended::new(
+        rows.map(|((row, id), place)| (row, id, bytes.slice(place))),
+        holds,
+    ))
 }
 
 struct Row {
@@ -103,6 +117,7 @@ enum RelayError {
     Database(#[from] db::Error),
     #[error(transparent)]
     Kafka(#[from] crate::kafka::KafkaError),
+    /// Cannot be: only of those that are at hand no event is read.
     #[error("the row {0} was neither read nor at hand")]
     NotRead(i64),
 }
@@ -298,30 +313,41 @@ async fn try_lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
 }
 
 /// What waits, as one row of columns: a row of its own for each event costs this side more than the event does. Topic and key
-/// are said where they are others than those of the event before, and no event that is at hand ($2) is.
+/// are said where they are others than those of the event before. The event of a row that is at hand ($2, with the event's id
+/// in $3) is left out.
 const WAITING: &str = "select coalesce(array_agg(id order by id), '{}'), coalesce(array_agg(topic order by id), '{}'), \
                        coalesce(array_agg(key order by id), '{}'), coalesce(array_agg(event order by id), '{}') \
                        from (select first.id, case when kept.id is null then event end as event, \
                        nullif(topic, lag(topic) over w) as topic, nullif(key, lag(key) over w) as key \
-                       from (select id, topic, key, event from outbox order by id limit $1) as first \
-                       left join unnest($2::bigint[]) as kept (id) on kept.id = first.id \
+                       from (select id, topic, key, event_id, event from outbox order by id limit $1) as first \
+                       left join unnest($2::bigint[], $3::uuid[]) as kept (id, event_id) \
+                       on kept.id = first.id and kept.event_id = first.event_id \
                        window w as (order by first.id)) as waiting";
 
 async fn waiting(connection: &mut PgConnection, at_hand: &Serving<'_>) -> Result<Vec<Row>, RelayError> {
     type Columns = (Vec<i64>, Vec<Option<String>>, Vec<Option<String>>, Vec<Option<Vec<u8>>>);
-    let mut kept = at_hand.take(BATCH);
-    let here: Vec<i64> = kept.keys().copied().collect();
+    let mut offered = at_hand.first(BATCH);
+    let (offered_ids, event_ids): (Vec<i64>, Vec<Uuid>) =
+        offered.iter().map(|(id, of_row)| (*id, of_row.event_id)).unzip();
+    let last_offered = offered_ids.last().copied();
     let (ids, topics, keys, events): Columns = sqlx::query_as(WAITING)
         .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
-        .bind(here)
+        .bind(offered_ids)
+        .bind(event_ids)
         .fetch_one(connection)
         .await?;
+    // What is sent now, and what the table has no more: an answer that is not full is all that there is.
+    let gone = last_offered.filter(|_| ids.len() < BATCH).max(ids.last().copied());
+    if let Some(last) = gone {
+        at_hand.forget_through(last);
+    }
     let rows = ids.into_iter().zip(topics).zip(keys).zip(events);
     let (mut last_topic, mut last_key) = (Arc::default(), Arc::default());
     let mut waiting = Vec::with_capacity(rows.len());
-    for (((id, topic), key), read) in rows {
+    for (((id, topic), key), event) in rows {
         let (topic, key) = (said(topic, &mut last_topic), said(key, &mut last_key));
-        let event = read.map(Bytes::from).or_else(|| kept.remove(&id));
+        let event = event.map(Bytes::from);
+        let event = event.or_else(|| offered.remove(&id).map(|of_row| of_row.event));
         let event = event.ok_or(RelayError::NotRead(id))?;
         waiting.push(Row { id, topic, key, event });
     }

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{NOTES, append, fenced, key, note_event};
-use meridian_kit::db::TenantTx;
+use meridian_kit::db::{Scope, TenantTx};
 use meridian_kit::event::{Event, Imported};
 use meridian_kit::kafka::{Consumer, DeadCopy, Failure, Handled, Handler, Topic, dead_letter};
 use meridian_kit::outbox::{AtHand, Relay, append_all_keyed};
 use meridian_kit::service::{self, Parts};
-use meridian_kit::testing::{Region, until};
+use meridian_kit::subject_keys::SubjectKey;
+use meridian_kit::testing::{Database, Region, until};
 use meridian_kit::{Start, StartError, SubjectId};
 
 async fn relay_only(start: Start) -> Result<(), StartError> {
@@ -79,68 +80,84 @@ async fn events_that_are_appended_at_once_arrive_in_their_order() {
     for batch in events.chunks(50) {
         let mut tx = TenantTx::begin(&database.pool(), &scope).await.unwrap();
         let batch: Vec<&Event> = batch.iter().collect();
-        let appended = append_all_keyed(&mut tx, "notes.events", "one-key", &batch).await;
-        drop(appended.unwrap());
+        append_all_keyed(&mut tx, "notes.events", "one-key", &batch)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
     }
     assert_eq!(region.events("notes.events", 150).await, events);
+}
+
+/// A relay that is active: it has sent a first event.
+async fn active(region: &Region, database: &Database, subject: &SubjectKey) -> (AtHand, Scope) {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let run = |start| relay_telling(start, |at_hand| tell.send(at_hand).unwrap());
+    region.run("training", run).await;
+    let scope = fenced(&database.pool()).await;
+    append(&database.pool(), &scope, &note_event(subject, 1)).await;
+    region.events("notes.events", 1).await;
+    (told.await.unwrap(), scope)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_of_which_some_are_at_hand_arrive_in_their_order() {
     let region = Region::new("eu", &["stride-eu"]).await;
     let database = region.database("training", NOTES).await;
-    let (tell, told) = tokio::sync::oneshot::channel();
-    let run = |start| relay_telling(start, |at_hand| tell.send(at_hand).unwrap());
-    region.run("training", run).await;
-    let at_hand = told.await.unwrap();
-    let scope = fenced(&database.pool()).await;
     let subject = key(SubjectId::random());
-    let events: Vec<Event> = (1..=300).map(|sequence| note_event(&subject, sequence)).collect();
-    for (batch, kept) in events.chunks(10).zip([true, false].into_iter().cycle()) {
+    let (at_hand, scope) = active(&region, &database, &subject).await;
+    let events: Vec<Event> = (2..=1201).map(|sequence| note_event(&subject, sequence)).collect();
+    // In the order of one key, like the first.
+    let one_key = subject.subject().to_string();
+    for (batch, kept) in events.chunks(30).zip([true, true, false].into_iter().cycle()) {
         let mut tx = TenantTx::begin(&database.pool(), &scope).await.unwrap();
         let batch: Vec<&Event> = batch.iter().collect();
-        let appended = append_all_keyed(&mut tx, "notes.events", "one-key", &batch).await;
+        let appended = append_all_keyed(&mut tx, "notes.events", &one_key, &batch)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         if kept {
-            at_hand.keep(appended.unwrap());
+            at_hand.keep(appended);
         }
     }
-    assert_eq!(region.events("notes.events", 300).await, events);
+    assert_eq!(region.events("notes.events", 1201).await[1..], events);
 }
 
 /// What comes into the table is not what was appended, so that it shows which of both was sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_at_hand_is_not_read_out_of_the_table() {
+async fn what_is_at_hand_is_sent_for_its_row_alone_and_not_read() {
     let region = Region::new("eu", &["stride-eu"]).await;
     let database = region.database("training", NOTES).await;
+    let subject = key(SubjectId::random());
+    let (at_hand, scope) = active(&region, &database, &subject).await;
     sqlx::raw_sql(
-        "create function other_bytes() returns trigger language plpgsql as $$ begin new.event = 'read'; return new; end $$; \
-         create trigger other_bytes before insert on outbox for each row execute function other_bytes()",
+        "create function other() returns trigger language plpgsql as $$ begin new.event = 'read'; \
+         if new.key = 'other' then new.event_id = gen_random_uuid(); end if; return new; end $$; \
+         create trigger other before insert on outbox for each row execute function other()",
     )
     .execute(&database.superuser_pool())
     .await
     .unwrap();
-    let (tell, told) = tokio::sync::oneshot::channel();
-    let run = |start| relay_telling(start, |at_hand| tell.send(at_hand).unwrap());
-    region.run("training", run).await;
-    let at_hand = told.await.unwrap();
-    let scope = fenced(&database.pool()).await;
-    let event = note_event(&key(SubjectId::random()), 1);
-    // Before the commit, which wakes the relay. It may have looked by itself just between both, but not each time.
-    for kept in [true, false].into_iter().cycle().take(20) {
+    let (same, other) = (note_event(&subject, 2), note_event(&subject, 3));
+    // Kept before the commit, which wakes the relay. It may have looked by itself just between both, but not each time.
+    for (event, key, commits) in [(&same, "same", true), (&other, "other", true), (&other, "gone", false)]
+        .into_iter()
+        .cycle()
+        .take(30)
+    {
         let mut tx = TenantTx::begin(&database.pool(), &scope).await.unwrap();
-        let appended = append_all_keyed(&mut tx, "notes.events", "one-key", &[&event])
-            .await
-            .unwrap();
-        if kept {
-            at_hand.keep(appended);
+        at_hand.keep(append_all_keyed(&mut tx, "notes.events", key, &[event]).await.unwrap());
+        if commits {
+            tx.commit().await.unwrap();
+        } else {
+            tx.rollback().await.unwrap();
         }
-        tx.commit().await.unwrap();
     }
-    let records = region.records("notes.events", 20).await;
+    until(|| async { (waiting(&database.superuser_pool()).await == 0).then_some(()) })
+        .await
+        .expect("the outbox empties");
+    let records = region.records("notes.events", 21).await;
     let sent = |bytes: &[u8]| records.iter().filter(|record| *record == bytes).count();
-    let (kept, read) = (sent(&event.to_bytes()), sent(b"read"));
+    let (kept, read) = (sent(&same.to_bytes()), sent(b"read"));
     assert_eq!(kept + read, 20);
     assert!((1..=10).contains(&kept), "{kept} of 10 at hand were sent from there");
 }

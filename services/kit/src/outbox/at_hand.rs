@@ -1,23 +1,36 @@
-//! Events that were just committed to the outbox, kept until the relay of the same process has sent them, which is a moment
-//! later: what is in memory need not be read out of the table again. The table alone says what waits and in which order.
+//! Events that were just committed to the outbox, kept until the relay of the same process next looks, which is a moment later:
+//! what is in memory need not be read out of the table again. The table alone says what waits and in which order. What is not
+//! here is read from it, so that what comes too late, or has no room, costs nothing but that.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use uuid::Uuid;
 
-/// Bytes kept at most. What comes later is read from the table.
+/// About so many bytes are kept. What comes later is read from the table.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
 
 /// Events that one transaction appended, and their rows. Worth nothing before it has committed.
 #[derive(Debug, Default)]
-#[must_use = "once the transaction has committed the relay can have them, or nobody"]
-pub struct Appended(Vec<(i64, Bytes)>);
+pub struct Appended(Vec<(i64, OfRow)>);
+
+/// The event of a row.
+#[derive(Clone, Debug)]
+pub(super) struct OfRow {
+    /// Its id. A database that was set back gives a row's id to another row, but not with this event.
+    pub(super) event_id: Uuid,
+    pub(super) event: Bytes,
+    /// Bytes of memory: its share of what it lies in.
+    holds: usize,
+}
 
 impl Appended {
-    /// The ids are those of the events' rows, in the events' order.
-    pub(super) fn new(ids: impl IntoIterator<Item = i64>, events: impl IntoIterator<Item = Bytes>) -> Self {
-        Self(ids.into_iter().zip(events).collect())
+    /// The rows have these ids and events' ids; the events lie in `holds` bytes of memory together.
+    pub(super) fn new(rows: impl ExactSizeIterator<Item = (i64, Uuid, Bytes)>, holds: usize) -> Self {
+        let holds = holds.div_ceil(rows.len().max(1));
+        let of_rows = rows.map(|(id, event_id, event)| (id, OfRow { event_id, event, holds }));
+        Self(of_rows.collect())
     }
 }
 
@@ -29,21 +42,19 @@ pub struct AtHand(Arc<Mutex<Kept>>);
 struct Kept {
     /// Whether the relay of this process is the one that sends.
     serves: bool,
-    events: BTreeMap<i64, Bytes>,
+    events: BTreeMap<i64, OfRow>,
     bytes: usize,
 }
 
 impl AtHand {
     /// Keeps what a transaction appended that has committed since, if the relay of this process is the active one and there
-    /// is room.
+    /// is room for all of it: what is left of it holds the memory of the whole.
     pub fn keep(&self, appended: Appended) {
         let mut kept = self.kept();
-        for (id, event) in appended.0 {
-            if !kept.serves || kept.bytes + event.len() > MOST_BYTES {
-                return;
-            }
-            kept.bytes += event.len();
-            kept.events.insert(id, event);
+        let bytes = kept.bytes + appended.0.iter().map(|(_, of_row)| of_row.holds).sum::<usize>();
+        if kept.serves && bytes <= MOST_BYTES {
+            kept.bytes = bytes;
+            kept.events.extend(appended.0);
         }
     }
 
@@ -62,17 +73,22 @@ impl AtHand {
 pub(super) struct Serving<'a>(&'a AtHand);
 
 impl Serving<'_> {
-    /// Gives away those of the lowest rows, at most so many.
-    pub(super) fn take(&self, most: usize) -> BTreeMap<i64, Bytes> {
+    /// Those of the lowest rows, at most so many.
+    pub(super) fn first(&self, most: usize) -> BTreeMap<i64, OfRow> {
+        let kept = self.0.kept();
+        let first = kept.events.iter().take(most);
+        first.map(|(id, of_row)| (*id, of_row.clone())).collect()
+    }
+
+    /// Forgets the rows up to one.
+    pub(super) fn forget_through(&self, last: i64) {
         let mut kept = self.0.kept();
-        let mut taken = BTreeMap::new();
-        while taken.len() < most
-            && let Some((id, event)) = kept.events.pop_first()
+        while let Some(lowest) = kept.events.first_entry()
+            && *lowest.key() <= last
         {
-            kept.bytes -= event.len();
-            taken.insert(id, event);
+            let gone = lowest.remove();
+            kept.bytes -= gone.holds;
         }
-        taken
     }
 }
 
@@ -86,35 +102,39 @@ impl Drop for Serving<'_> {
 mod tests {
     use super::*;
 
-    fn appended(ids: impl IntoIterator<Item = i64>, length: usize) -> Appended {
-        let event = Bytes::from(vec![7; length]);
-        Appended::new(ids, std::iter::repeat(event))
+    fn appended(ids: impl ExactSizeIterator<Item = i64>, holds: usize) -> Appended {
+        let rows = ids.map(|id| (id, Uuid::nil(), Bytes::from_static(b"event")));
+        Appended::new(rows, holds)
     }
 
-    fn taken(serving: &Serving<'_>, most: usize) -> Vec<i64> {
-        serving.take(most).into_keys().collect()
+    fn first(serving: &Serving<'_>, most: usize) -> Vec<i64> {
+        serving.first(most).into_keys().collect()
     }
 
     #[test]
     fn nothing_is_kept_for_a_relay_that_does_not_send() {
         let at_hand = AtHand::default();
-        at_hand.keep(appended([1, 2], 1));
+        at_hand.keep(appended([1, 2].into_iter(), 1));
         let serving = at_hand.serve();
-        at_hand.keep(appended([3, 4], 1));
-        assert_eq!(taken(&serving, 1), [3]);
+        at_hand.keep(appended([3, 4].into_iter(), 1));
+        assert_eq!(first(&serving, 1), [3]);
         drop(serving);
-        at_hand.keep(appended([5], 1));
-        assert!(taken(&at_hand.serve(), 9).is_empty());
+        at_hand.keep(appended([5].into_iter(), 1));
+        assert!(first(&at_hand.serve(), 9).is_empty());
     }
 
     #[test]
-    fn what_has_no_room_is_left_to_the_table_and_what_was_taken_makes_room() {
+    fn a_transaction_without_room_is_left_to_the_table_and_what_is_forgotten_makes_room() {
         let at_hand = AtHand::default();
         let serving = at_hand.serve();
-        at_hand.keep(appended(1..=5, MOST_BYTES / 4));
-        assert_eq!(taken(&serving, 2), [1, 2]);
-        at_hand.keep(appended(6..=9, MOST_BYTES / 4));
-        assert_eq!(taken(&serving, 9), [3, 4, 6, 7]);
+        at_hand.keep(appended([1, 2, 3].into_iter(), MOST_BYTES / 2));
+        at_hand.keep(appended([4, 5].into_iter(), MOST_BYTES));
+        at_hand.keep(appended([6, 7].into_iter(), MOST_BYTES / 4));
+        assert_eq!(first(&serving, 9), [1, 2, 3, 6, 7]);
+        serving.forget_through(6);
+        at_hand.keep(appended([8].into_iter(), MOST_BYTES / 2));
+        assert_eq!(first(&serving, 9), [7, 8]);
+        serving.forget_through(8);
         assert_eq!(at_hand.kept().bytes, 0);
     }
 }

@@ -44,8 +44,8 @@ struct Shared {
     feed: PolicyFeed,
     edge_keys: EdgeKeys,
     source: EventSource,
-    /// The relay's.
-    at_hand: AtHand,
+    /// What the relay need not read.
+    just_committed: AtHand,
     topic: ImportsTopic,
     patience: Patience,
     asked: Asked,
@@ -66,7 +66,7 @@ impl Importer {
             feed: start.feed().clone(),
             edge_keys: EdgeKeys::new(start.client("keyring")?),
             source: start.event_source(),
-            at_hand,
+            just_committed: at_hand,
             topic: ImportsTopic::new(start.kafka()),
             patience: Patience::default(),
             asked: Asked::default(),

@@ -229,7 +229,7 @@ impl Importer {
             evidence::append(&mut tx, &arrival).await?;
         }
         tx.commit().await?;
-        self.shared.at_hand.keep(appended);
+        self.shared.just_committed.keep(appended);
         Ok(Stored {
             stored: stored.len() as u64,
             repeated: (total - stored.len()) as u64,
