@@ -137,9 +137,8 @@ impl CompiledPolicy {
             return self.refusal_beside(verdicts, tenant, *class, to);
         };
         let verdict = &verdicts[at];
-        let refusal = if let Some(terms) = verdict.terms(question) {
-            let objection = terms.objection(question);
-            objection.map(|objection| (terms.rests_on(&objection), objection))
+        let (objection, ends_with, framework) = if let Some(terms) = verdict.terms(question) {
+            (terms.objection(question), terms.ends_with, terms.framework)
         } else {
             let Some(edge) = verdict.edge() else {
                 // There is at least one.
@@ -147,13 +146,17 @@ impl CompiledPolicy {
                 return first.unwrap_or_else(|| self.refusal_of(tenant, *class, to)).into();
             };
             let objection = edge.decide(question, self.ages(question, edge)).err();
-            objection.map(|objection| ((objection.rule(edge.ends_with), edge.framework), objection))
+            (objection, edge.ends_with, edge.framework)
         };
-        if let Some((basis, objection)) = refusal {
-            return objected(verdicts, at, basis, objection);
+        match objection {
+            None => Permission::indexed(verdicts, at, question.purpose)
+                .map_or_else(|| self.refusal_of(tenant, *class, to).into(), Decision::Allow),
+            Some(Objection::Said(denial)) => (*denial).into(),
+            Some(objection) => {
+                let rule = objection.rule(ends_with);
+                refuse(rule, framework, Reason::objection(verdicts, at, objection))
+            }
         }
-        Permission::indexed(verdicts, at, question.purpose)
-            .map_or_else(|| self.refusal_of(tenant, *class, to).into(), Decision::Allow)
     }
 
     /// The ages of the exporter's law, where a person is asked about.
@@ -293,18 +296,6 @@ impl RegionPolicy {
             )
             .into(),
         }
-    }
-}
-
-fn objected(
-    verdicts: &Verdicts,
-    at: usize,
-    (rule, framework): (Rule, LegalFramework),
-    objection: Objection,
-) -> Decision {
-    match objection {
-        Objection::Said(denial) => (*denial).into(),
-        objection => refuse(rule, framework, Reason::objection(verdicts, at, objection)),
     }
 }
 

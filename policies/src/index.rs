@@ -22,7 +22,7 @@ use crate::vocabulary::{DataClass, LegalFramework, Purpose};
 pub(crate) struct Verdict {
     to: Label,
     class: DataClass,
-    /// Of an open edge.
+    /// Of an open edge without a condition.
     terms: Option<Terms>,
     pub(crate) outcome: Outcome,
 }
@@ -62,13 +62,11 @@ impl Outcome {
 /// Lists of fields that edges share.
 pub(crate) type FieldLists = BTreeMap<BTreeSet<String>, Arc<[String]>>;
 
-/// What most questions about an open edge are answered from.
+/// What most questions about an open edge are answered from: all that it says but its condition, and what it asks of a subject.
 #[derive(Debug)]
 pub(crate) struct Terms {
-    /// Whether there is a condition to ask as well.
-    conditional: bool,
-    framework: LegalFramework,
-    ends_with: Rule,
+    pub(crate) framework: LegalFramework,
+    pub(crate) ends_with: Rule,
     /// A bit for each.
     purposes: u8,
     begins: Timestamp,
@@ -88,7 +86,6 @@ impl Terms {
             }
         };
         Self {
-            conditional: edge.condition.is_some(),
             framework: edge.framework,
             ends_with: edge.ends_with,
             purposes: edge.purposes.iter().fold(0, |bits, purpose| bits | bit(*purpose)),
@@ -117,11 +114,6 @@ impl Terms {
         let foreign = |field: &&String| self.fields.binary_search(field).is_err();
         Some(Objection::fields(question.fields.iter().filter(foreign)))
     }
-
-    /// The rule that an objection of the edge rests on, and the law that the edge is under.
-    pub(crate) const fn rests_on(&self, objection: &Objection) -> (Rule, LegalFramework) {
-        (objection.rule(self.ends_with), self.framework)
-    }
 }
 
 impl Verdict {
@@ -129,8 +121,8 @@ impl Verdict {
         let (_, class, to) = outcome.about();
         let to = Label::of(to.as_str());
         let terms = match &outcome {
-            Outcome::Open(edge) => Some(Terms::of(edge, lists)),
-            Outcome::Refused(_) => None,
+            Outcome::Open(edge) if edge.condition.is_none() => Some(Terms::of(edge, lists)),
+            Outcome::Open(_) | Outcome::Refused(_) => None,
         };
         Self {
             to,
@@ -147,8 +139,7 @@ impl Verdict {
     /// What a question about an open edge is answered from; `None` where the edge is refused or is to be asked itself, which is
     /// somewhere else in memory.
     pub(crate) fn terms(&self, question: &Question) -> Option<&Terms> {
-        let suffice = |terms: &&Terms| !terms.conditional && question.subject.is_none();
-        self.terms.as_ref().filter(suffice)
+        self.terms.as_ref().filter(|_| question.subject.is_none())
     }
 
     pub(crate) fn edge(&self) -> Option<&CompiledEdge> {
