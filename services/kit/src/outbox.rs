@@ -329,7 +329,6 @@ async fn waiting(connection: &mut PgConnection, at_hand: &Serving<'_>) -> Result
     let mut offered = at_hand.first(BATCH);
     let (offered_ids, event_ids): (Vec<i64>, Vec<Uuid>) =
         offered.iter().map(|(id, of_row)| (*id, of_row.event_id)).unzip();
-    let last_offered = offered_ids.last().copied();
     let (ids, topics, keys, events): Columns = sqlx::query_as(WAITING)
         .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
         .bind(offered_ids)
@@ -337,9 +336,9 @@ async fn waiting(connection: &mut PgConnection, at_hand: &Serving<'_>) -> Result
         .fetch_one(connection)
         .await?;
     // What is sent now, and what the table has no more: an answer that is not full is all that there is.
-    let gone = last_offered.filter(|_| ids.len() < BATCH).max(ids.last().copied());
-    if let Some(last) = gone {
-        at_hand.forget_through(last);
+    let last_offered = offered.keys().last().filter(|_| ids.len() < BATCH);
+    if let Some(last) = last_offered.max(ids.last()) {
+        at_hand.forget_through(*last);
     }
     let rows = ids.into_iter().zip(topics).zip(keys).zip(events);
     let (mut last_topic, mut last_key) = (Arc::default(), Arc::default());
